@@ -1,0 +1,48 @@
+"""gloompi: a communication channel of their own for programs that MPI has started.
+
+>>> from mpi4py import MPI
+>>> import numpy as np, gloompi
+>>> with gloompi.Context.from_mpi(MPI.COMM_WORLD) as ctx:
+...     total = ctx.allreduce(np.full(1000, ctx.rank, "f4"))
+
+Logging goes through ``logging.getLogger("gloompi")``; GLOOMPI_LOG_LEVEL sets its level.
+"""
+
+import logging as _logging
+import os as _os
+
+from .context import Context
+from .engine.operation import ANY_SOURCE, ANY_TAG
+from .errors import (
+    AuthenticationError,
+    ContextClosedError,
+    GloompiError,
+    MismatchError,
+    OperationTimeoutError,
+    PeerLostError,
+    RendezvousError,
+)
+from .plan import Status
+from .request import Request
+from .transport.device import Device
+
+__all__ = [
+    "ANY_SOURCE",
+    "ANY_TAG",
+    "AuthenticationError",
+    "Context",
+    "ContextClosedError",
+    "Device",
+    "GloompiError",
+    "MismatchError",
+    "OperationTimeoutError",
+    "PeerLostError",
+    "RendezvousError",
+    "Request",
+    "Status",
+]
+
+__version__ = "0.1.0"
+
+if _os.environ.get("GLOOMPI_LOG_LEVEL"):
+    _logging.getLogger("gloompi").setLevel(_os.environ["GLOOMPI_LOG_LEVEL"].upper())

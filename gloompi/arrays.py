@@ -1,0 +1,87 @@
+"""What users pass as arrays, brought to flat contiguous NumPy arrays.
+
+A collective works on 1-d C-contiguous arrays.  Input that is not contiguous is copied; output that is not is
+computed in a contiguous array and copied to its place at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Array", "flat_input", "flat_output", "view"]
+
+Array = np.ndarray[Any, Any]
+
+
+def view(x: Any, name: str) -> Array:
+    """Return `x` as an ndarray over the same memory.
+
+    Raises
+    ------
+    TypeError
+        `x` owns no memory that NumPy can see without a copy, or has object dtype.
+    """
+    array: Array = x if isinstance(x, np.ndarray) else _foreign(x, name)
+    if array.dtype.hasobject:
+        raise TypeError(f"{name} has dtype {array.dtype}: Python objects cannot be sent as an array")
+    return array
+
+
+def _foreign(x: Any, name: str) -> Array:
+    if hasattr(x, "__array_interface__"):
+        return np.asarray(x)
+    try:
+        return np.asarray(memoryview(x))
+    except (TypeError, ValueError):
+        pass  # no buffer protocol: try the next one
+    if hasattr(x, "__dlpack__"):
+        array = np.from_dlpack(x)
+        # Before DLPack 1.0 (torch's exporter is) a capsule cannot say whether it may be written, and NumPy then
+        # assumes not; torch's own view of the same memory can.
+        if not array.flags.writeable and hasattr(x, "numpy"):
+            own: Any = x.numpy()
+            if isinstance(own, np.ndarray) and np.may_share_memory(own, array):
+                return own
+        return array
+    raise TypeError(f"{name} must be an array, a buffer or a DLPack tensor, not {type(x).__name__}")
+
+
+def flat_input(x: Any, name: str = "x") -> tuple[Array, Array]:
+    """Return `x` as an ndarray and as a flat contiguous one, which is a copy only where it must be.
+
+    Lists and numbers are converted as NumPy does.
+    """
+    if not isinstance(x, np.ndarray):
+        try:
+            x = view(x, name)
+        except TypeError:
+            x = np.asarray(x)
+    if x.dtype.hasobject:
+        raise TypeError(f"{name} has dtype {x.dtype}: Python objects cannot be sent as an array")
+    return x, (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(-1)
+
+
+def flat_output(out: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return `out` as an ndarray and a flat contiguous array to compute in.
+
+    The second shares memory with the first where `out` is C-contiguous; elsewhere the caller copies it back.
+
+    Raises
+    ------
+    ValueError
+        `out` is read-only or has another shape.
+    TypeError
+        `out` has another dtype or is not a view of memory.
+    """
+    target = view(out, name)
+    if target.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {target.shape}")
+    if target.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, not {target.dtype}")
+    if not target.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    if target.flags.c_contiguous:
+        return target, target.reshape(-1)
+    return target, np.empty(target.size, dtype)

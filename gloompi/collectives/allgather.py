@@ -1,0 +1,71 @@
+"""Allgather: every rank's array to all ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import Array
+from ..engine.call import Call
+from ..engine.operation import Steps
+
+__all__ = ["ALGORITHMS", "allgather", "pick"]
+
+# Up to here (all ranks' bytes together) the number of steps is what counts; measured with 4 ranks.
+_LATENCY_NBYTES = 64 * 1024
+
+
+def pick(size: int, nbytes: int) -> str:
+    """The algorithm that "auto" stands for; `nbytes` is one rank's."""
+    return "bruck" if size * nbytes <= _LATENCY_NBYTES else "ring"
+
+
+def allgather(call: Call, x: Array, out: Array, algorithm: str) -> Steps:
+    """Put `x` of rank r into part r of `out` on all ranks: 1-d, contiguous; `out` is `size` times as long."""
+    if call.size == 1 or not len(x):
+        out[:] = x
+        # An empty array has nothing to send, but ranks that disagree on that still have to find out.
+        if call.size == 1:
+            return
+    yield from ALGORITHMS[algorithm](call, x, out)
+
+
+def bruck(call: Call, x: Array, out: Array) -> Steps:
+    """In step k every rank passes all the blocks it has, at most 2^k, to the rank 2^k below.
+
+    4 ranks: 0 gets block 1 from 1, then blocks 2 and 3 from 2.  A rank collects the blocks from its own onwards; they are
+    turned to their places at the end.
+
+    ceil(log2(size)) steps, nbytes (size-1) per rank.  J. Bruck et al., Efficient algorithms for all-to-all communications
+    in multiport message-passing systems, IEEE TPDS 8 (1997), doi:10.1109/71.642949.
+    """
+    rank, size, count = call.rank, call.size, len(x)
+    collected = np.empty_like(out)
+    collected[:count] = x
+    have, step = 1, 0
+    while have < size:
+        more = min(have, size - have)
+        came = call.receive((rank + have) % size, step, collected[have * count : (have + more) * count])
+        yield came, call.send((rank - have) % size, step, collected[: more * count])
+        have, step = have + more, step + 1
+    split = (size - rank) * count
+    out[rank * count :] = collected[:split]
+    out[: rank * count] = collected[split:]
+
+
+def ring(call: Call, x: Array, out: Array) -> Steps:
+    """Every rank passes on to the next what it got last, beginning with its own block.
+
+    4 ranks: 0 gets block 3, then 2, then 1, all from 3.
+
+    size - 1 steps, nbytes (size-1) per rank.  As in R. Thakur et al. 2005, doi:10.1177/1094342005051521.
+    """
+    rank, size, count = call.rank, call.size, len(x)
+    after, before = (rank + 1) % size, (rank - 1) % size
+    part = [out[count * index : count * (index + 1)] for index in range(size)]
+    received = [call.receive(before, step, part[(rank - step - 1) % size]) for step in range(size - 1)]
+    part[rank][:] = x
+    for step in range(size - 1):
+        yield received[step], call.send(after, step, part[(rank - step) % size])
+
+
+ALGORITHMS = {"bruck": bruck, "ring": ring}

@@ -1,0 +1,125 @@
+"""Allreduce: the same reduction on every rank, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import Array
+from ..engine.call import Call
+from ..engine.operation import Steps
+from ..reduction import Reduction
+from .fold import Fold
+from .partition import blocks, halves, power_of_two_below
+
+__all__ = ["ALGORITHMS", "allreduce", "pick"]
+
+# Up to here the number of steps is what counts, above it the number of bytes. Measured with `python -m gloompi.bench`
+# for 2 to 4 ranks.
+_LATENCY_NBYTES = 16 * 1024
+
+# Steps on the way back are numbered from here.
+_BACK = 64
+
+
+def pick(size: int, nbytes: int, op: Reduction) -> str:
+    """The algorithm that "auto" stands for: a function of what all ranks agree on."""
+    if nbytes <= _LATENCY_NBYTES:
+        return "recursive_doubling"
+    if not op.commutative or power_of_two_below(size) == size:
+        return "halving_doubling"
+    return "ring"
+
+
+def allreduce(call: Call, x: Array, out: Array, op: Reduction, algorithm: str) -> Steps:
+    """Reduce `x` of all ranks into `out`, which may be `x`: 1-d, contiguous, same dtype and length everywhere."""
+    if call.size == 1:
+        if out is not x:
+            out[:] = x
+        return
+    yield from ALGORITHMS[algorithm](call, x, out, op)
+
+
+def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
+    """In step k, ranks 2^k apart exchange all they have and both reduce it.
+
+    4 ranks: 0-1 and 2-3 exchange, then 0-2 and 1-3.
+
+    ceil(log2(size)) steps of nbytes; two more where size is no power of two (see `Fold`).  R. Thakur, R. Rabenseifner,
+    W. Gropp, Optimization of collective communication operations in MPICH, IJHPCA 19 (2005),
+    doi:10.1177/1094342005051521.
+    """
+    fold = Fold(call.size)
+    place, mine = yield from fold.enter(call, x, out, op)
+    if place is not None:
+        # Both sides of an exchange compute the same: the lower ranks' operand first, and in one piece.
+        incoming = np.empty_like(out)
+        distance, step = 1, 1
+        while distance < fold.places:
+            peer = fold.rank(place ^ distance)
+            yield call.receive(peer, step, incoming), call.send(peer, step, mine)
+            if peer < call.rank:
+                op.apply(incoming, mine, out)
+            else:
+                op.apply(mine, incoming, out)
+            mine = out
+            distance, step = 2 * distance, step + 1
+    yield from fold.leave(call, out)
+
+
+def halving_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
+    """Reduce-scatter by halving the vector, allgather by doubling it.
+
+    4 ranks, vector quarters a b c d: 0-1 exchange halves (0 keeps ab), 2-3 likewise, then 0-2 and 1-3 exchange quarters
+    (0 keeps a, 2 b, 1 c, 3 d); then back, each sending what it has reduced.
+
+    2 log2(size) steps, 2 nbytes (size-1)/size bytes per rank; two more steps of nbytes where size is no power of two.
+    R. Rabenseifner, Optimization of collective reduction operations, ICCS 2004, doi:10.1007/978-3-540-24685-5_1.
+    """
+    fold = Fold(call.size)
+    place, mine = yield from fold.enter(call, x, out, op)
+    if place is not None:
+        way = [
+            (step, fold.rank(half.partner), half.keep, half.give)
+            for step, half in enumerate(halves(place, fold.places, len(out)), 1)
+        ]
+        results = []
+        for step, peer, keep, give in way:
+            partial = call.receive_reduce(peer, step, mine[keep], out[keep], op)
+            sent = call.send(peer, step, mine[give])
+            # Posted now, so that the peer is cleared to send by the time it has the result. It cannot come before the
+            # peer has all of what is being sent, even if that is the same memory.
+            results.append(call.receive(peer, _BACK + step, out[give]))
+            yield partial, sent
+            mine = out
+        for (step, peer, keep, _), result in zip(reversed(way), reversed(results), strict=True):
+            yield result, call.send(peer, _BACK + step, out[keep])
+    yield from fold.leave(call, out)
+
+
+def ring(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
+    """Reduce-scatter and allgather around a ring, a block per rank.
+
+    4 ranks: in the first step rank r sends block r to r + 1; each block is reduced at every stop of its way; after 3
+    steps rank r has the result of block r + 1, which then travels on for 3 more steps.
+
+    2 (size-1) steps, 2 nbytes (size-1)/size bytes per rank, for commutative operators.  P. Patarasuk, X. Yuan, Bandwidth
+    optimal all-reduce algorithms for clusters of workstations, JPDC 69 (2009), doi:10.1016/j.jpdc.2008.09.002.
+    """
+    rank, size, count = call.rank, call.size, len(out)
+    after, before = (rank + 1) % size, (rank - 1) % size
+    part = blocks(count, size)
+    # Every block is received once to be reduced and once as a result, so all receives can be posted now: their senders
+    # are cleared long before they are ready.
+    takes = [part[(rank - step - 1) % size] for step in range(size - 1)]
+    partial = [call.receive_reduce(before, step, x[take], out[take], op) for step, take in enumerate(takes)]
+    final = [call.receive(before, size + step, out[part[(rank - step) % size]]) for step in range(size - 1)]
+    mine, give = x, part[rank]
+    for step in range(size - 1):
+        yield partial[step], call.send(after, step, mine[give])
+        mine, give = out, takes[step]
+    for step in range(size - 1):
+        yield final[step], call.send(after, size + step, out[give])
+        give = part[(rank - step) % size]
+
+
+ALGORITHMS = {"recursive_doubling": recursive_doubling, "halving_doubling": halving_doubling, "ring": ring}

@@ -1,0 +1,69 @@
+"""Broadcast: the root's array to every rank."""
+
+from __future__ import annotations
+
+from ..arrays import Array
+from ..engine.call import Call
+from ..engine.operation import Steps
+from .partition import blocks, tree
+
+__all__ = ["ALGORITHMS", "broadcast", "pick"]
+
+# Above this, with more than 2 ranks, cutting the array pays for the additional steps; measured with 4 ranks.
+_LATENCY_NBYTES = 256 * 1024
+
+
+def pick(size: int, nbytes: int) -> str:
+    """The algorithm that "auto" stands for."""
+    return "binomial" if size <= 2 or nbytes <= _LATENCY_NBYTES else "scatter_allgather"
+
+
+def broadcast(call: Call, x: Array, root: int, algorithm: str) -> Steps:
+    """Copy `x` (1-d, contiguous, same dtype and length everywhere) of the root into `x` of every rank."""
+    yield from ALGORITHMS[algorithm](call, x, root)
+
+
+def binomial(call: Call, x: Array, root: int) -> Steps:
+    """A tree in which whoever has the array passes it on to the farthest half of those it serves.
+
+    4 ranks, root 0: 0 -> 2, then 0 -> 1 and 2 -> 3.
+
+    ceil(log2(size)) steps; nbytes received per rank, up to ceil(log2(size)) nbytes sent.  As in R. Thakur et al. 2005,
+    doi:10.1177/1094342005051521.
+    """
+    parent, children = tree(call.rank, root, call.size)
+    if parent is not None:
+        yield call.receive(parent, 0, x)
+    yield [call.send(child, 0, x) for child in reversed(children)]
+
+
+def scatter_allgather(call: Call, x: Array, root: int) -> Steps:
+    """The root deals out a block to each rank; then the blocks go around a ring that ends before the root.
+
+    4 ranks, root 0: 0 sends block p to each place p; then in step s place p sends block p - s to place p + 1, except that
+    place 3 has nothing to tell place 0.
+
+    size steps; nbytes received per rank, 2 nbytes (size-1)/size sent by the root, at most nbytes (size-1)/size by the
+    others.  M. Barnett et al., Interprocessor collective communication library (InterCom), SHPCC 1994,
+    doi:10.1109/SHPCC.1994.296665; here without its scatter tree, which a full mesh does not need.
+    """
+    size = call.size
+    place = (call.rank - root) % size
+    part = [x[piece] for piece in blocks(len(x), size)]
+    after, before = (call.rank + 1) % size, (call.rank - 1) % size
+    if place == 0:
+        yield [call.send((root + other) % size, 0, part[other]) for other in range(1, size)]
+        for step in range(1, size):
+            yield call.send(after, step, part[(1 - step) % size])
+        return
+    mine = call.receive(root, 0, part[place])
+    # In step s of the ring comes block place - s.
+    others = [call.receive(before, step, part[(place - step) % size]) for step in range(1, size)]
+    yield mine
+    for step, other in enumerate(others, 1):
+        if place < size - 1:
+            yield call.send(after, step, part[(place - step + 1) % size])
+        yield other
+
+
+ALGORITHMS = {"binomial": binomial, "scatter_allgather": scatter_allgather}

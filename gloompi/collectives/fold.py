@@ -1,0 +1,58 @@
+"""Folding: any number of ranks made a power of two, by letting some ranks' neighbours do their work."""
+
+from __future__ import annotations
+
+from ..arrays import Array
+from ..engine.call import Call
+from ..engine.operation import Steps
+from ..reduction import Reduction
+from .partition import power_of_two_below
+
+__all__ = ["Fold"]
+
+_ENTER, _LEAVE = 0, 255
+
+
+class Fold:
+    """Of the first 2 extra ranks, the even ones join their neighbours, which take a place each, as do all others.
+
+    5 ranks: 0 gives all it has to 1 and gets the result from it at the end; 1, 2, 3, 4 take the places 0, 1, 2, 3.
+    Neighbours, so that operands stay in rank order.
+
+    Attributes
+    ----------
+    places : int
+        A power of two.
+    """
+
+    __slots__ = ("_extra", "_size", "places")
+
+    def __init__(self, size: int) -> None:
+        self.places = power_of_two_below(size)
+        self._extra = size - self.places
+        self._size = size
+
+    def rank(self, place: int) -> int:
+        """The rank that holds a place."""
+        return 2 * place + 1 if place < self._extra else place + self._extra
+
+    def ranks(self) -> list[int]:
+        return [self.rank(place) for place in range(self.places)]
+
+    def enter(self, call: Call, x: Array, out: Array, op: Reduction) -> Steps:
+        """Join or be joined; return this rank's place, or None, and where its operand now is."""
+        if call.rank >= 2 * self._extra:
+            return call.rank - self._extra, x
+        if call.rank % 2 == 0:
+            yield call.send(call.rank + 1, _ENTER, x)
+            return None, x
+        yield call.receive_reduce(call.rank - 1, _ENTER, x, out, op)
+        return call.rank // 2, out
+
+    def leave(self, call: Call, out: Array) -> Steps:
+        """Hand the result to those that joined."""
+        if call.rank < 2 * self._extra:
+            if call.rank % 2 == 0:
+                yield call.receive(call.rank + 1, _LEAVE, out)
+            else:
+                yield call.send(call.rank - 1, _LEAVE, out)

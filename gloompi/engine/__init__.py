@@ -1,0 +1,1 @@
+"""Messages between ranks: matching, progress on all connections, and waiting."""

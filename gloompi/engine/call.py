@@ -1,0 +1,84 @@
+"""A Call: what an algorithm sees of the world.  It sends, receives and reduces by rank and step, and knows no sockets.
+
+An algorithm is a generator that takes a Call and arrays, yields the operations it waits for, and is the same for blocking
+and non-blocking use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..arrays import Array
+from ..reduction import Reduction
+from .channel import STEP_BITS, Channel
+from .operation import Operation, Receive, ReducingReceive
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Call"]
+
+_NOTHING = memoryview(b"")
+
+
+class Call:
+    """One collective call of this rank.
+
+    Parameters
+    ----------
+    fingerprint : bytes
+        What all ranks have to agree on.
+
+    Attributes
+    ----------
+    rank, size : int
+    number : int
+        Of the call in its Context.
+    """
+
+    __slots__ = ("_channel", "_engine", "_fingerprint", "_tag", "number", "rank", "size")
+
+    def __init__(self, engine: Engine, channel: Channel, fingerprint: bytes) -> None:
+        self.rank = engine.rank
+        self.size = engine.size
+        self._engine = engine
+        self._channel = channel
+        self._fingerprint = fingerprint
+        self.number = engine.begin(channel, fingerprint)
+        self._tag = self.number << STEP_BITS
+
+    def send(self, dest: int, step: int, data: Array | None = None) -> Operation:
+        """Send `data` (1-d, contiguous), or an empty message; it must not change before the operation is done."""
+        payload = _NOTHING if data is None else as_bytes(data)
+        return self._engine.send(self._channel, dest, self._tag | step, payload, self._fingerprint)
+
+    def receive(self, source: int, step: int, out: Array | None = None) -> Operation:
+        """Receive into `out` (1-d, contiguous), or an empty message."""
+        buffer = _NOTHING if out is None else as_bytes(out)
+        receive = Receive(self._channel, source, self._tag | step, buffer, len(buffer), self._fingerprint)
+        return self._engine.receive(receive)
+
+    def receive_reduce(self, source: int, step: int, mine: Array, out: Array, op: Reduction) -> Operation:
+        """Receive and combine with `mine` into `out`, piece by piece; the lower rank's operand comes first.
+
+        `out` may be `mine`.  All are 1-d, contiguous, of one dtype and length.
+        """
+        receive = ReducingReceive(
+            self._channel,
+            source,
+            self._tag | step,
+            mine,
+            out,
+            op,
+            source < self.rank,
+            self._engine.scratch,
+            self._fingerprint,
+        )
+        return self._engine.receive(receive)
+
+
+def as_bytes(data: Array) -> memoryview:
+    """The memory of a 1-d contiguous array, of any dtype."""
+    return data.view(np.uint8).data

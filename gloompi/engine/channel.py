@@ -1,0 +1,99 @@
+"""A Channel: one conversation of a Context, told apart by a number in every frame.
+
+Each Context has two: one for the user's messages, one for its collectives, so that neither matches the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .fingerprint import describe
+from .matching import Key, Matcher
+from .operation import Receive, Send
+
+__all__ = ["STEP_BITS", "Channel", "Disagreement"]
+
+# The tag of a collective's message is sequence << STEP_BITS | step.
+STEP_BITS = 16
+
+# Fingerprints of this many finished calls are kept, to name what this rank did when a peer does something else.
+_REMEMBERED = 1024
+
+
+class Disagreement(Exception):
+    """Internal: a peer's frame contradicts what this rank is doing."""
+
+    def __init__(self, operation: str, here: str, other: int, there: str) -> None:
+        super().__init__(operation)
+        self.operation, self.here, self.other, self.there = operation, here, other, there
+
+
+class Channel:
+    """State of one conversation.
+
+    Attributes
+    ----------
+    id : int
+    collective : bool
+        Receives are posted with the exact size, source and tag, and tags number the calls.
+    sequence : int
+        Number of the last collective call that this rank has begun.
+    awaiting : dict of (source, tag) to deque of Receive
+        Cleared receives: their DATA is on its way.
+    waiting : dict of (dest, tag) to deque of Send
+        Announced sends that no CLEAR has come for.
+    cleared : set of (dest, tag)
+        A CLEAR that came before its send was begun.
+    """
+
+    __slots__ = ("_calls", "_early", "awaiting", "cleared", "collective", "id", "matcher", "sequence", "waiting")
+
+    def __init__(self, number: int, collective: bool) -> None:
+        self.id = number
+        self.collective = collective
+        self.matcher = Matcher()
+        self.sequence = 0
+        self.awaiting: dict[Key, deque[Receive]] = {}
+        self.waiting: dict[Key, deque[Send]] = {}
+        self.cleared: set[Key] = set()
+        self._calls: dict[int, bytes] = {}
+        self._early: dict[int, list[tuple[int, bytes]]] = {}
+
+    def begin(self, fingerprint: bytes) -> int:
+        """Number the next collective call.
+
+        Raises
+        ------
+        Disagreement
+            A peer that was here first called something else.
+        """
+        self.sequence = sequence = self.sequence + 1
+        self._calls[sequence] = fingerprint
+        if sequence > _REMEMBERED:
+            self._calls.pop(sequence - _REMEMBERED, None)
+        if self._early:
+            for source, theirs in self._early.pop(sequence, ()):
+                self.compare(source, sequence << STEP_BITS, theirs, fingerprint)
+        return sequence
+
+    def check(self, source: int, tag: int, theirs: bytes) -> None:
+        """Compare the fingerprint of a frame that no receive waits for with the call it belongs to, now or later."""
+        sequence = tag >> STEP_BITS
+        if sequence > self.sequence:
+            self._early.setdefault(sequence, []).append((source, theirs))
+        elif sequence in self._calls:
+            self.compare(source, tag, theirs, self._calls[sequence])
+
+    def compare(self, source: int, tag: int, theirs: bytes, mine: bytes) -> None:
+        """Raise Disagreement if two fingerprints of one call differ."""
+        if theirs != mine:
+            here, there = describe(mine), describe(theirs)
+            raise Disagreement(f"{here.partition('(')[0]} #{tag >> STEP_BITS}", here, source, there)
+
+    def involves(self, rank: int) -> bool:
+        """Whether anything outstanding needs this peer."""
+        return (
+            any(receive.source == rank for receive in self.matcher.posted())
+            or any(source == rank for source, _ in self.awaiting)
+            or any(dest == rank for dest, _ in self.waiting)
+        )

@@ -1,0 +1,111 @@
+"""The end of a connection: telling the peers why, and leaving without losing what is under way."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from select import POLLIN, POLLOUT, poll
+
+from ..deadline import Deadline
+from ..errors import GloompiError, rebuild
+from ..transport.frames import Kind, pack_header
+from ..transport.pair import Pair
+
+__all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "linger"]
+
+# Longer reasons are cut: an abort has to fit any socket buffer.
+MAX_ABORT_NBYTES = 8192
+
+
+def abort_frame(error: GloompiError) -> tuple[bytes, memoryview]:
+    """Header and payload that tell a peer of `error`."""
+    facts = {name: value[:1000] if isinstance(value, str) else value for name, value in error.facts().items()}
+    payload = json.dumps([type(error).__name__, facts]).encode()
+    return pack_header(Kind.ABORT, 0, 0, len(payload)), memoryview(payload)
+
+
+class Abort:
+    """The sink of an abort's payload; calls `told` with the error."""
+
+    __slots__ = ("_rank", "_received", "_text", "_told")
+
+    def __init__(self, rank: int, nbytes: int, told: Callable[[GloompiError], None]) -> None:
+        self._rank = rank
+        self._text = bytearray(nbytes)
+        self._received = 0
+        self._told = told
+
+    def feed(self, data: memoryview) -> None:
+        self._text[self._received : self._received + len(data)] = data
+        self._received += len(data)
+
+    def window(self) -> memoryview:
+        return memoryview(self._text)[self._received :]
+
+    def advance(self, nbytes: int) -> None:
+        self._received += nbytes
+
+    def finish(self) -> None:
+        try:
+            name, facts = json.loads(self._text)
+            error = rebuild(name, facts, self._rank)
+        except (ValueError, TypeError):
+            error = GloompiError(f"rank {self._rank} aborted and gave no readable reason")
+        self._told(error)
+
+
+def linger(pairs: Iterable[Pair], deadline: Deadline) -> None:
+    """Send what waits in `pairs`, say that nothing follows, and wait until the peers' kernels have all of it.
+
+    Returns early where a peer is gone.  What comes in meanwhile is read and dropped: closing a TCP socket with unread
+    input resets the connection, and what was on its way out is lost.
+    """
+    left = {pair.fd: pair for pair in pairs if pair.sock is not None}
+    shut: set[int] = set()
+    trash = bytearray(65536)
+    while left:
+        waiting = poll()
+        for fd, pair in list(left.items()):
+            pair.flush()
+            if not pair.sending and fd not in shut:
+                shut.add(fd)
+                with suppress(OSError):  # the peer is gone already
+                    _socket(pair).shutdown(socket.SHUT_WR)
+            if _drained(_socket(pair), trash) or (fd in shut and _delivered(_socket(pair))):
+                del left[fd]
+            else:
+                waiting.register(fd, POLLIN | (POLLOUT if pair.sending else 0))
+        if left:
+            if deadline.expired():
+                return
+            # Nothing wakes a process when its last byte is acknowledged: look again after a millisecond.
+            waiting.poll(1)
+
+
+def _socket(pair: Pair) -> socket.socket:
+    assert pair.sock is not None
+    return pair.sock
+
+
+def _drained(sock: socket.socket, trash: bytearray) -> bool:
+    """Drop what has come; return whether the peer has ended."""
+    try:
+        while sock.recv_into(trash):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _delivered(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_UNIX:
+        return True  # what was sent is in the peer's queue and stays there
+    unacknowledged = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+    return not struct.unpack("i", unacknowledged)[0]

@@ -1,0 +1,106 @@
+"""The fingerprint of an operation: what a rank believes it is doing, in the 32 bytes that travel with its frames.
+
+It holds the facts themselves, not their hash, so that each side of a disagreement can name both.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+__all__ = ["ALGORITHMS", "OPERATIONS", "describe", "fingerprint", "same_items"]
+
+# Codes on the wire are positions in these tables: new names go to the end.
+OPERATIONS = (
+    "",
+    "send",
+    "barrier",
+    "broadcast",
+    "reduce",
+    "allreduce",
+    "allgather",
+    "gather",
+    "scatter",
+)
+ALGORITHMS = (
+    "auto",
+    "recursive_doubling",
+    "halving_doubling",
+    "ring",
+    "binomial",
+    "scatter_allgather",
+    "bruck",
+)
+_REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor")
+_OTHER = 255
+
+# operation, algorithm, reduction, root, digest of what has no room (callable's name, long dtype), count, dtype
+_FINGERPRINT = Struct("<BBBxiI4xQ8s")
+
+
+@lru_cache(maxsize=4096)
+def fingerprint(
+    operation: str, dtype: np.dtype[Any], count: int, root: int = -1, reduction: str = "", algorithm: str = "auto"
+) -> bytes:
+    """Pack the facts on which all ranks have to agree.
+
+    Parameters
+    ----------
+    operation, algorithm : str
+        Names in `OPERATIONS` and `ALGORITHMS`.
+    dtype : numpy.dtype
+        Byte order included.
+    count : int
+        Elements per rank.
+    root : int
+        -1 where the operation has none.
+    reduction : str
+        Name of the operator, any text; empty where there is none.
+    """
+    name = _dtype_name(dtype)
+    known = reduction in _REDUCTIONS
+    return _FINGERPRINT.pack(
+        OPERATIONS.index(operation),
+        ALGORITHMS.index(algorithm),
+        _REDUCTIONS.index(reduction) if known else _OTHER,
+        root,
+        crc32(name[8:] + (b"" if known else reduction.encode())),
+        count,
+        name[:8],
+    )
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> bytes:
+    if dtype.fields is not None:
+        return f"{dtype.str}{dtype.descr}".encode()
+    if dtype.kind == "V":  # ml_dtypes' types all look like V2 or V1 to dtype.str
+        return dtype.name.encode()
+    return dtype.str.encode()
+
+
+def describe(packed: bytes) -> str:
+    """Text for an error message: ``allreduce(sum, <f4, count 1000)``."""
+    operation, algorithm, reduction, root, digest, count, dtype = _FINGERPRINT.unpack(packed)
+    facts = []
+    if reduction:
+        facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")
+    if operation != OPERATIONS.index("barrier"):
+        facts += [dtype.rstrip(b"\0").decode("ascii", "replace"), f"count {count}"]
+    if root >= 0:
+        facts.append(f"root {root}")
+    if 0 < algorithm < len(ALGORITHMS):
+        facts.append(f"algorithm {ALGORITHMS[algorithm]}")
+    name = OPERATIONS[operation] if operation < len(OPERATIONS) else f"operation {operation}"
+    return f"{name}({', '.join(facts)})"
+
+
+_BYTES = fingerprint("send", np.dtype(np.uint8), 0)
+
+
+def same_items(sent: bytes, received: bytes) -> bool:
+    """Whether a message may fill a receive: same dtype, or a receive of raw bytes (uint8)."""
+    return sent[24:] == received[24:] or received[24:] == _BYTES[24:]

@@ -1,0 +1,214 @@
+"""Operations: one send or one receive, from posting to completion."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..arrays import Array
+from ..reduction import Reduction
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+__all__ = ["ANY_SOURCE", "ANY_TAG", "CHUNK_NBYTES", "Operation", "Receive", "ReducingReceive", "Scratch", "Send", "Steps"]
+
+ANY_SOURCE = -1
+ANY_TAG = -1
+
+# Received bytes are reduced in pieces of this size, so that they are still in the core's cache; measured with
+# `python -m gloompi.bench`: 128 KiB to 512 KiB are alike, smaller and larger ones slower.
+CHUNK_NBYTES = 256 * 1024
+
+
+class _Waiter(Protocol):
+    def notify(self) -> None: ...
+
+
+class Operation:
+    """Something that completes.
+
+    Attributes
+    ----------
+    done : bool
+    waiter
+        Told once, when the operation completes.
+    """
+
+    __slots__ = ("done", "waiter")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.waiter: _Waiter | None = None
+
+    def complete(self) -> None:
+        self.done = True
+        if self.waiter is not None:
+            self.waiter.notify()
+
+
+Steps = Generator["Operation | Sequence[Operation]", None, Any]
+"""An algorithm: yields what it waits for, returns its result."""
+
+
+class Send(Operation):
+    """A message on its way out."""
+
+    __slots__ = ("channel", "dest", "fingerprint", "payload", "tag")
+
+    def __init__(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> None:
+        self.done = False
+        self.waiter = None
+        self.channel = channel
+        self.dest = dest
+        self.tag = tag
+        self.payload = payload
+        self.fingerprint = fingerprint
+
+
+class Receive(Operation):
+    """A posted receive, and the sink of the message that matches it.
+
+    Attributes
+    ----------
+    source, tag : int
+        What is wanted, wildcards included; after the match, what has come.
+    capacity : int
+        Bytes that there is room for.
+    nbytes : int
+        Bytes of the message; known after the match.
+    position : int
+        Bytes that have come.
+    order : int
+        Number of the posting, for MPI's matching order.
+    """
+
+    __slots__ = ("buffer", "capacity", "channel", "fingerprint", "nbytes", "order", "position", "source", "tag")
+
+    def __init__(
+        self, channel: Channel, source: int, tag: int, buffer: memoryview | None, capacity: int, fingerprint: bytes
+    ) -> None:
+        self.done = False
+        self.waiter = None
+        self.channel = channel
+        self.source = source
+        self.tag = tag
+        self.buffer = buffer
+        self.capacity = capacity
+        self.fingerprint = fingerprint
+        self.nbytes = 0
+        self.position = 0
+        self.order = 0
+
+    def feed(self, data: memoryview) -> None:
+        assert self.buffer is not None
+        position = self.position
+        self.position = stop = position + len(data)
+        self.buffer[position:stop] = data
+
+    def window(self) -> memoryview:
+        assert self.buffer is not None
+        return self.buffer[self.position : self.nbytes]
+
+    def advance(self, nbytes: int) -> None:
+        self.position += nbytes
+
+    def finish(self) -> None:
+        self.complete()
+
+
+class Scratch:
+    """Cache-sized pieces of memory, used again and again."""
+
+    __slots__ = ("_free",)
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self) -> bytearray:
+        return self._free.pop() if self._free else bytearray(CHUNK_NBYTES)
+
+    def give(self, piece: bytearray) -> None:
+        self._free.append(piece)
+
+
+class ReducingReceive(Receive):
+    """A receive that combines what comes with what is there, piece by piece as it arrives.
+
+    Computes ``out = mine op incoming``, or ``incoming op mine`` where the peer stands for lower ranks.
+    """
+
+    __slots__ = ("_apply", "_chunk", "_fill", "_incoming_first", "_mine", "_out", "_piece", "_reduced", "_scratch")
+
+    def __init__(
+        self,
+        channel: Channel,
+        source: int,
+        tag: int,
+        mine: Array,
+        out: Array,
+        reduction: Reduction,
+        incoming_first: bool,
+        scratch: Scratch,
+        fingerprint: bytes,
+    ) -> None:
+        super().__init__(channel, source, tag, None, mine.nbytes, fingerprint)
+        self._mine = mine
+        self._out = out
+        self._apply = reduction.apply
+        self._incoming_first = incoming_first
+        self._scratch = scratch
+        self._piece: bytearray | None = None
+        self._chunk = CHUNK_NBYTES - CHUNK_NBYTES % mine.itemsize
+        self._fill = 0  # bytes in the piece
+        self._reduced = 0  # elements
+
+    def feed(self, data: memoryview) -> None:
+        self.position += len(data)
+        if not self._fill:
+            whole = len(data) - len(data) % self._mine.itemsize
+            if whole:
+                self._reduce(np.frombuffer(data[:whole], self._mine.dtype))
+            data = data[whole:]
+        while data:
+            window = self._room(self.position - len(data))
+            count = min(len(window), len(data))
+            window[:count] = data[:count]
+            self._filled(count, self.position - len(data) + count)
+            data = data[count:]
+
+    def window(self) -> memoryview:
+        return self._room(self.position)
+
+    def advance(self, nbytes: int) -> None:
+        self.position += nbytes
+        self._filled(nbytes, self.position)
+
+    def _room(self, position: int) -> memoryview:
+        if self._piece is None:
+            self._piece = self._scratch.take()
+        return memoryview(self._piece)[self._fill : min(self._chunk, self._fill + self.nbytes - position)]
+
+    def _filled(self, nbytes: int, position: int) -> None:
+        self._fill += nbytes
+        if self._fill == self._chunk or position == self.nbytes:
+            assert self._piece is not None
+            self._reduce(np.frombuffer(self._piece, self._mine.dtype, self._fill // self._mine.itemsize))
+            self._fill = 0
+
+    def _reduce(self, incoming: Array) -> None:
+        start = self._reduced
+        self._reduced = stop = start + incoming.size
+        mine, out = self._mine[start:stop], self._out[start:stop]
+        if self._incoming_first:
+            self._apply(incoming, mine, out)
+        else:
+            self._apply(mine, incoming, out)
+
+    def finish(self) -> None:
+        if self._piece is not None:
+            self._scratch.give(self._piece)
+            self._piece = None
+        self.complete()

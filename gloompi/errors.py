@@ -1,0 +1,178 @@
+"""The errors gloompi raises: facts as attributes, the text built from them.
+
+Misuse that one rank can see by itself is ``ValueError`` or ``TypeError``, raised before a byte is sent; everything
+here is about the other ranks.  An error can travel: `facts` is what an abort frame carries, and `rebuild` makes the
+same error on the rank that receives it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "ContextClosedError",
+    "GloompiError",
+    "MismatchError",
+    "OperationTimeoutError",
+    "PeerLostError",
+    "RendezvousError",
+]
+
+
+class GloompiError(Exception):
+    """Base of all errors of gloompi.
+
+    Attributes
+    ----------
+    reported_by : int or None
+        The rank that met the fault first and told this one; None when this rank met it itself.
+    """
+
+    _facts: ClassVar[tuple[str, ...]] = ("reason",)
+    reported_by: int | None = None
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def _text(self) -> str:
+        return self.reason
+
+    def __str__(self) -> str:
+        told = "" if self.reported_by is None else f" (reported by rank {self.reported_by})"
+        return self._text() + told
+
+    def facts(self) -> dict[str, Any]:
+        """The keyword arguments that make this error again."""
+        return {name: getattr(self, name) for name in self._facts}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (type(self).__name__, self.facts(), self.reported_by)
+
+
+class RendezvousError(GloompiError):
+    """The ranks did not find each other; raised on every rank that can still be reached.
+
+    Attributes
+    ----------
+    rank : int or None
+        The rank at which it failed, None if that is not known.
+    host, pid
+        Where that rank runs.
+    reason : str
+        What failed there.
+    """
+
+    _facts = ("reason", "rank", "host", "pid")
+
+    def __init__(self, reason: str, rank: int | None = None, host: str = "", pid: int = 0) -> None:
+        super().__init__(reason)
+        self.rank, self.host, self.pid = rank, host, pid
+
+    def _text(self) -> str:
+        if self.rank is None:
+            return f"rendezvous failed: {self.reason}"
+        return f"rendezvous failed at rank {self.rank} ({self.host}, pid {self.pid}): {self.reason}"
+
+
+class PeerLostError(GloompiError, ConnectionError):
+    """The connection to a peer is gone: its process ended, it aborted, or the network failed.
+
+    Attributes
+    ----------
+    rank, host, pid, address
+        The lost peer.  `address` starts with the transport: ``"tcp 10.0.0.4:40112"``.
+    operation : str or None
+        What this rank was doing, such as ``"allreduce #17"``; None when it was idle.
+    """
+
+    _facts = ("rank", "host", "pid", "address", "operation", "reason")
+
+    def __init__(self, rank: int, host: str, pid: int, address: str, operation: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.rank, self.host, self.pid, self.address = rank, host, pid, address
+        self.operation = operation
+
+    def _text(self) -> str:
+        doing = f"in {self.operation}" if self.operation else "between operations"
+        return f"lost rank {self.rank} ({self.host}, pid {self.pid}, {self.address}) {doing}: {self.reason}"
+
+
+class OperationTimeoutError(GloompiError, TimeoutError):
+    """An operation did not finish within its budget.
+
+    Attributes
+    ----------
+    operation : str
+        Such as ``"allreduce #17"``.
+    timeout : float
+        The budget in seconds.
+    reason : str
+        What was outstanding, with which peer, and how many bytes of how many had come.
+    """
+
+    _facts = ("operation", "timeout", "reason")
+
+    def __init__(self, operation: str, timeout: float, reason: str) -> None:
+        super().__init__(reason)
+        self.operation, self.timeout = operation, timeout
+
+    def _text(self) -> str:
+        return f"{self.operation} timed out after {self.timeout:.1f} s: {self.reason}"
+
+
+class MismatchError(GloompiError, ValueError):
+    """Two ranks disagree about an operation: which one it is, dtype, count, root, op or algorithm.
+
+    Attributes
+    ----------
+    operation : str
+        The operation as the rank that noticed calls it, with its number.
+    rank, other : int
+        The rank that noticed, and the one that it disagrees with.
+    here, there : str
+        What each of the two called.
+    """
+
+    _facts = ("operation", "rank", "here", "other", "there")
+
+    def __init__(self, operation: str, rank: int, here: str, other: int, there: str) -> None:
+        super().__init__("")
+        self.operation, self.rank, self.other = operation, rank, other
+        self.here, self.there = here, there
+
+    def _text(self) -> str:
+        return (
+            f"ranks disagree on {self.operation}: rank {self.rank} called {self.here}, rank {self.other} called "
+            f"{self.there}; every rank must make the same calls in the same order"
+        )
+
+
+class ContextClosedError(GloompiError):
+    """The Context was closed or aborted on this rank, or inherited through fork."""
+
+
+class AuthenticationError(GloompiError):
+    """A connection did not prove that it belongs to this session."""
+
+
+_BY_NAME: dict[str, type[GloompiError]] = {
+    error.__name__: error
+    for error in (
+        GloompiError,
+        RendezvousError,
+        PeerLostError,
+        OperationTimeoutError,
+        MismatchError,
+        ContextClosedError,
+        AuthenticationError,
+    )
+}
+
+
+def rebuild(name: str, facts: dict[str, Any], reported_by: int | None) -> GloompiError:
+    """Make the error called `name` again from its `facts` (see `GloompiError.facts`)."""
+    error = _BY_NAME.get(name, GloompiError)(**facts)
+    error.reported_by = reported_by
+    return error

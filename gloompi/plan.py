@@ -1,0 +1,275 @@
+"""Plans: a call of the user's, checked and brought to flat arrays before a byte is sent.
+
+Everything that one rank can find wrong by itself is found here.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arrays import Array, flat_input, flat_output, view
+from .collectives import allgather, allreduce, barrier, broadcast, gather, reduce, scatter
+from .engine.call import Call, as_bytes
+from .engine.channel import Channel
+from .engine.engine import Engine
+from .engine.fingerprint import fingerprint
+from .engine.operation import ANY_SOURCE, ANY_TAG, Receive, Send, Steps
+from .reduction import resolve
+
+__all__ = ["MAX_TAG", "Op", "Plan", "Planner", "Status"]
+
+# MPI guarantees 32767; this is what the common implementations give.
+MAX_TAG = 2**31 - 1
+
+Op = str | Callable[[Any, Any], Any]
+
+_NO_DTYPE = np.dtype(np.uint8)
+
+
+class Status(NamedTuple):
+    """What a receive got: where from, with which tag, how many bytes."""
+
+    source: int
+    tag: int
+    nbytes: int
+
+
+class Plan(NamedTuple):
+    """A checked call; `begin` makes its steps and says its number (0 if it has none)."""
+
+    name: str
+    begin: Callable[[], tuple[Steps, int]]
+
+
+class Planner:
+    """Makes plans for one Context.
+
+    Parameters
+    ----------
+    engine : Engine
+    number : int
+        Of the Context: its messages travel on channel 2 number, its collectives on 2 number + 1.
+    """
+
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine = engine
+        self._rank, self._size = engine.rank, engine.size
+        self._messages: Channel = engine.channel(2 * number)
+        self._collectives: Channel = engine.channel(2 * number + 1)
+
+    # -- collectives ----------------------------------------------------------------------------------------------------
+
+    def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps]) -> Plan:
+        def begin() -> tuple[Steps, int]:
+            call = Call(self._engine, self._collectives, mark)
+            return steps(call), call.number
+
+        return Plan(name, begin)
+
+    def barrier(self) -> Plan:
+        mark = fingerprint("barrier", _NO_DTYPE, 0)
+        return self._collective("barrier", mark, barrier.barrier)
+
+    def broadcast(self, x: Any, root: int, algorithm: str) -> Plan:
+        root = self._peer(root, "root")
+        target = view(x, "x")
+        if root != self._rank and not target.flags.writeable:
+            raise ValueError("x is read-only, and this rank receives into it")
+        flat = (target if target.flags.c_contiguous else np.ascontiguousarray(target)).reshape(-1)
+        algorithm = _algorithm(algorithm, broadcast.ALGORITHMS, lambda: broadcast.pick(self._size, flat.nbytes))
+        mark = fingerprint("broadcast", flat.dtype, flat.size, root, "", algorithm)
+
+        def steps(call: Call) -> Steps:
+            yield from broadcast.broadcast(call, flat, root, algorithm)
+            if call.rank != root:
+                _copy_back(target, flat)
+            return x
+
+        return self._collective("broadcast", mark, steps)
+
+    def reduce(self, x: Any, out: Any, root: int, op: Op, algorithm: str) -> Plan:
+        root = self._peer(root, "root")
+        array, flat = flat_input(x)
+        reduction = resolve(op)
+        reduction.check(array.dtype)
+        here = self._rank == root
+        flat, target, result = _output(array, flat, out, array.shape) if here else (flat, None, None)
+        algorithm = _algorithm(algorithm, reduce.ALGORITHMS, lambda: reduce.pick(flat.nbytes))
+        mark = fingerprint("reduce", flat.dtype, flat.size, root, reduction.name, algorithm)
+
+        def steps(call: Call) -> Steps:
+            yield from reduce.reduce(call, flat, target, root, reduction, algorithm)
+            return _copy_back(result, target)
+
+        return self._collective("reduce", mark, steps)
+
+    def allreduce(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
+        array, flat = flat_input(x)
+        reduction = resolve(op)
+        reduction.check(array.dtype)
+        flat, target, result = _output(array, flat, out, array.shape)
+        algorithm = _algorithm(algorithm, allreduce.ALGORITHMS, lambda: allreduce.pick(self._size, flat.nbytes, reduction))
+        if algorithm == "ring" and not reduction.commutative:
+            raise ValueError(f"algorithm 'ring' reorders operands, and op {reduction.name!r} may not be commutative")
+        mark = fingerprint("allreduce", flat.dtype, flat.size, -1, reduction.name, algorithm)
+
+        def steps(call: Call) -> Steps:
+            yield from allreduce.allreduce(call, flat, target, reduction, algorithm)
+            return _copy_back(result, target)
+
+        return self._collective("allreduce", mark, steps)
+
+    def allgather(self, x: Any, out: Any, algorithm: str) -> Plan:
+        array, flat = flat_input(x)
+        flat, target, result = _output(array, flat, out, (self._size, *array.shape))
+        algorithm = _algorithm(algorithm, allgather.ALGORITHMS, lambda: allgather.pick(self._size, flat.nbytes))
+        mark = fingerprint("allgather", flat.dtype, flat.size, -1, "", algorithm)
+
+        def steps(call: Call) -> Steps:
+            yield from allgather.allgather(call, flat, target, algorithm)
+            return _copy_back(result, target)
+
+        return self._collective("allgather", mark, steps)
+
+    def gather(self, x: Any, out: Any, root: int) -> Plan:
+        root = self._peer(root, "root")
+        array, flat = flat_input(x)
+        here = self._rank == root
+        flat, target, result = _output(array, flat, out, (self._size, *array.shape)) if here else (flat, None, None)
+        mark = fingerprint("gather", flat.dtype, flat.size, root)
+
+        def steps(call: Call) -> Steps:
+            yield from gather.gather(call, flat, target, root)
+            return _copy_back(result, target)
+
+        return self._collective("gather", mark, steps)
+
+    def scatter(self, x: Any, out: Any, root: int) -> Plan:
+        root = self._peer(root, "root")
+        flat_x: Array | None = None
+        if self._rank == root:
+            array, flat_x = flat_input(x)
+            if array.ndim == 0 or len(array) != self._size:
+                raise ValueError(f"x must have one row per rank, shape ({self._size}, ...), not {array.shape}")
+            # A row of the root's own array may be where the root wants its part.
+            flat_x, target, result = _output(array, flat_x, out, array.shape[1:])
+        elif out is None:
+            raise ValueError("out is needed on every rank but the root: it says which shape and dtype come")
+        else:
+            result = view(out, "out")
+            result, target = flat_output(out, "out", result.shape, result.dtype)
+        mark = fingerprint("scatter", target.dtype, target.size, root)
+
+        def steps(call: Call) -> Steps:
+            yield from scatter.scatter(call, flat_x, target, root)
+            return _copy_back(result, target)
+
+        return self._collective("scatter", mark, steps)
+
+    # -- messages -------------------------------------------------------------------------------------------------------
+
+    def send(self, x: Any, dest: int, tag: int) -> Plan:
+        send = self._outgoing(x, dest, tag)
+
+        def steps() -> Steps:
+            yield send()
+
+        return Plan("send", lambda: (steps(), 0))
+
+    def recv(self, out: Any, source: int, tag: int) -> Plan:
+        post, finish = self._incoming(out, source, tag)
+
+        def steps() -> Steps:
+            receive = post()
+            yield receive
+            return finish(receive)
+
+        return Plan("recv", lambda: (steps(), 0))
+
+    def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Plan:
+        send = self._outgoing(x, dest, sendtag)
+        post, finish = self._incoming(out, source, recvtag)
+
+        def steps() -> Steps:
+            receive = post()
+            yield receive, send()
+            return finish(receive)
+
+        return Plan("sendrecv", lambda: (steps(), 0))
+
+    def _outgoing(self, x: Any, dest: int, tag: int) -> Callable[[], Send]:
+        dest = self._peer(dest, "dest")
+        tag = _tag(tag, wildcard=False)
+        _, flat = flat_input(x)
+        mark = fingerprint("send", flat.dtype, flat.size)
+        return lambda: self._engine.send(self._messages, dest, tag, as_bytes(flat), mark)
+
+    def _incoming(self, out: Any, source: int, tag: int) -> tuple[Callable[[], Receive], Callable[[Receive], Status]]:
+        if source != ANY_SOURCE:
+            source = self._peer(source, "source")
+        tag = _tag(tag, wildcard=True)
+        whole = view(out, "out")
+        result, target = flat_output(whole, "out", whole.shape, whole.dtype)
+        buffer = as_bytes(target)
+        mark = fingerprint("send", target.dtype, target.size)
+
+        def post() -> Receive:
+            if not result.flags.c_contiguous:
+                target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
+            receive = Receive(self._messages, source, tag, buffer, len(buffer), mark)
+            return self._engine.receive(receive)
+
+        def finish(receive: Receive) -> Status:
+            _copy_back(result, target)
+            return Status(receive.source, receive.tag, receive.nbytes)
+
+        return post, finish
+
+    def _peer(self, rank: int, name: str) -> int:
+        index = operator.index(rank)
+        if not 0 <= index < self._size:
+            raise ValueError(f"{name} must be in range({self._size}), not {rank}")
+        return index
+
+
+def _tag(tag: int, wildcard: bool) -> int:
+    index = operator.index(tag)
+    if not (0 <= index <= MAX_TAG or (wildcard and index == ANY_TAG)):
+        raise ValueError(f"tag must be in range({MAX_TAG + 1}){' or ANY_TAG' if wildcard else ''}, not {tag}")
+    return index
+
+
+def _algorithm(name: str, known: Collection[str], auto: Callable[[], str]) -> str:
+    if name == "auto":
+        return auto()
+    if name not in known:
+        raise ValueError(f"algorithm must be one of auto, {', '.join(known)}, not {name!r}")
+    return name
+
+
+def _output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Return the input, the flat array to compute in, and the array to hand to the user.
+
+    An input that overlaps the output is copied, unless it is the same memory: reducing in place is what out=x means.
+    """
+    if out is None:
+        result = np.empty(shape, array.dtype)
+        return flat, result.reshape(-1), result
+    result, target = flat_output(out, "out", shape, array.dtype)
+    if out is not array and np.may_share_memory(flat, target) and not _same(flat, target):
+        flat = flat.copy()
+    return flat, target, result
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.size == b.size and a.__array_interface__["data"] == b.__array_interface__["data"]
+
+
+def _copy_back(result: Array | None, target: Array | None) -> Array | None:
+    if result is not None and target is not None and not result.flags.c_contiguous:
+        result[...] = target.reshape(result.shape)
+    return result

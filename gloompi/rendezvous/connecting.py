@@ -1,0 +1,307 @@
+"""Dialing and accepting: all connections of one rank, in one event loop, without a thread.
+
+The higher rank dials, the lower accepts.  Whoever connects has 5 s to prove that it belongs here; strangers cost a file
+descriptor and 64 bytes each until then, and the oldest go first when there are many.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import logging
+import select
+import socket
+from collections import deque
+from time import monotonic
+
+from ..deadline import Deadline
+from ..errors import AuthenticationError, RendezvousError
+from ..transport.endpoint import Endpoint
+from ..transport.handshake import Flights, Session, accept, dial
+from ..transport.options import tune
+from ..transport.route import Route
+
+__all__ = ["Connecting"]
+
+_log = logging.getLogger("gloompi")
+
+# Seconds a connection has to authenticate, and seconds to wait for an address that does not answer before trying the
+# next; TCP repeats a lost SYN after 1 and 3 s.
+_HANDSHAKE_SECONDS = 5.0
+_ROUTE_SECONDS = 4.0
+# Connects under way at a time: bounds the backlog that a rank needs when all others dial it.
+_MAX_DIALING = 64
+# Connections that have not authenticated yet; beyond it the oldest is dropped.
+_MAX_UNKNOWN = 512
+_BACKOFF_SECONDS = (0.005, 0.5)  # first, longest
+
+
+class _Handshake:
+    """A connection that is not authenticated yet."""
+
+    __slots__ = ("attempt", "expires", "fd", "flights", "outgoing", "peer", "received", "sock", "wanted")
+
+    def __init__(self, sock: socket.socket, flights: Flights, peer: int, expires: float, attempt: int = 0) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.flights = flights
+        self.peer = peer  # -1: whoever it is
+        self.expires = expires
+        self.attempt = attempt
+        self.outgoing, self.wanted = next(flights)
+        self.received = b""
+
+
+class Connecting:
+    """The connections of one rank while they are being made.
+
+    Parameters
+    ----------
+    ways : list of list of Route
+        How to reach each rank, best first.
+    listeners : list of socket
+        Non-blocking; stay the caller's.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        endpoints: list[Endpoint],
+        ways: list[list[Route]],
+        listeners: list[socket.socket],
+        session: Session,
+    ) -> None:
+        self._rank = rank
+        self._endpoints = endpoints
+        self._ways = ways
+        self._session = session
+        self._epoll = select.epoll()
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        for listener in listeners:
+            tune(listener)
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._sockets: list[socket.socket | None] = [None] * len(endpoints)
+        self._taken: list[Route | None] = [None] * len(endpoints)
+        self._missing = len(endpoints) - 1
+        self._handshakes: dict[int, _Handshake] = {}
+        self._unknown: deque[_Handshake] = deque()
+        self._dialing = 0
+        # Nearest first, so that not everybody begins with rank 0.
+        self._due: list[tuple[float, int, int]] = [(0.0, -peer, 0) for peer in range(rank)]
+        heapq.heapify(self._due)
+        self._last_failure: dict[int, str] = {}
+        self._refused = 0
+        self._complained = 0.0
+
+    def run(self, deadline: Deadline) -> tuple[list[Route | None], list[socket.socket | None]]:
+        """Connect; return the route to each rank and its socket, None for this rank.
+
+        Raises
+        ------
+        RendezvousError
+            Somebody could not be reached, or did not come, before the deadline.
+        OSError
+            The system has no file descriptors left.
+        """
+        while self._missing:
+            now = monotonic()
+            self._dial_due(now)
+            self._expire(now)
+            if deadline.expired():
+                raise RendezvousError(self._report(deadline))
+            for fd, event in self._epoll.poll(self._pause(deadline, now)):
+                if fd in self._listeners:
+                    self._accept(self._listeners[fd])
+                elif fd in self._handshakes:
+                    self._step(self._handshakes[fd], event)
+        sockets, self._sockets = self._sockets, []
+        return self._taken, sockets
+
+    def close(self) -> None:
+        """Drop everything that `run` has not returned."""
+        for handshake in list(self._handshakes.values()):
+            self._drop(handshake)
+        for sock in self._sockets:
+            if sock is not None:
+                sock.close()
+        self._epoll.close()
+
+    def _pause(self, deadline: Deadline, now: float) -> float:
+        # Expiries are looked at often enough without being computed: at least every half second.
+        pause = min(0.5, deadline.before(0.5).timeout or 0.0)
+        if self._due and self._dialing < _MAX_DIALING:
+            pause = min(pause, max(0.0, self._due[0][0] - now))
+        return pause
+
+    # -- dialing --------------------------------------------------------------------------------------------------------
+
+    def _dial_due(self, now: float) -> None:
+        while self._due and self._due[0][0] <= now and self._dialing < _MAX_DIALING:
+            _, negative, attempt = heapq.heappop(self._due)
+            self._dial(-negative, attempt)
+
+    def _dial(self, peer: int, attempt: int) -> None:
+        ways = self._ways[peer]
+        route = ways[attempt % len(ways)]
+        sock = socket.socket(route.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        tune(sock)
+        error = sock.connect_ex(route.address)
+        if error not in (0, errno.EINPROGRESS):
+            sock.close()
+            self._again(peer, attempt, f"{route.text}: {errno.errorcode.get(error, error)}")
+            return
+        flights = dial(self._session, self._rank, peer)
+        handshake = _Handshake(sock, flights, peer, monotonic() + _ROUTE_SECONDS, attempt)
+        self._taken[peer] = route
+        self._dialing += 1
+        self._handshakes[handshake.fd] = handshake
+        if error:
+            self._epoll.register(handshake.fd, select.EPOLLOUT)
+        else:
+            self._epoll.register(handshake.fd, select.EPOLLIN)
+            self._send(handshake)
+
+    def _again(self, peer: int, attempt: int, why: str) -> None:
+        self._last_failure[peer] = why
+        first, longest = _BACKOFF_SECONDS
+        rounds = (attempt + 1) // len(self._ways[peer])
+        heapq.heappush(self._due, (monotonic() + min(longest, first * 2**rounds), -peer, attempt + 1))
+
+    # -- accepting ------------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        # A few at a time: a flood of strangers must not keep us from the handshakes of those we know.
+        for _ in range(16):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            sock.setblocking(False)
+            handshake = _Handshake(sock, accept(self._session, self._rank), -1, monotonic() + _HANDSHAKE_SECONDS)
+            self._handshakes[handshake.fd] = handshake
+            self._unknown.append(handshake)
+            self._epoll.register(handshake.fd, select.EPOLLIN)
+            if len(self._unknown) > _MAX_UNKNOWN:
+                self._refuse(self._unknown[0], "too many connections at once")
+
+    def _expire(self, now: float) -> None:
+        while self._unknown and self._unknown[0].expires <= now:
+            self._refuse(self._unknown[0], f"it did not authenticate within {_HANDSHAKE_SECONDS:.0f} s")
+        if self._dialing:
+            for handshake in [each for each in self._handshakes.values() if each.peer >= 0 and each.expires <= now]:
+                self._lose(handshake, f"no answer within {_ROUTE_SECONDS:.0f} s")
+
+    # -- both -----------------------------------------------------------------------------------------------------------
+
+    def _step(self, handshake: _Handshake, event: int) -> None:
+        try:
+            if event & select.EPOLLOUT:
+                error = handshake.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error:
+                    self._lose(handshake, errno.errorcode.get(error, str(error)))
+                    return
+                self._epoll.modify(handshake.fd, select.EPOLLIN)
+                self._send(handshake)
+                return
+            data = handshake.sock.recv(handshake.wanted - len(handshake.received))
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._lose(handshake, exc.strerror or str(exc))
+            return
+        if not data:
+            self._lose(handshake, "it closed the connection during the handshake")
+            return
+        handshake.received += data
+        if len(handshake.received) == handshake.wanted:
+            self._flight(handshake)
+
+    def _flight(self, handshake: _Handshake) -> None:
+        received, handshake.received = handshake.received, b""
+        try:
+            handshake.outgoing, handshake.wanted = handshake.flights.send(received)
+        except AuthenticationError as exc:
+            self._lose(handshake, str(exc))
+        except StopIteration as stop:
+            self._finish(handshake, stop.value)
+        else:
+            if handshake.peer >= 0:
+                # The proof is about to be sent: from now on the other side may hold this connection for good, and
+                # a second one would be refused. Only its end lets us dial again.
+                handshake.expires = float("inf")
+            self._send(handshake)
+
+    def _send(self, handshake: _Handshake) -> None:
+        """A flight of 64 bytes always fits into an empty socket buffer."""
+        outgoing, handshake.outgoing = handshake.outgoing, b""
+        try:
+            if outgoing and handshake.sock.send(outgoing) != len(outgoing):
+                raise BlockingIOError
+        except OSError as exc:
+            self._lose(handshake, exc.strerror or "its socket takes no data")
+
+    def _finish(self, handshake: _Handshake, accepted: tuple[int, bytes] | None) -> None:
+        peer = handshake.peer
+        if accepted is not None:
+            peer, handshake.outgoing = accepted
+            if self._sockets[peer] is not None:
+                self._refuse(handshake, f"rank {peer} is connected already")
+                return
+            self._taken[peer] = self._way_of(handshake.sock, peer)
+            self._send(handshake)
+            if handshake.fd not in self._handshakes:
+                return  # it went away in the last moment, and will dial again
+        self._forget(handshake)
+        self._sockets[peer] = handshake.sock
+        self._missing -= 1
+
+    def _way_of(self, sock: socket.socket, peer: int) -> Route:
+        """The route of an accepted connection, as this side sees it."""
+        if sock.family == socket.AF_UNIX:
+            return self._ways[peer][0]
+        host, port = sock.getpeername()[:2]
+        text = f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+        return Route("tcp", sock.family, None, text, "it dialed")
+
+    def _lose(self, handshake: _Handshake, why: str) -> None:
+        if handshake.peer < 0:
+            self._refuse(handshake, why)
+            return
+        route = self._taken[handshake.peer]
+        self._drop(handshake)
+        self._again(handshake.peer, handshake.attempt, f"{route.text if route else '?'}: {why}")
+
+    def _refuse(self, handshake: _Handshake, why: str) -> None:
+        self._refused += 1
+        now = monotonic()
+        if now - self._complained >= 1.0:
+            self._complained = now
+            _log.warning("refused %d connection(s) of strangers so far; the last: %s", self._refused, why)
+        self._drop(handshake)
+
+    def _drop(self, handshake: _Handshake) -> None:
+        self._forget(handshake)
+        handshake.sock.close()
+
+    def _forget(self, handshake: _Handshake) -> None:
+        self._epoll.unregister(handshake.fd)
+        del self._handshakes[handshake.fd]
+        if handshake.peer < 0:
+            self._unknown.remove(handshake)
+        else:
+            self._dialing -= 1
+
+    def _report(self, deadline: Deadline) -> str:
+        missing = [peer for peer, sock in enumerate(self._sockets) if sock is None and peer != self._rank]
+        facts = []
+        for peer in missing[:3]:
+            who = f"rank {peer} ({self._endpoints[peer].host}, pid {self._endpoints[peer].pid})"
+            if peer > self._rank:
+                facts.append(f"{who} did not connect")
+            else:
+                facts.append(f"could not connect to {who} at {self._last_failure.get(peer, 'any address')}")
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return (
+            f"after {deadline.timeout or 0:.1f} s {len(missing)} of {len(self._sockets) - 1} peers are missing: "
+            f"{'; '.join(facts)}{more}; a firewall, a wrong interface (GLOOMPI_SOCKET_IFNAME) or a rank that died"
+        )

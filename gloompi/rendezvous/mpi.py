@@ -1,0 +1,150 @@
+"""Exchange over MPI: a duplicate of the caller's communicator, one allgather at a time, all of it polled.
+
+The only module, beside the face that looks like mpi4py, that imports mpi4py.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import sleep
+from typing import Any
+
+from ..deadline import Deadline
+from ..errors import RendezvousError
+from .exchange import Exchange
+
+__all__ = ["exchange_over"]
+
+# While MPI has not finished: try at once for a while, then sleep, so that ranks that share cores let each other run.
+_TRIES = 20
+_SLEEP_SECONDS = (50e-6, 5e-3)  # first, longest
+_WATCH_SECONDS = 0.1
+
+# What launchers tell a process about the size of the job. Used for diagnostics only.
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PALS_SIZE", "FLUX_JOB_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+@contextmanager
+def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
+    """An exchange on a duplicate of `comm`, which is freed at the end; None is MPI.COMM_WORLD.
+
+    Raises
+    ------
+    TypeError
+        `comm` is not a communicator, is null or freed, or is an inter-communicator.
+    RendezvousError
+        MPI is not initialised or finalized already, or not all ranks came before the deadline.
+    """
+    from mpi4py import MPI
+
+    if MPI.Is_finalized() or not MPI.Is_initialized():
+        state = "has been finalized" if MPI.Is_finalized() else "is not initialised"
+        raise RendezvousError(f"MPI {state}; call from_mpi between MPI.Init() and MPI.Finalize()")
+    comm = MPI.COMM_WORLD if comm is None else comm
+    if not isinstance(comm, MPI.Comm):
+        raise TypeError(f"comm must be an mpi4py communicator, not {type(comm).__name__}")
+    if comm == MPI.COMM_NULL:
+        raise TypeError("comm is COMM_NULL or was freed")
+    if comm.Is_inter():
+        raise TypeError("comm is an inter-communicator; merge it first: comm.Merge()")
+    _check_launcher(MPI)
+    if comm.Get_size() == 1:
+        yield _Alone()
+        return
+    exchange = _MPIExchange(comm, deadline)
+    try:
+        yield exchange
+    finally:
+        exchange.free()
+
+
+class _Alone:
+    """One rank has nobody to ask."""
+
+    rank, size = 0, 1
+
+    def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
+        return [record]
+
+
+class _MPIExchange:
+    def __init__(self, comm: Any, deadline: Deadline) -> None:
+        from mpi4py import MPI
+
+        self._error = MPI.Exception
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        try:
+            # A duplicate: no message of the caller's can meet ours.
+            self._comm, request = comm.Idup()
+        except self._error as exc:
+            raise RendezvousError(f"MPI could not duplicate the communicator: {exc}") from exc
+        self._pending: list[Any] = []
+        self._wait(request, None, deadline, lambda: None)
+
+    def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
+        nbytes = len(record)
+        gathered = bytearray(nbytes * self.size)
+        try:
+            request = self._comm.Iallgather(bytearray(record), gathered)
+        except self._error as exc:
+            raise RendezvousError(f"MPI_Iallgather failed: {exc}") from exc
+        self._wait(request, gathered, deadline, watch)
+        return [bytes(gathered[start : start + nbytes]) for start in range(0, len(gathered), nbytes)]
+
+    def _wait(self, request: Any, buffer: Any, deadline: Deadline, watch: Callable[[], None]) -> None:
+        # MPI writes to the buffer for as long as the request is pending, whatever becomes of us.
+        self._pending.append((request, buffer))
+        pause, longest = _SLEEP_SECONDS
+        tries, slept = 0, 0.0
+        try:
+            while not request.Test():
+                if deadline.expired():
+                    raise RendezvousError(
+                        f"not all {self.size} ranks of the communicator called from_mpi, or went through it, within "
+                        f"{deadline.timeout:.1f} s; one of them may have died or be late (connect_timeout)"
+                    )
+                tries += 1
+                if tries < _TRIES:
+                    os.sched_yield()
+                    continue
+                sleep(pause)
+                slept += pause
+                pause = min(1.5 * pause, longest)
+                if slept >= _WATCH_SECONDS:
+                    slept = 0.0
+                    watch()
+        except self._error as exc:
+            raise RendezvousError(f"MPI failed during the rendezvous, so a rank has probably died: {exc}") from exc
+        self._pending.pop()
+
+    def free(self) -> None:
+        """Free the duplicate, unless an unfinished operation still needs it."""
+        if self._pending:
+            _abandoned.append((self._comm, self._pending))
+        else:
+            self._comm.Free()
+
+
+# Communicators with operations that some rank never joined, and their buffers: MPI can neither cancel nor free them.
+_abandoned: list[Any] = []
+
+
+def _check_launcher(MPI: Any) -> None:
+    """Warn if every process is a world of its own although a launcher started several."""
+    if MPI.COMM_WORLD.Get_size() > 1:
+        return
+    for variable in _SIZE_VARIABLES:
+        value = os.environ.get(variable, "")
+        if value.isdecimal() and int(value) > 1:
+            warnings.warn(
+                f"MPI.COMM_WORLD has 1 rank, but {variable}={value}: this is the wrong mpiexec for this mpi4py, which uses "
+                f"{MPI.Get_library_version().splitlines()[0]}; use the mpiexec of that MPI, in most cases the one "
+                f"beside the python in use",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return

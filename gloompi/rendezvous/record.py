@@ -1,0 +1,82 @@
+"""What a rank tells all others: its endpoint, or why it has none; and at the end, whether it reached everybody.
+
+Bytes in, fields out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+from ..transport.endpoint import ENDPOINT_NBYTES, Endpoint
+
+__all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Record", "pack_verdict", "unpack_verdict"]
+
+_VERSION = 1
+RECORD_NBYTES = 400
+VERDICT_NBYTES = 400
+
+_HEAD = Struct("<BB32s")
+_REASON_OFFSET = _HEAD.size + 103
+_OK, _FAILED = 1, 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """One rank's part of the rendezvous.
+
+    Attributes
+    ----------
+    endpoint : Endpoint
+        Without addresses if the rank has failed.
+    entropy : bytes, 32
+        Random: this rank's share of the session key.
+    failure : str
+        Why the rank cannot take part; empty if it can.
+    """
+
+    endpoint: Endpoint
+    entropy: bytes
+    failure: str = ""
+
+    def __repr__(self) -> str:
+        return f"Record({self.endpoint}, failure={self.failure!r})"  # the entropy is secret
+
+    def pack(self) -> bytes:
+        """Return `RECORD_NBYTES` bytes."""
+        head = _HEAD.pack(_FAILED if self.failure else _OK, _VERSION, self.entropy)
+        packed = head + self.endpoint.pack()
+        if self.failure:
+            packed = packed[:_REASON_OFFSET] + _cut(self.failure, RECORD_NBYTES - _REASON_OFFSET)
+        return packed.ljust(RECORD_NBYTES, b"\0")
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Record:
+        """Read what `pack` wrote.
+
+        Raises
+        ------
+        ValueError
+            The bytes are of another version, or no record.
+        """
+        status, version, entropy = _HEAD.unpack_from(packed)
+        if version != _VERSION or status not in (_OK, _FAILED):
+            raise ValueError(f"its record has version {version}, this gloompi writes version {_VERSION}")
+        if status == _OK:
+            return cls(Endpoint.unpack(packed[_HEAD.size : _HEAD.size + ENDPOINT_NBYTES]), entropy)
+        who = Endpoint.unpack(packed[_HEAD.size : _REASON_OFFSET])
+        return cls(who, entropy, packed[_REASON_OFFSET:].rstrip(b"\0").decode(errors="replace"))
+
+
+def pack_verdict(failure: str) -> bytes:
+    """`VERDICT_NBYTES` bytes that say whether a rank is connected to all others; empty `failure`: it is."""
+    return _cut(failure, VERDICT_NBYTES).ljust(VERDICT_NBYTES, b"\0")
+
+
+def unpack_verdict(packed: bytes) -> str:
+    return packed.rstrip(b"\0").decode(errors="replace")
+
+
+def _cut(text: str, nbytes: int) -> bytes:
+    encoded = text.encode()
+    return encoded if len(encoded) <= nbytes else encoded[: nbytes - 3].decode(errors="ignore").encode() + b"..."

@@ -1,0 +1,201 @@
+"""A Device: which interfaces, ports and transports a rank uses.  It opens the listening sockets of a rendezvous."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+
+from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
+from .interfaces import Interface, host_id, select
+
+__all__ = ["Device", "Listeners"]
+
+_log = logging.getLogger("gloompi")
+
+TRANSPORTS = ("auto", "tcp", "unix")
+# The interface setting of a job may be there under another library's name.
+_INTERFACE_VARIABLES = ("GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+@dataclass
+class Listeners:
+    """The listening sockets of one rendezvous and the endpoint that names them."""
+
+    sockets: list[socket.socket]
+    endpoint: Endpoint
+
+    def close(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        self.sockets.clear()
+
+
+class Device:
+    """Which interfaces, ports and transports to use.
+
+    Parameters
+    ----------
+    interface : str, optional
+        Interfaces to use, in NCCL_SOCKET_IFNAME's syntax: comma-separated name prefixes, ``=`` for exact names,
+        ``^`` to exclude; an item with ``/`` is a network in CIDR notation.  Default: GLOOMPI_SOCKET_IFNAME, else
+        GLOO_SOCKET_IFNAME, else NCCL_SOCKET_IFNAME, else every interface that is up.
+    host : str, optional
+        One IP address of this host to listen on, instead of `interface`.
+    port : int or (int, int)
+        A fixed port, or the lowest and highest of a range (both included) for jobs behind a firewall.  0 lets the
+        kernel choose.  Default: GLOOMPI_PORT_RANGE (``low:high``) if it is set.
+    family : {4, 6}, optional
+        Use only IPv4 or only IPv6.
+    transport : {"auto", "tcp", "unix"}
+        "auto" takes AF_UNIX sockets between ranks of one host and TCP elsewhere; "tcp" takes TCP everywhere (loopback
+        on one host); "unix" AF_UNIX only, so that all ranks must share a host.  Default: GLOOMPI_TRANSPORT, else "auto".
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter, or the environment variable that stands for it, has no meaning.
+    """
+
+    def __init__(
+        self,
+        interface: str | None = None,
+        *,
+        host: str | None = None,
+        port: int | tuple[int, int] = 0,
+        family: int | None = None,
+        transport: str | None = None,
+    ) -> None:
+        if interface is not None and host is not None:
+            raise ValueError(f"give interface or host, not both: {interface!r}, {host!r}")
+        if family not in (None, 4, 6):
+            raise ValueError(f"family must be 4, 6 or None, not {family!r}")
+        self.interface, self._interface_source = interface, "interface"
+        if interface is None and host is None:
+            for variable in _INTERFACE_VARIABLES:
+                if os.environ.get(variable):
+                    self.interface, self._interface_source = os.environ[variable], variable
+                    break
+        self.host = host
+        if host is not None and ip_address(host).is_unspecified:
+            raise ValueError(f"host must be one address of this host, not {host}: gloompi never listens on all")
+        self.ports = _port_range(port)
+        self.family = family
+        self.transport = transport or os.environ.get("GLOOMPI_TRANSPORT") or "auto"
+        if self.transport not in TRANSPORTS:
+            raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
+
+    def __repr__(self) -> str:
+        low, high = self.ports
+        return (
+            f"Device(interface={self.interface!r}, host={self.host!r}, port={low if low == high else (low, high)}, "
+            f"family={self.family}, transport={self.transport!r})"
+        )
+
+    def listen(self, backlog: int) -> Listeners:
+        """Open one listening socket per published address, bound to that address alone.
+
+        Raises
+        ------
+        ValueError
+            No interface is usable.
+        OSError
+            The port range is used up, or the system has no socket to give.
+        """
+        sockets: list[socket.socket] = []
+        try:
+            unix = b""
+            if self.transport != "tcp":
+                unix = secrets.token_bytes(16)
+                sockets.append(_listen_unix(unix, backlog))
+            addresses = []
+            for interface, address in self._addresses() if self.transport != "unix" else ():
+                listener = self._listen_tcp(interface, address, backlog)
+                sockets.append(listener)
+                port = listener.getsockname()[1]
+                nearness = interface.nearness(address)
+                addresses.append(Address(address, port, nearness, socket.if_nametoindex(interface.name)))
+                _log.debug("listening on %s:%d (%s, %s)", address.ip, port, interface.name, nearness.name.lower())
+        except BaseException:
+            for listener in sockets:
+                listener.close()
+            raise
+        cores = len(os.sched_getaffinity(0))
+        endpoint = Endpoint(socket.gethostname(), os.getpid(), cores, host_id(), unix, tuple(addresses))
+        return Listeners(sockets, endpoint)
+
+    def _addresses(self) -> list[tuple[Interface, IPv4Interface | IPv6Interface]]:
+        if self.host is not None:
+            wanted = ip_interface(self.host).ip
+            found = [pair for pair in select(None) if pair[1].ip == wanted]
+            if not found:
+                known = ", ".join(str(address.ip) for _, address in select(None))
+                raise ValueError(f"host {self.host} is no address of this host; there are: {known}")
+            return found
+        found = select(self.interface, self._interface_source)
+        if self.family is not None:
+            found = [pair for pair in found if pair[1].version == self.family]
+            if not found:
+                raise ValueError(f"no interface that is up has an IPv{self.family} address")
+        # A loopback address serves the ranks of one host alone: one of them is enough, and it must not be cut off.
+        local = [pair for pair in found if pair[0].nearness(pair[1]) is Nearness.LOOPBACK][:1]
+        others = [pair for pair in found if pair[0].nearness(pair[1]) is not Nearness.LOOPBACK]
+        return others[: MAX_ADDRESSES - len(local)] + local
+
+    def _listen_tcp(self, interface: Interface, address: IPv4Interface | IPv6Interface, backlog: int) -> socket.socket:
+        low, high = self.ports
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        scope = socket.if_nametoindex(interface.name) if address.ip.is_link_local and address.version == 6 else 0
+        # Ranks of one host share the range: each starts at its own place in it.
+        start = secrets.randbelow(high - low + 1)
+        for offset in range(high - low + 1):
+            port = low + (start + offset) % (high - low + 1)
+            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                # Without it, a port whose last connections are in TIME_WAIT counts as used for a minute.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((str(address.ip), port) if family == socket.AF_INET else (str(address.ip), port, 0, scope))
+                listener.listen(backlog)
+                return listener
+            except OSError as exc:
+                listener.close()
+                if low == 0:
+                    raise OSError(exc.errno, f"cannot listen on {address.ip} ({interface.name}): {exc}") from exc
+                last = exc
+        raise OSError(
+            last.errno, f"no free port in {low}-{high} on {address.ip} ({interface.name}): {last}; widen the range"
+        )
+
+
+def _listen_unix(name: bytes, backlog: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        # Abstract: no file to clean up, and gone with the network namespace. Who connects still has to authenticate.
+        listener.bind(unix_address(name))
+        listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def unix_address(name: bytes) -> str:
+    """The abstract AF_UNIX address for the 16 bytes in an endpoint."""
+    return f"\0gloompi-{name.hex()}"
+
+
+def _port_range(port: int | tuple[int, int]) -> tuple[int, int]:
+    source = "port"
+    if port == 0 and os.environ.get("GLOOMPI_PORT_RANGE"):
+        source, text = "GLOOMPI_PORT_RANGE", os.environ["GLOOMPI_PORT_RANGE"]
+        low_text, _, high_text = text.partition(":")
+        if not (low_text.isdecimal() and high_text.isdecimal()):
+            raise ValueError(f"{source} must be low:high, not {text!r}")
+        port = (int(low_text), int(high_text))
+    low, high = (port, port) if isinstance(port, int) else port
+    if not (0 <= low <= high <= 65535 and (low > 0 or high == 0)):
+        raise ValueError(f"{source} must be 0, a port or a range low <= high within 1-65535, not {port!r}")
+    return low, high

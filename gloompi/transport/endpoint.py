@@ -1,0 +1,138 @@
+"""An Endpoint: where a rank listens, plus who it is, in a fixed number of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
+from struct import Struct
+
+__all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "Address", "Endpoint", "Nearness", "Peer"]
+
+# 8 addresses are what fits a record of 400 bytes, and more than any host we have seen the interface list of needs.
+MAX_ADDRESSES = 8
+
+
+class Nearness(IntEnum):
+    """Classes of interfaces; a pair prefers the lower number."""
+
+    FAST = 0
+    """hsn*, ib*: Slingshot and InfiniBand."""
+    ORDINARY = 1
+    VIRTUAL = 2
+    """Bridges of containers and virtual machines: often the same address on every host."""
+    LINK_LOCAL = 3
+    LOOPBACK = 4
+
+
+@dataclass(frozen=True)
+class Address:
+    """One listening TCP socket: IP address with prefix length, port, and the class of its interface.
+
+    `scope` is the interface's index on its own host: dialing a link-local IPv6 address takes the dialer's.
+    """
+
+    ip: IPv4Interface | IPv6Interface
+    port: int
+    nearness: Nearness
+    scope: int = 0
+
+    def __str__(self) -> str:
+        host = f"[{self.ip.ip}]" if self.ip.version == 6 else str(self.ip.ip)
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a rank listens and who it is.
+
+    Attributes
+    ----------
+    host : str
+        Host name, for people only; nothing resolves it.
+    pid, cores : int
+        Process id, and how many cores the process may use.
+    host_id : bytes, 16
+        Equal for two processes if they can reach each other over AF_UNIX and loopback.
+    unix : bytes
+        Name of the abstract AF_UNIX listening socket, 16 bytes; empty if the rank has none.
+    addresses : tuple of Address
+        At most `MAX_ADDRESSES`, best first.
+    """
+
+    host: str
+    pid: int
+    cores: int
+    host_id: bytes
+    unix: bytes
+    addresses: tuple[Address, ...]
+
+    def pack(self) -> bytes:
+        """Return `ENDPOINT_NBYTES` bytes."""
+        packed = _WHO.pack(
+            self.host.encode()[:64], self.pid, min(self.cores, 0xFFFF), self.host_id, self.unix, len(self.addresses)
+        )
+        for address in self.addresses:
+            packed += _ADDRESS.pack(
+                address.ip.version,
+                address.nearness,
+                address.ip.network.prefixlen,
+                address.port,
+                address.scope,
+                address.ip.ip.packed,
+            )
+        return packed.ljust(ENDPOINT_NBYTES, b"\0")
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Endpoint:
+        """Read what `pack` wrote.
+
+        Raises
+        ------
+        ValueError
+            The bytes are not an endpoint.
+        """
+        host, pid, cores, host_id, unix, count = _WHO.unpack_from(packed)
+        if count > MAX_ADDRESSES:
+            raise ValueError(f"an endpoint has at most {MAX_ADDRESSES} addresses, not {count}")
+        addresses = []
+        for index in range(count):
+            version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)
+            numeric: IPv4Address | IPv6Address = ip_address(ip[:4] if version == 4 else ip)
+            addresses.append(Address(ip_interface((numeric, prefix)), port, Nearness(nearness), scope))
+        text = host.rstrip(b"\0").decode(errors="ignore")
+        return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses))
+
+
+_WHO = Struct("<64sIH16s16sB")
+_ADDRESS = Struct("<BBBHI16s")
+ENDPOINT_NBYTES = _WHO.size + MAX_ADDRESSES * _ADDRESS.size
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who a pair leads to, as in ``ctx.peers``.
+
+    Attributes
+    ----------
+    rank, pid : int
+    host : str
+    transport : str
+        ``"self"``, ``"unix"`` or ``"tcp"``.
+    address : str
+        ``"10.0.0.4:40112"`` for tcp, the name of the abstract socket for unix, empty for self.
+    """
+
+    rank: int
+    host: str
+    pid: int
+    transport: str
+    address: str
+
+    @property
+    def link(self) -> str:
+        """Transport and address in one."""
+        return f"{self.transport} {self.address}".rstrip()
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.host}, pid {self.pid}, {self.link})"

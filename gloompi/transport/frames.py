@@ -1,0 +1,58 @@
+"""Frames: 64 header bytes and what they mean.  Bytes in, fields out; no sockets here.
+
+Layout, little-endian::
+
+    0   version     u8      of this layout
+    1   kind        u8      Kind
+    2   (zero)      u16
+    4   channel     u32     which conversation of which Context
+    8   tag         i64     the user's tag, or sequence number << 16 | step of a collective
+    16  nbytes      u64     payload that follows, or (ANNOUNCE, CREDIT) a number of bytes
+    24  (zero)      u64
+    32  fingerprint 32 B    what the sender believes it is doing, see `gloompi.engine.fingerprint`
+
+64 bytes keep a payload aligned behind its header for every dtype.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+
+__all__ = ["HEADER_NBYTES", "NO_FINGERPRINT", "VERSION", "Kind", "pack_header", "unpack_header"]
+
+VERSION = 1
+
+
+class Kind(IntEnum):
+    """What a frame is for.  Only MESSAGE, DATA and ABORT are followed by a payload."""
+
+    MESSAGE = 1
+    """A whole message, sent without asking."""
+    ANNOUNCE = 2
+    """Ready to send `nbytes`; waits for CLEAR."""
+    CLEAR = 3
+    """The receive for this tag is posted: send."""
+    DATA = 4
+    """The message that was cleared."""
+    CREDIT = 5
+    """`nbytes` of the messages sent without asking have found their receives."""
+    GOODBYE = 6
+    """The sender has closed its Context; nothing follows."""
+    ABORT = 7
+    """The sender's Context is broken; the payload says why."""
+
+
+_HEADER = Struct("<BBxxIqQ8x32s")
+HEADER_NBYTES = _HEADER.size
+NO_FINGERPRINT = bytes(32)
+
+_pack = _HEADER.pack
+
+
+def pack_header(kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes = NO_FINGERPRINT) -> bytes:
+    return _pack(VERSION, kind, channel, tag, nbytes, fingerprint)
+
+
+unpack_header = _HEADER.unpack_from
+"""``unpack_header(buffer, offset) -> (version, kind, channel, tag, nbytes, fingerprint)``"""

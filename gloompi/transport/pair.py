@@ -1,0 +1,285 @@
+"""A Pair: the connection to one peer, as a stream of frames.
+
+Non-blocking: `write` and `flush` hand over what the kernel takes, `receive` takes what has come.  What frames mean is the
+handler's business; where a payload goes is the sink's, so that it is received straight into its destination.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+from .endpoint import Peer
+from .frames import HEADER_NBYTES, VERSION, unpack_header
+
+__all__ = ["SLICE_NBYTES", "STAGING_NBYTES", "Completion", "Handler", "Loopback", "Pair", "Sink"]
+
+# Bytes handed to the kernel in one call: turns between sending and receiving keep both directions busy, and a
+# chunk that was just reduced is still in cache.
+SLICE_NBYTES = 512 * 1024
+
+# Headers and small payloads are read here, many frames in one call, and copied to their destination; the rest of a
+# larger payload is received in place.
+STAGING_NBYTES = 32 * 1024
+
+_MAX_PIECES = 16
+
+
+class Completion(Protocol):
+    """Told when the kernel has taken the last byte of a payload."""
+
+    def complete(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where a payload goes."""
+
+    def feed(self, data: memoryview) -> None:
+        """Take bytes that are in memory already."""
+
+    def window(self) -> memoryview:
+        """Where the next bytes go: not empty, and never beyond the end of the payload."""
+
+    def advance(self, nbytes: int) -> None:
+        """Note that `nbytes` were written to the window."""
+
+    def finish(self) -> None:
+        """Note that the payload is complete."""
+
+
+class Handler(Protocol):
+    """Who a pair reports to."""
+
+    def frame(self, pair: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """A header has arrived.  A sink says that a payload of `nbytes` follows, None that nothing does."""
+
+    def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
+        """The stream has ended."""
+
+    def watch(self, pair: Pair, writing: bool) -> None:
+        """The pair has begun or ceased to wait for room to write."""
+
+
+class Link:
+    """What a pair and the way to oneself have in common.
+
+    Attributes
+    ----------
+    peer : Peer
+    rank : int
+        The peer's.
+    credit : int
+        Bytes that may still be sent without asking.
+    consumed : int
+        Bytes received without asking that found their receive and have not been credited to the peer yet.
+    finished : bool
+        The peer has said that it sends nothing more.
+    """
+
+    __slots__ = ("_handler", "consumed", "credit", "finished", "peer", "rank")
+
+    def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
+        self.peer = peer
+        self.rank = peer.rank
+        self.credit = credit
+        self.consumed = 0
+        self.finished = False
+        self._handler = handler
+
+    def write(self, header: bytes, payload: memoryview | None = None, completion: Completion | None = None) -> None:
+        """Send a frame; `completion` is told when `payload` may be changed again."""
+        raise NotImplementedError
+
+
+class Loopback(Link):
+    """The way from a rank to itself: a frame arrives the moment it is written."""
+
+    __slots__ = ()
+
+    def write(self, header: bytes, payload: memoryview | None = None, completion: Completion | None = None) -> None:
+        _, kind, channel, tag, nbytes, fingerprint = unpack_header(header, 0)
+        sink = self._handler.frame(self, kind, channel, tag, nbytes, fingerprint)
+        if sink is not None:
+            if payload is not None and nbytes:
+                sink.feed(payload)
+            sink.finish()
+        if completion is not None:
+            completion.complete()
+
+
+class Pair(Link):
+    """The connection to one peer.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        Connected and authenticated; the pair owns it.
+    staging : memoryview
+        Scratch that the pairs of a thread share: nothing stays in it between calls.
+    """
+
+    __slots__ = ("_kept", "_left", "_queue", "_sink", "_staging", "_write_error", "fd", "sock")
+
+    def __init__(self, sock: socket.socket, peer: Peer, handler: Handler, credit: int, staging: memoryview) -> None:
+        super().__init__(peer, handler, credit)
+        self.sock: socket.socket | None = sock
+        self.fd = sock.fileno()
+        self._staging = staging
+        self._queue: deque[tuple[memoryview, Completion | None]] = deque()
+        self._kept = b""  # the start of a header whose rest has not come
+        self._sink: Sink | None = None  # of a payload whose rest has not come
+        self._left = 0
+        self._write_error: OSError | None = None
+
+    @property
+    def sending(self) -> bool:
+        """Whether something waits for the kernel to take it."""
+        return bool(self._queue)
+
+    def write(self, header: bytes, payload: memoryview | None = None, completion: Completion | None = None) -> None:
+        queue = self._queue
+        if self.sock is None or self._write_error is not None:
+            return  # whoever reads from this pair learns why
+        if queue:
+            queue.append((memoryview(header), None))
+            if payload is not None:
+                queue.append((payload, completion))
+            return
+        try:
+            if payload is None:
+                sent = self.sock.send(header)
+            elif len(payload) <= SLICE_NBYTES:
+                sent = self.sock.sendmsg((header, payload))
+            else:
+                sent = self.sock.sendmsg((header, payload[:SLICE_NBYTES]))
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            self._fail(exc)
+            return
+        if sent < HEADER_NBYTES:
+            queue.append((memoryview(header)[sent:], None))
+            sent = HEADER_NBYTES
+        if payload is not None:
+            if sent < HEADER_NBYTES + len(payload):
+                queue.append((payload[sent - HEADER_NBYTES :], completion))
+            elif completion is not None and not queue:
+                completion.complete()
+            elif completion is not None:
+                queue.append((payload[:0], completion))
+        if queue:
+            self._handler.watch(self, True)
+
+    def flush(self) -> bool:
+        """Hand the kernel up to `SLICE_NBYTES` of what waits; return whether it took any."""
+        queue = self._queue
+        if not queue or self.sock is None:
+            return False
+        try:
+            if len(queue) == 1:
+                sent = self.sock.send(queue[0][0][:SLICE_NBYTES])
+            else:
+                sent = self.sock.sendmsg(tuple(self._pieces()))
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self._fail(exc)
+            return True
+        while queue:
+            piece, completion = queue[0]
+            if sent < len(piece):
+                queue[0] = (piece[sent:], completion)
+                return True
+            queue.popleft()
+            sent -= len(piece)
+            if completion is not None:
+                completion.complete()
+        self._handler.watch(self, False)
+        return True
+
+    def _pieces(self) -> Iterator[memoryview]:
+        room = SLICE_NBYTES
+        for index, (piece, _) in enumerate(self._queue):
+            if not room or index == _MAX_PIECES:
+                return
+            yield piece[:room]
+            room -= min(room, len(piece))
+
+    def _fail(self, exc: OSError) -> None:
+        # Not yet lost: what the peer sent before it went may say why, so the reading side decides.
+        self._write_error = exc
+        self._queue.clear()
+        self._handler.watch(self, False)
+
+    def receive(self) -> bool:
+        """Take what has come, one system call's worth; return whether there was any."""
+        sock, sink = self.sock, self._sink
+        if sock is None:
+            return False
+        held = len(self._kept)
+        try:
+            if sink is not None:
+                received = sock.recv_into(sink.window())
+            elif held:
+                self._staging[:held] = self._kept
+                received = sock.recv_into(self._staging[held:])
+            else:
+                received = sock.recv_into(self._staging)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self._handler.lost(self, f"{exc.strerror or exc}{self._progress()}", exc)
+            return True
+        if not received:
+            self._handler.lost(self, f"connection closed by peer{self._progress()}", self._write_error)
+        elif sink is None:
+            self._parse(held + received)
+        else:
+            sink.advance(received)
+            self._left -= received
+            if not self._left:
+                self._sink = None
+                sink.finish()
+        return True
+
+    def _parse(self, end: int) -> None:
+        staging = self._staging
+        position = 0
+        self._kept = b""
+        while end - position >= HEADER_NBYTES:
+            version, kind, channel, tag, nbytes, fingerprint = unpack_header(staging, position)
+            if version != VERSION:
+                self._handler.lost(self, f"it speaks frame version {version}, this rank version {VERSION}", None)
+                return
+            position += HEADER_NBYTES
+            sink = self._handler.frame(self, kind, channel, tag, nbytes, fingerprint)
+            if sink is not None:
+                stop = position + nbytes
+                if stop > end:
+                    if position < end:
+                        sink.feed(staging[position:end])
+                    self._sink, self._left = sink, stop - end
+                    return
+                if nbytes:
+                    sink.feed(staging[position:stop])
+                    position = stop
+                sink.finish()
+            if self.sock is None:
+                return
+        if position < end:
+            self._kept = bytes(staging[position:end])
+
+    def _progress(self) -> str:
+        if self._sink is not None:
+            return f", {self._left} bytes short of a message"
+        return f", {len(self._kept)} bytes into a header" if self._kept else ""
+
+    def close(self) -> None:
+        """Close the socket; what waits to be sent is dropped."""
+        if self.sock is not None:
+            sock, self.sock = self.sock, None
+            self._queue.clear()
+            self._sink = None
+            sock.close()
