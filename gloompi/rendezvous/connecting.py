@@ -78,7 +78,6 @@ class Connecting:
         self._epoll = select.epoll()
         self._listeners = {listener.fileno(): listener for listener in listeners}
         for listener in listeners:
-            tune(listener)
             self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._sockets: list[socket.socket | None] = [None] * len(endpoints)
         self._taken: list[Route | None] = [None] * len(endpoints)

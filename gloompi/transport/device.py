@@ -11,6 +11,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, host_id, select
+from .options import tune
 
 __all__ = ["Device", "Listeners"]
 
@@ -157,6 +158,7 @@ class Device:
             try:
                 # Without it, a port whose last connections are in TIME_WAIT counts as used for a minute.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tune(listener)  # before the first connection, which inherits it, can come
                 listener.bind((str(address.ip), port) if family == socket.AF_INET else (str(address.ip), port, 0, scope))
                 listener.listen(backlog)
                 return listener

