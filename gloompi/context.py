@@ -117,8 +117,7 @@ class Context:
         deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
         engine.take_turn(deadline, plan.name)
         try:
-            steps, number = plan.begin()
-            task = engine.start(steps, plan.name, number)
+            task = engine.start(*plan)
             if not task.done:
                 engine.wait(task, deadline)
             return task.result
@@ -129,8 +128,7 @@ class Context:
         engine = self._engine
         engine.take_turn(Deadline(self.timeout), plan.name)
         try:
-            steps, number = plan.begin()
-            return Request(engine, engine.start(steps, plan.name, number), self.timeout)
+            return Request(engine, engine.start(*plan), self.timeout)
         finally:
             engine.give_turn()
 

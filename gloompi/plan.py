@@ -6,7 +6,8 @@ Everything that one rank can find wrong by itself is found here.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ from .engine.call import Call, as_bytes
 from .engine.channel import Channel
 from .engine.engine import Engine
 from .engine.fingerprint import fingerprint
-from .engine.operation import ANY_SOURCE, ANY_TAG, Receive, Send, Steps
-from .reduction import resolve
+from .engine.operation import ANY_SOURCE, ANY_TAG, Operation, Receive, Steps
+from .reduction import Reduction, resolve
 
 __all__ = ["MAX_TAG", "Op", "Plan", "Planner", "Status"]
 
@@ -39,10 +40,20 @@ class Status(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A checked call; `begin` makes its steps and says its number (0 if it has none)."""
+    """A checked call.
+
+    Attributes
+    ----------
+    name : str
+    begin : callable
+        Makes the steps; says the number of the call too, 0 if it has none.
+    finish : callable
+        Makes the result when the steps have ended.
+    """
 
     name: str
     begin: Callable[[], tuple[Steps, int]]
+    finish: Callable[[], Any]
 
 
 class Planner:
@@ -61,18 +72,18 @@ class Planner:
         self._messages: Channel = engine.channel(2 * number)
         self._collectives: Channel = engine.channel(2 * number + 1)
 
-    # -- collectives ----------------------------------------------------------------------------------------------------
+    # -- collectives ---------------------------------------------------------------------------------------------------
 
-    def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps]) -> Plan:
+    def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Plan:
         def begin() -> tuple[Steps, int]:
             call = Call(self._engine, self._collectives, mark)
             return steps(call), call.number
 
-        return Plan(name, begin)
+        return Plan(name, begin, finish)
 
     def barrier(self) -> Plan:
         mark = fingerprint("barrier", _NO_DTYPE, 0)
-        return self._collective("barrier", mark, barrier.barrier)
+        return self._collective("barrier", mark, barrier.barrier, _nothing)
 
     def broadcast(self, x: Any, root: int, algorithm: str) -> Plan:
         root = self._peer(root, "root")
@@ -80,97 +91,85 @@ class Planner:
         if root != self._rank and not target.flags.writeable:
             raise ValueError("x is read-only, and this rank receives into it")
         flat = (target if target.flags.c_contiguous else np.ascontiguousarray(target)).reshape(-1)
-        algorithm = _algorithm(algorithm, broadcast.ALGORITHMS, lambda: broadcast.pick(self._size, flat.nbytes))
+        if _is_auto(algorithm, broadcast.ALGORITHMS):
+            algorithm = broadcast.pick(self._size, flat.nbytes)
         mark = fingerprint("broadcast", flat.dtype, flat.size, root, "", algorithm)
 
-        def steps(call: Call) -> Steps:
-            yield from broadcast.broadcast(call, flat, root, algorithm)
-            if call.rank != root:
-                _copy_back(target, flat)
+        def finish() -> Any:
+            if self._rank != root:
+                _copied_back(target, flat)
             return x
 
-        return self._collective("broadcast", mark, steps)
+        return self._collective("broadcast", mark, lambda call: broadcast.broadcast(call, flat, root, algorithm), finish)
 
     def reduce(self, x: Any, out: Any, root: int, op: Op, algorithm: str) -> Plan:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
-        reduction = resolve(op)
-        reduction.check(array.dtype)
-        here = self._rank == root
-        flat, target, result = _output(array, flat, out, array.shape) if here else (flat, None, None)
-        algorithm = _algorithm(algorithm, reduce.ALGORITHMS, lambda: reduce.pick(flat.nbytes))
-        mark = fingerprint("reduce", flat.dtype, flat.size, root, reduction.name, algorithm)
-
-        def steps(call: Call) -> Steps:
-            yield from reduce.reduce(call, flat, target, root, reduction, algorithm)
-            return _copy_back(result, target)
-
-        return self._collective("reduce", mark, steps)
+        reduction, algorithm, mark = _agreed("reduce", self._size, flat.dtype, flat.size, root, op, algorithm)
+        target = result = None
+        if self._rank == root:
+            flat, target, result = _output(array, flat, out, array.shape)
+        return self._collective(
+            "reduce",
+            mark,
+            lambda call: reduce.reduce(call, flat, target, root, reduction, algorithm),
+            lambda: _copied_back(result, target),
+        )
 
     def allreduce(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
         array, flat = flat_input(x)
-        reduction = resolve(op)
-        reduction.check(array.dtype)
+        reduction, algorithm, mark = _agreed("allreduce", self._size, flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = _output(array, flat, out, array.shape)
-        algorithm = _algorithm(algorithm, allreduce.ALGORITHMS, lambda: allreduce.pick(self._size, flat.nbytes, reduction))
-        if algorithm == "ring" and not reduction.commutative:
-            raise ValueError(f"algorithm 'ring' reorders operands, and op {reduction.name!r} may not be commutative")
-        mark = fingerprint("allreduce", flat.dtype, flat.size, -1, reduction.name, algorithm)
-
-        def steps(call: Call) -> Steps:
-            yield from allreduce.allreduce(call, flat, target, reduction, algorithm)
-            return _copy_back(result, target)
-
-        return self._collective("allreduce", mark, steps)
+        return self._collective(
+            "allreduce",
+            mark,
+            lambda call: allreduce.allreduce(call, flat, target, reduction, algorithm),
+            lambda: _copied_back(result, target),
+        )
 
     def allgather(self, x: Any, out: Any, algorithm: str) -> Plan:
         array, flat = flat_input(x)
         flat, target, result = _output(array, flat, out, (self._size, *array.shape))
-        algorithm = _algorithm(algorithm, allgather.ALGORITHMS, lambda: allgather.pick(self._size, flat.nbytes))
+        if _is_auto(algorithm, allgather.ALGORITHMS):
+            algorithm = allgather.pick(self._size, flat.nbytes)
         mark = fingerprint("allgather", flat.dtype, flat.size, -1, "", algorithm)
-
-        def steps(call: Call) -> Steps:
-            yield from allgather.allgather(call, flat, target, algorithm)
-            return _copy_back(result, target)
-
-        return self._collective("allgather", mark, steps)
+        return self._collective(
+            "allgather",
+            mark,
+            lambda call: allgather.allgather(call, flat, target, algorithm),
+            lambda: _copied_back(result, target),
+        )
 
     def gather(self, x: Any, out: Any, root: int) -> Plan:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
-        here = self._rank == root
-        flat, target, result = _output(array, flat, out, (self._size, *array.shape)) if here else (flat, None, None)
+        target = result = None
+        if self._rank == root:
+            flat, target, result = _output(array, flat, out, (self._size, *array.shape))
         mark = fingerprint("gather", flat.dtype, flat.size, root)
-
-        def steps(call: Call) -> Steps:
-            yield from gather.gather(call, flat, target, root)
-            return _copy_back(result, target)
-
-        return self._collective("gather", mark, steps)
+        return self._collective(
+            "gather", mark, lambda call: gather.gather(call, flat, target, root), lambda: _copied_back(result, target)
+        )
 
     def scatter(self, x: Any, out: Any, root: int) -> Plan:
         root = self._peer(root, "root")
-        flat_x: Array | None = None
+        flat: Array | None = None
         if self._rank == root:
-            array, flat_x = flat_input(x)
+            array, whole = flat_input(x)
             if array.ndim == 0 or len(array) != self._size:
                 raise ValueError(f"x must have one row per rank, shape ({self._size}, ...), not {array.shape}")
-            # A row of the root's own array may be where the root wants its part.
-            flat_x, target, result = _output(array, flat_x, out, array.shape[1:])
+            flat, target, result = _output(array, whole, out, array.shape[1:])
         elif out is None:
             raise ValueError("out is needed on every rank but the root: it says which shape and dtype come")
         else:
             result = view(out, "out")
             result, target = flat_output(out, "out", result.shape, result.dtype)
         mark = fingerprint("scatter", target.dtype, target.size, root)
+        return self._collective(
+            "scatter", mark, lambda call: scatter.scatter(call, flat, target, root), lambda: _copied_back(result, target)
+        )
 
-        def steps(call: Call) -> Steps:
-            yield from scatter.scatter(call, flat_x, target, root)
-            return _copy_back(result, target)
-
-        return self._collective("scatter", mark, steps)
-
-    # -- messages -------------------------------------------------------------------------------------------------------
+    # -- messages ------------------------------------------------------------------------------------------------------
 
     def send(self, x: Any, dest: int, tag: int) -> Plan:
         send = self._outgoing(x, dest, tag)
@@ -178,62 +177,59 @@ class Planner:
         def steps() -> Steps:
             yield send()
 
-        return Plan("send", lambda: (steps(), 0))
+        return Plan("send", lambda: (steps(), 0), _nothing)
 
     def recv(self, out: Any, source: int, tag: int) -> Plan:
-        post, finish = self._incoming(out, source, tag)
+        receive, finish = self._incoming(out, source, tag)
 
         def steps() -> Steps:
-            receive = post()
-            yield receive
-            return finish(receive)
+            yield self._engine.receive(receive)
 
-        return Plan("recv", lambda: (steps(), 0))
+        return Plan("recv", lambda: (steps(), 0), finish)
 
     def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Plan:
         send = self._outgoing(x, dest, sendtag)
-        post, finish = self._incoming(out, source, recvtag)
+        receive, finish = self._incoming(out, source, recvtag)
 
         def steps() -> Steps:
-            receive = post()
-            yield receive, send()
-            return finish(receive)
+            yield self._engine.receive(receive), send()
 
-        return Plan("sendrecv", lambda: (steps(), 0))
+        return Plan("sendrecv", lambda: (steps(), 0), finish)
 
-    def _outgoing(self, x: Any, dest: int, tag: int) -> Callable[[], Send]:
+    def _outgoing(self, x: Any, dest: int, tag: int) -> Callable[[], Operation]:
         dest = self._peer(dest, "dest")
         tag = _tag(tag, wildcard=False)
         _, flat = flat_input(x)
         mark = fingerprint("send", flat.dtype, flat.size)
         return lambda: self._engine.send(self._messages, dest, tag, as_bytes(flat), mark)
 
-    def _incoming(self, out: Any, source: int, tag: int) -> tuple[Callable[[], Receive], Callable[[Receive], Status]]:
+    def _incoming(self, out: Any, source: int, tag: int) -> tuple[Receive, Callable[[], Status]]:
         if source != ANY_SOURCE:
             source = self._peer(source, "source")
         tag = _tag(tag, wildcard=True)
         whole = view(out, "out")
         result, target = flat_output(whole, "out", whole.shape, whole.dtype)
+        if not result.flags.c_contiguous:
+            target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
         buffer = as_bytes(target)
         mark = fingerprint("send", target.dtype, target.size)
+        receive = Receive(self._messages, source, tag, buffer, len(buffer), mark)
 
-        def post() -> Receive:
-            if not result.flags.c_contiguous:
-                target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
-            receive = Receive(self._messages, source, tag, buffer, len(buffer), mark)
-            return self._engine.receive(receive)
-
-        def finish(receive: Receive) -> Status:
-            _copy_back(result, target)
+        def finish() -> Status:
+            _copied_back(result, target)
             return Status(receive.source, receive.tag, receive.nbytes)
 
-        return post, finish
+        return receive, finish
 
     def _peer(self, rank: int, name: str) -> int:
         index = operator.index(rank)
         if not 0 <= index < self._size:
             raise ValueError(f"{name} must be in range({self._size}), not {rank}")
         return index
+
+
+def _nothing() -> None:
+    """The result of an operation that has none."""
 
 
 def _tag(tag: int, wildcard: bool) -> int:
@@ -243,12 +239,35 @@ def _tag(tag: int, wildcard: bool) -> int:
     return index
 
 
-def _algorithm(name: str, known: Collection[str], auto: Callable[[], str]) -> str:
-    if name == "auto":
-        return auto()
-    if name not in known:
-        raise ValueError(f"algorithm must be one of auto, {', '.join(known)}, not {name!r}")
-    return name
+def _is_auto(algorithm: str, known: dict[str, Any]) -> bool:
+    if algorithm == "auto":
+        return True
+    if algorithm not in known:
+        raise ValueError(f"algorithm must be one of auto, {', '.join(known)}, not {algorithm!r}")
+    return False
+
+
+def _agreed(
+    name: str, size: int, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str
+) -> tuple[Reduction, str, bytes]:
+    """Operator, algorithm and fingerprint of a reduction: a function of what all ranks have to agree on."""
+    # Programs reduce the same shapes again and again. A callable of the user's is not kept alive for that.
+    once = _reduction_facts if isinstance(op, (str, np.ufunc)) else _reduction_facts.__wrapped__
+    return once(name, size, dtype, count, root, op, algorithm)
+
+
+@lru_cache(maxsize=1024)
+def _reduction_facts(
+    name: str, size: int, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str
+) -> tuple[Reduction, str, bytes]:
+    reduction = resolve(op)
+    reduction.check(dtype)
+    nbytes = count * dtype.itemsize
+    if _is_auto(algorithm, allreduce.ALGORITHMS if name == "allreduce" else reduce.ALGORITHMS):
+        algorithm = allreduce.pick(size, nbytes, reduction) if name == "allreduce" else reduce.pick(nbytes)
+    if algorithm == "ring" and not reduction.commutative:
+        raise ValueError(f"algorithm 'ring' reorders operands, and op {reduction.name!r} may not be commutative")
+    return reduction, algorithm, fingerprint(name, dtype, count, root, reduction.name, algorithm)
 
 
 def _output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
@@ -269,7 +288,8 @@ def _same(a: Array, b: Array) -> bool:
     return a.size == b.size and a.__array_interface__["data"] == b.__array_interface__["data"]
 
 
-def _copy_back(result: Array | None, target: Array | None) -> Array | None:
+def _copied_back(result: Array | None, target: Array | None) -> Array | None:
+    """The user's array, filled from the contiguous one where that is another."""
     if result is not None and target is not None and not result.flags.c_contiguous:
         result[...] = target.reshape(result.shape)
     return result

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 JOBS = Path(__file__).parent / "jobs"
 
 
@@ -40,7 +42,7 @@ class Job:
     ----------
     n : int
     program : str
-        A file in tests/jobs.
+        A file in tests/jobs, another file's full path, or an option of Python's such as ``-m``.
     args
         Command line arguments of the program.
     survivors : bool
@@ -61,7 +63,7 @@ class Job:
             command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
             command = [path, *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
-        command += [sys.executable, str(JOBS / program), *map(str, args)]
+        command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -83,11 +85,15 @@ class Job:
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
 
     def kill(self) -> None:
+        ranks = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()  # mpiexec ends its ranks
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        for rank in ranks:  # those that are stopped, or that nobody looks after any more
+            with suppress(psutil.NoSuchProcess):
+                rank.kill()
 
 
 def run_job(

@@ -32,11 +32,13 @@ def pick(size: int, nbytes: int, op: Reduction) -> str:
 
 def allreduce(call: Call, x: Array, out: Array, op: Reduction, algorithm: str) -> Steps:
     """Reduce `x` of all ranks into `out`, which may be `x`: 1-d, contiguous, same dtype and length everywhere."""
-    if call.size == 1:
-        if out is not x:
-            out[:] = x
-        return
-    yield from ALGORITHMS[algorithm](call, x, out, op)
+    return _alone(x, out) if call.size == 1 else ALGORITHMS[algorithm](call, x, out, op)
+
+
+def _alone(x: Array, out: Array) -> Steps:
+    if out is not x:
+        out[:] = x
+    yield ()
 
 
 def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
@@ -48,8 +50,8 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
     W. Gropp, Optimization of collective communication operations in MPICH, IJHPCA 19 (2005),
     doi:10.1177/1094342005051521.
     """
-    fold = Fold(call.size)
-    place, mine = yield from fold.enter(call, x, out, op)
+    fold = Fold.of(call.size)
+    place, mine = (yield from fold.enter(call, x, out, op)) if fold.extra else (call.rank, x)
     if place is not None:
         # Both sides of an exchange compute the same: the lower ranks' operand first, and in one piece.
         incoming = np.empty_like(out)
@@ -63,7 +65,8 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
                 op.apply(mine, incoming, out)
             mine = out
             distance, step = 2 * distance, step + 1
-    yield from fold.leave(call, out)
+    if fold.extra:
+        yield from fold.leave(call, out)
 
 
 def halving_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
@@ -75,8 +78,8 @@ def halving_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
     2 log2(size) steps, 2 nbytes (size-1)/size bytes per rank; two more steps of nbytes where size is no power of two.
     R. Rabenseifner, Optimization of collective reduction operations, ICCS 2004, doi:10.1007/978-3-540-24685-5_1.
     """
-    fold = Fold(call.size)
-    place, mine = yield from fold.enter(call, x, out, op)
+    fold = Fold.of(call.size)
+    place, mine = (yield from fold.enter(call, x, out, op)) if fold.extra else (call.rank, x)
     if place is not None:
         way = [
             (step, fold.rank(half.partner), half.keep, half.give)
@@ -93,7 +96,8 @@ def halving_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
             mine = out
         for (step, peer, keep, _), result in zip(reversed(way), reversed(results), strict=True):
             yield result, call.send(peer, _BACK + step, out[keep])
-    yield from fold.leave(call, out)
+    if fold.extra:
+        yield from fold.leave(call, out)
 
 
 def ring(call: Call, x: Array, out: Array, op: Reduction) -> Steps:

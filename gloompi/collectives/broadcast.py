@@ -20,7 +20,7 @@ def pick(size: int, nbytes: int) -> str:
 
 def broadcast(call: Call, x: Array, root: int, algorithm: str) -> Steps:
     """Copy `x` (1-d, contiguous, same dtype and length everywhere) of the root into `x` of every rank."""
-    yield from ALGORITHMS[algorithm](call, x, root)
+    return ALGORITHMS[algorithm](call, x, root)
 
 
 def binomial(call: Call, x: Array, root: int) -> Steps:

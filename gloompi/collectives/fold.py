@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..arrays import Array
 from ..engine.call import Call
 from ..engine.operation import Steps
@@ -23,26 +25,30 @@ class Fold:
     ----------
     places : int
         A power of two.
+    extra : int
+        How many ranks give their place up.
     """
 
-    __slots__ = ("_extra", "_size", "places")
+    __slots__ = ("extra", "places")
 
     def __init__(self, size: int) -> None:
         self.places = power_of_two_below(size)
-        self._extra = size - self.places
-        self._size = size
+        self.extra = size - self.places
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(size: int) -> Fold:
+        """The fold of `size` ranks."""
+        return Fold(size)
 
     def rank(self, place: int) -> int:
         """The rank that holds a place."""
-        return 2 * place + 1 if place < self._extra else place + self._extra
-
-    def ranks(self) -> list[int]:
-        return [self.rank(place) for place in range(self.places)]
+        return 2 * place + 1 if place < self.extra else place + self.extra
 
     def enter(self, call: Call, x: Array, out: Array, op: Reduction) -> Steps:
         """Join or be joined; return this rank's place, or None, and where its operand now is."""
-        if call.rank >= 2 * self._extra:
-            return call.rank - self._extra, x
+        if call.rank >= 2 * self.extra:
+            return call.rank - self.extra, x
         if call.rank % 2 == 0:
             yield call.send(call.rank + 1, _ENTER, x)
             return None, x
@@ -51,7 +57,7 @@ class Fold:
 
     def leave(self, call: Call, out: Array) -> Steps:
         """Hand the result to those that joined."""
-        if call.rank < 2 * self._extra:
+        if call.rank < 2 * self.extra:
             if call.rank % 2 == 0:
                 yield call.receive(call.rank + 1, _LEAVE, out)
             else:

@@ -26,12 +26,7 @@ def pick(nbytes: int) -> str:
 
 def reduce(call: Call, x: Array, out: Array | None, root: int, op: Reduction, algorithm: str) -> Steps:
     """Reduce `x` of all ranks into `out` of the root (None elsewhere): 1-d, contiguous, same dtype and length."""
-    if call.size == 1:
-        assert out is not None
-        if out is not x:
-            out[:] = x
-        return
-    yield from ALGORITHMS[algorithm](call, x, out, root, op)
+    return ALGORITHMS[algorithm if call.size > 1 else "binomial"](call, x, out, root, op)
 
 
 def binomial(call: Call, x: Array, out: Array | None, root: int, op: Reduction) -> Steps:
@@ -55,6 +50,8 @@ def binomial(call: Call, x: Array, out: Array | None, root: int, op: Reduction) 
         mine = total
     if parent is not None:
         yield call.send(parent, 0, mine)
+    elif mine is x and total is not None and total is not x:
+        total[:] = x  # the only rank
     if top != root and call.rank == top:
         yield call.send(root, 1, mine)
     if top != root and call.rank == root:
@@ -68,7 +65,7 @@ def halving_doubling(call: Call, x: Array, out: Array | None, root: int, op: Red
     log2(size) + 1 steps; 2 nbytes (size-1)/size bytes in all per rank; one more step of nbytes where size is no power of
     two.  R. Rabenseifner, ICCS 2004, doi:10.1007/978-3-540-24685-5_1; here the root gathers in one step.
     """
-    fold = Fold(call.size)
+    fold = Fold.of(call.size)
     total = np.empty_like(x) if out is None else out
     place, mine = yield from fold.enter(call, x, total, op)
     keep = slice(0, 0)

@@ -15,8 +15,9 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
@@ -26,7 +27,7 @@ from .channel import Channel, Disagreement
 from .farewell import MAX_ABORT_NBYTES, Abort, abort_frame, linger
 from .fingerprint import describe, same_items
 from .matching import Arrival
-from .operation import Operation, Receive, Scratch, Send, Steps
+from .operation import DONE, Operation, Receive, Scratch, Send, Steps
 from .polling import Poller
 from .task import Task, peer_of
 
@@ -128,33 +129,36 @@ class Engine:
             self._disagree(exc)
             raise self._broken() from None
 
-    def send(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> Send:
+    def send(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> Operation:
         """Begin to send `payload` (bytes, contiguous), which must not change before the operation is done."""
-        operation = Send(channel, dest, tag, payload, fingerprint)
         link = self._links[dest]
         nbytes = len(payload)
+        if link.finished:
+            self._lose(link, _CLOSED)
         if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES:
             link.credit -= nbytes + HEADER_NBYTES
-            self._transmit(link, _MESSAGE, operation)
-        elif (dest, tag) in channel.cleared:
+            if link.write(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), payload if nbytes else None):
+                return DONE
+            operation = Send(channel, dest, tag, payload, fingerprint)
+            link.when_taken(operation)
+            return operation
+        operation = Send(channel, dest, tag, payload, fingerprint)
+        if (dest, tag) in channel.cleared:
             channel.cleared.discard((dest, tag))
-            self._transmit(link, _DATA, operation)
+            self._transmit(link, operation)
         else:
             channel.waiting.setdefault((dest, tag), deque()).append(operation)
             link.write(pack_header(_ANNOUNCE, channel.id, tag, nbytes, fingerprint))
-        if link.finished:
-            self._lose(link, _CLOSED)
         return operation
 
-    def _transmit(self, link: Link, kind: int, send: Send) -> None:
-        payload = send.payload
-        nbytes = len(payload)
-        header = pack_header(kind, send.channel.id, send.tag, nbytes, send.fingerprint)
-        if nbytes:
-            link.write(header, payload, send)
-        else:
-            link.write(header)
+    def _transmit(self, link: Link, send: Send) -> None:
+        """Send a message that the peer has cleared."""
+        nbytes = len(send.payload)
+        header = pack_header(_DATA, send.channel.id, send.tag, nbytes, send.fingerprint)
+        if link.write(header, send.payload if nbytes else None):
             send.complete()
+        else:
+            link.when_taken(send)
 
     def receive(self, receive: Receive) -> Receive:
         """Post a receive."""
@@ -177,7 +181,10 @@ class Engine:
         if arrival.payload is None:
             self._clear(receive)
             return
-        self._consume(self._links[arrival.source], arrival.nbytes)
+        link = self._links[arrival.source]
+        link.consumed += arrival.nbytes + HEADER_NBYTES
+        if link.consumed >= CREDIT_NBYTES // 2:
+            self._grant(link)
         if arrival.complete:
             arrival.deliver(receive)
         else:
@@ -206,12 +213,10 @@ class Engine:
         header = pack_header(_CLEAR, channel.id, receive.tag, 0, receive.fingerprint)
         self._links[receive.source].write(header)
 
-    def _consume(self, link: Link, nbytes: int) -> None:
-        """Note that a message sent without asking has found its receive; grant new credit now and then."""
-        link.consumed += nbytes + HEADER_NBYTES
-        if link.consumed >= CREDIT_NBYTES // 2:
-            granted, link.consumed = link.consumed, 0
-            link.write(pack_header(Kind.CREDIT, 0, 0, granted))
+    def _grant(self, link: Link) -> None:
+        """Let the peer send again, without asking, what its receives have taken here."""
+        granted, link.consumed = link.consumed, 0
+        link.write(pack_header(Kind.CREDIT, 0, 0, granted))
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
@@ -219,7 +224,16 @@ class Engine:
         """Take a header; return where its payload goes, or None if none follows."""
         rank = pair.rank
         if kind == _MESSAGE:
-            return self._message(pair, self.channel(channel), tag, nbytes, fingerprint)
+            conversation = self._channels.get(channel) or self.channel(channel)
+            receive = conversation.matcher.match(rank, tag)
+            if receive is None:
+                return self._early(conversation, rank, tag, nbytes, fingerprint)
+            if not self._accept(receive, rank, tag, nbytes, fingerprint):
+                return None
+            pair.consumed += nbytes + HEADER_NBYTES
+            if pair.consumed >= CREDIT_NBYTES // 2:
+                self._grant(pair)
+            return receive
         if kind == _DATA:
             return self._data(rank, self.channel(channel), tag, nbytes, fingerprint)
         if kind == _CLEAR:
@@ -238,21 +252,16 @@ class Engine:
             self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")
         return None
 
-    def _message(self, link: Link, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+    def _early(self, channel: Channel, rank: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """Keep a message that no receive waits for."""
         if nbytes > EAGER_NBYTES:
-            self._garbled(link.rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
+            self._garbled(rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
             return None
-        receive = channel.matcher.match(link.rank, tag)
-        if receive is not None:
-            if not self._accept(receive, link.rank, tag, nbytes, fingerprint):
-                return None
-            self._consume(link, nbytes)
-            return receive
         if channel.collective:
-            self._check(channel, link.rank, tag, fingerprint)
+            self._check(channel, rank, tag, fingerprint)
             if self.error is not None:
                 return None
-        arrival = Arrival(link.rank, tag, nbytes, fingerprint, announced=False)
+        arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
         channel.matcher.keep(arrival)
         return arrival
 
@@ -282,7 +291,7 @@ class Engine:
         send = queue.popleft()
         if not queue:
             del channel.waiting[key]
-        self._transmit(link, _DATA, send)
+        self._transmit(link, send)
 
     def _announced(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> None:
         if channel.collective:
@@ -325,11 +334,11 @@ class Engine:
     def give_turn(self) -> None:
         self._turn.release()
 
-    def start(self, steps: Steps, name: str, number: int) -> Task:
-        """Run an algorithm as far as it gets without waiting."""
-        task = Task(steps, name, number, self.ready)
-        self._current = task
+    def start(self, name: str, begin: Callable[[], tuple[Steps, int]], finish: Callable[[], Any]) -> Task:
+        """Begin an algorithm and run it as far as it gets without waiting; `finish` makes its result."""
         try:
+            steps, number = begin()
+            self._current = task = Task(steps, name, number, finish, self.ready)
             task.advance()
         except BaseException as exc:
             self._interrupted(exc)

@@ -13,7 +13,18 @@ from ..reduction import Reduction
 if TYPE_CHECKING:
     from .channel import Channel
 
-__all__ = ["ANY_SOURCE", "ANY_TAG", "CHUNK_NBYTES", "Operation", "Receive", "ReducingReceive", "Scratch", "Send", "Steps"]
+__all__ = [
+    "ANY_SOURCE",
+    "ANY_TAG",
+    "CHUNK_NBYTES",
+    "DONE",
+    "Operation",
+    "Receive",
+    "ReducingReceive",
+    "Scratch",
+    "Send",
+    "Steps",
+]
 
 ANY_SOURCE = -1
 ANY_TAG = -1
@@ -49,8 +60,13 @@ class Operation:
             self.waiter.notify()
 
 
+DONE = Operation()
+"""An operation that needed no waiting."""
+DONE.complete()
+
+
 Steps = Generator["Operation | Sequence[Operation]", None, Any]
-"""An algorithm: yields what it waits for, returns its result."""
+"""An algorithm: yields what it waits for."""
 
 
 class Send(Operation):

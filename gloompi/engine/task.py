@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .operation import Operation, Receive, Send, Steps
@@ -22,16 +22,19 @@ class Task:
         What error texts call it: ``"allreduce"``.
     number : int
         Its number in its Context, 0 if it has none.
+    finish : callable
+        Makes the result when the algorithm has ended.
     ready : deque
         Where the task puts itself when it can go on.
     """
 
-    __slots__ = ("_name", "_number", "_pending", "_ready", "_steps", "awaited", "done", "result")
+    __slots__ = ("_finish", "_name", "_number", "_pending", "_ready", "_steps", "awaited", "done", "result")
 
-    def __init__(self, steps: Steps, name: str, number: int, ready: deque[Task]) -> None:
+    def __init__(self, steps: Steps, name: str, number: int, finish: Callable[[], Any], ready: deque[Task]) -> None:
         self._steps = steps
         self._name = name
         self._number = number
+        self._finish = finish
         self._ready = ready
         self._pending = 0
         self.awaited: Sequence[Operation] = ()
@@ -68,8 +71,8 @@ class Task:
                     self._pending = pending
                     self.awaited = awaited
                     return
-        except StopIteration as stop:
-            self.result = stop.value
+        except StopIteration:
+            self.result = self._finish()
             self.done = True
             self.awaited = ()
 

@@ -88,8 +88,12 @@ class Link:
         self.finished = False
         self._handler = handler
 
-    def write(self, header: bytes, payload: memoryview | None = None, completion: Completion | None = None) -> None:
-        """Send a frame; `completion` is told when `payload` may be changed again."""
+    def write(self, header: bytes, payload: memoryview | None = None) -> bool:
+        """Send a frame; return whether `payload` may be changed again, and if not, call `when_taken`."""
+        raise NotImplementedError
+
+    def when_taken(self, completion: Completion) -> None:
+        """Have `completion` told when the kernel has taken the payload of the last `write`."""
         raise NotImplementedError
 
 
@@ -98,15 +102,14 @@ class Loopback(Link):
 
     __slots__ = ()
 
-    def write(self, header: bytes, payload: memoryview | None = None, completion: Completion | None = None) -> None:
+    def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         _, kind, channel, tag, nbytes, fingerprint = unpack_header(header, 0)
         sink = self._handler.frame(self, kind, channel, tag, nbytes, fingerprint)
         if sink is not None:
             if payload is not None and nbytes:
                 sink.feed(payload)
             sink.finish()
-        if completion is not None:
-            completion.complete()
+        return True
 
 
 class Pair(Link):
@@ -138,39 +141,39 @@ class Pair(Link):
         """Whether something waits for the kernel to take it."""
         return bool(self._queue)
 
-    def write(self, header: bytes, payload: memoryview | None = None, completion: Completion | None = None) -> None:
+    def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         queue = self._queue
         if self.sock is None or self._write_error is not None:
-            return  # whoever reads from this pair learns why
+            return True  # whoever reads from this pair learns why
         if queue:
             queue.append((memoryview(header), None))
             if payload is not None:
-                queue.append((payload, completion))
-            return
+                queue.append((payload, None))
+            return False
         try:
             if payload is None:
                 sent = self.sock.send(header)
-            elif len(payload) <= SLICE_NBYTES:
-                sent = self.sock.sendmsg((header, payload))
+                total = HEADER_NBYTES
             else:
-                sent = self.sock.sendmsg((header, payload[:SLICE_NBYTES]))
+                sent = self.sock.sendmsg((header, payload if len(payload) <= SLICE_NBYTES else payload[:SLICE_NBYTES]))
+                total = HEADER_NBYTES + len(payload)
         except BlockingIOError:
-            sent = 0
+            sent, total = 0, -1
         except OSError as exc:
             self._fail(exc)
-            return
+            return True
+        if sent == total:
+            return True
         if sent < HEADER_NBYTES:
             queue.append((memoryview(header)[sent:], None))
             sent = HEADER_NBYTES
         if payload is not None:
-            if sent < HEADER_NBYTES + len(payload):
-                queue.append((payload[sent - HEADER_NBYTES :], completion))
-            elif completion is not None and not queue:
-                completion.complete()
-            elif completion is not None:
-                queue.append((payload[:0], completion))
-        if queue:
-            self._handler.watch(self, True)
+            queue.append((payload[sent - HEADER_NBYTES :], None))
+        self._handler.watch(self, True)
+        return False
+
+    def when_taken(self, completion: Completion) -> None:
+        self._queue[-1] = (self._queue[-1][0], completion)
 
     def flush(self) -> bool:
         """Hand the kernel up to `SLICE_NBYTES` of what waits; return whether it took any."""
