@@ -10,6 +10,12 @@ import pytest
 from launch import mpiexec, vendor
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "mpi_jobs" in getattr(item, "fixturenames", ()):
+            item.add_marker("jobs")
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
