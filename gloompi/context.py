@@ -11,11 +11,11 @@ from .deadline import Deadline, check_timeout
 from .engine.engine import Engine
 from .plan import Op, Plan, Planner, Status
 from .request import Request
+from .transport.device import Device
 from .transport.endpoint import Peer
 
 if TYPE_CHECKING:
     from .arrays import Array
-    from .transport.device import Device
 
 __all__ = ["Context"]
 
@@ -86,6 +86,8 @@ class Context:
 
         budget = _default_timeout() if timeout == _TIMEOUT else check_timeout(timeout)
         deadline = Deadline(check_timeout(connect_timeout, "connect_timeout"))
+        if not isinstance(device, Device | None):
+            raise TypeError(f"device must be a gloompi.Device, not {type(device).__name__}")
         with exchange_over(comm, deadline) as exchange:
             return cls._from_exchange(exchange, device, budget, deadline)
 

@@ -100,6 +100,7 @@ class Engine:
         self._channels: dict[int, Channel] = {}
         self._poller = Poller(crowded, shared, self._abort_asked)
         self._suspecting = False
+        self._finished = 0  # peers that have said goodbye
         staging = memoryview(bytearray(STAGING_NBYTES))
         self._links: list[Link] = []
         for peer, sock in zip(peers, sockets, strict=True):
@@ -244,6 +245,7 @@ class Engine:
             pair.credit += nbytes
         elif kind == Kind.GOODBYE:
             pair.finished = True
+            self._finished += 1
             if any(channel.involves(rank) for channel in self._channels.values()):
                 self._lose(pair, _CLOSED)
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
@@ -318,8 +320,14 @@ class Engine:
             Another thread kept the engine for all of the budget.
         GloompiError
             The engine is broken or closed.
+        RuntimeError
+            This thread is in an operation already.
         """
         if not self._turn.acquire(blocking=False):
+            if self._holder is threading.current_thread():
+                raise RuntimeError(
+                    f"{what} was called from within {self._label()} on the same Context, by a signal handler or an op"
+                )
             remaining = deadline.remaining()
             if not self._turn.acquire(timeout=-1 if remaining is None else remaining):
                 assert deadline.timeout is not None
@@ -328,10 +336,11 @@ class Engine:
                 raise OperationTimeoutError(what, deadline.timeout, reason)
         self._holder = threading.current_thread()
         if self.error is not None:
-            self._turn.release()
+            self.give_turn()
             raise self._broken()
 
     def give_turn(self) -> None:
+        self._holder = None
         self._turn.release()
 
     def start(self, name: str, begin: Callable[[], tuple[Steps, int]], finish: Callable[[], Any]) -> Task:
@@ -389,6 +398,10 @@ class Engine:
                 remaining = deadline.remaining()
                 if remaining == 0:
                     raise self._late(task, deadline)
+                if self._finished == self.size - 1 > 0:
+                    # All peers have said goodbye: what is awaited, even from any source, cannot come any more.
+                    self._lose(self._links[self.rank - 1], _CLOSED)
+                    continue
                 poller.poll(remaining)
                 patience_ends = 0.0
         except BaseException as exc:

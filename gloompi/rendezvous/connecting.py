@@ -142,7 +142,13 @@ class Connecting:
     def _dial(self, peer: int, attempt: int) -> None:
         ways = self._ways[peer]
         route = ways[attempt % len(ways)]
-        sock = socket.socket(route.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(route.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as exc:
+            if not self._make_room(exc):
+                raise
+            self._again(peer, attempt, "no file descriptor was free")
+            return
         tune(sock)
         error = sock.connect_ex(route.address)
         if error not in (0, errno.EINPROGRESS):
@@ -175,6 +181,10 @@ class Connecting:
                 sock, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
+            except OSError as exc:
+                if self._make_room(exc):
+                    continue
+                raise
             sock.setblocking(False)
             handshake = _Handshake(sock, accept(self._session, self._rank), -1, monotonic() + _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
@@ -182,6 +192,13 @@ class Connecting:
             self._epoll.register(handshake.fd, select.EPOLLIN)
             if len(self._unknown) > _MAX_UNKNOWN:
                 self._refuse(self._unknown[0], "too many connections at once")
+
+    def _make_room(self, exc: OSError) -> bool:
+        """Out of descriptors: drop the stranger that has been here longest, if there is one."""
+        if exc.errno not in (errno.EMFILE, errno.ENFILE) or not self._unknown:
+            return False
+        self._refuse(self._unknown[0], "descriptors are needed for the ranks")
+        return True
 
     def _expire(self, now: float) -> None:
         while self._unknown and self._unknown[0].expires <= now:
