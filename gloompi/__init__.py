@@ -5,7 +5,7 @@
 >>> with gloompi.Context.from_mpi(MPI.COMM_WORLD) as ctx:
 ...     total = ctx.allreduce(np.full(1000, ctx.rank, "f4"))
 
-Logging goes through ``logging.getLogger("gloompi")``; GLOOMPI_LOG_LEVEL sets its level.
+Logging goes through ``logging.getLogger("gloompi")``; GLOOMPI_LOG_LEVEL=debug prints it to stderr.
 """
 
 import logging as _logging
@@ -44,5 +44,16 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+
+def _log_to_stderr(level: str) -> None:
+    """For people who cannot change the script: GLOOMPI_LOG_LEVEL makes the messages visible by itself."""
+    handler = _logging.StreamHandler()
+    handler.setFormatter(_logging.Formatter("%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s"))
+    log = _logging.getLogger("gloompi")
+    log.setLevel(level.upper())
+    log.addHandler(handler)
+    log.propagate = False
+
+
 if _os.environ.get("GLOOMPI_LOG_LEVEL"):
-    _logging.getLogger("gloompi").setLevel(_os.environ["GLOOMPI_LOG_LEVEL"].upper())
+    _log_to_stderr(_os.environ["GLOOMPI_LOG_LEVEL"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -115,17 +116,18 @@ def _line(
     return Line(name, nbytes, *seconds)
 
 
-def _rendezvous(comm: Any, device: Device, repeats: int) -> list[float]:
-    """Seconds from calling from_mpi together until all ranks are connected and have agreed on it."""
+def _rendezvous(comm: Any, device: Device, repeats: int) -> dict[str, Any]:
+    """Seconds from calling from_mpi together until all ranks are connected and have agreed; peak memory of a rank."""
     taken = []
+    memory = 0
     for _ in range(repeats):
         comm.Barrier()
         start = perf_counter()
         ctx = Context.from_mpi(comm, device=device)
         taken.append(perf_counter() - start)
-        comm.Barrier()  # nobody says goodbye while others are still timing
+        memory = int(ctx.allreduce(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, op="max"))
         ctx.close()
-    return taken
+    return {"ranks": comm.Get_size(), "seconds": taken, "peak_memory_bytes": memory * 1024}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -145,10 +147,12 @@ def main(arguments: list[str] | None = None) -> None:
     comm = MPI.COMM_WORLD
     device = Device(transport=options.transport)
     if options.what == "rendezvous":
-        seconds = _rendezvous(comm, device, options.repeats)
-        if comm.rank == 0:
-            facts = {"ranks": comm.size, "seconds": seconds}
-            print(json.dumps(facts) if options.json else f"{comm.size} ranks: {min(seconds):.3f} s at best of {seconds}")
+        facts = _rendezvous(comm, device, options.repeats)
+        if comm.rank == 0 and options.json:
+            print(json.dumps(facts))
+        elif comm.rank == 0:
+            times = ", ".join(f"{seconds:.3f}" for seconds in facts["seconds"])
+            print(f"{comm.size} ranks connected in {times} s; at most {facts['peak_memory_bytes'] / 1e6:.1f} MB in a rank")
         return
     sizes = [int(size) for size in options.sizes.split(",")]
     with Context.from_mpi(comm, device=device) as ctx:

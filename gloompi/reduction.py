@@ -35,13 +35,13 @@ _NAMES = {ufunc: name for name, ufunc in OPERATORS.items()}
 
 @dataclass(frozen=True)
 class Reduction:
-    """An operator: ``apply(a, b, out)`` writes ``a op b`` to `out`, elementwise; `a` is from the lower ranks.
+    """An operator: ``apply(a, b, out=out)`` writes ``a op b`` to `out`, elementwise; `a` is from the lower ranks.
 
     `out` may be `a` or `b` itself.
     """
 
     name: str
-    apply: Callable[[Array, Array, Array], object]
+    apply: Callable[..., object]
     commutative: bool
 
     def check(self, dtype: np.dtype[Any]) -> None:
@@ -59,7 +59,7 @@ def _check(ufunc: np.ufunc, name: str, dtype: np.dtype[Any]) -> None:
         raise TypeError(f"op {name!r} has no meaning for {dtype}: complex numbers have no order")
     try:
         probe = np.ones(1, dtype)
-        ufunc(probe, probe, probe)
+        ufunc(probe, probe, out=probe)
     except (TypeError, ValueError) as exc:
         raise TypeError(f"op {name!r} cannot reduce {dtype}: {exc}") from exc
 

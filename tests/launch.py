@@ -46,7 +46,7 @@ class Job:
     args
         Command line arguments of the program.
     survivors : bool
-        Let the other ranks go on when one dies (MPICH only).
+        Let the other ranks go on when one dies (see `jobs/outlive.py`).
     env : dict, optional
         Additional environment variables.
     """
@@ -58,11 +58,12 @@ class Job:
         assert path is not None
         environment = {**os.environ, **(env or {})}
         if vendor() == "openmpi":
-            assert not survivors, "Open MPI's launcher ends the job when a rank dies"
             environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
             command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
             command = [path, *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
+        if survivors:
+            command += [sys.executable, "-IS", str(JOBS / "outlive.py")]
         command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
         self.process = subprocess.Popen(
             command,
@@ -85,7 +86,9 @@ class Job:
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
 
     def kill(self) -> None:
-        ranks = psutil.Process(self.process.pid).children(recursive=True)
+        ranks = []
+        with suppress(psutil.NoSuchProcess):
+            ranks = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()  # mpiexec ends its ranks
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)

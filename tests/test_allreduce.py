@@ -88,7 +88,7 @@ def test_allreduce_of_long_arrays_has_every_dtype_and_algorithm(n: int) -> None:
             for algorithm in ALGORITHMS:
                 result = ctx.allreduce(inputs[ctx.rank], algorithm=algorithm)
                 assert result.dtype == np.dtype(dtype)
-                assert result.tobytes() == wanted.tobytes(), f"{algorithm} of {dtype}"
+                np.testing.assert_array_equal(result, wanted, f"{algorithm} of {dtype}")
 
     run_ranks(n, body)
 
@@ -208,9 +208,7 @@ def test_a_callable_gets_its_operands_in_rank_order(n: int, transport: str) -> N
                 np.testing.assert_array_equal(result, wanted)
 
                 x = values(ctx.rank, count)
-                np.testing.assert_array_equal(
-                    ctx.allreduce(x, op=lambda a, b: a, algorithm=algorithm), values(0, count)
-                )
+                np.testing.assert_array_equal(ctx.allreduce(x, op=lambda a, b: a, algorithm=algorithm), values(0, count))
                 ctx.allreduce(x, out=x, op=lambda a, b: b, algorithm=algorithm)
                 np.testing.assert_array_equal(x, values(n - 1, count))
 
@@ -311,7 +309,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
                 for name in ("min", "max"):
                     text = f"op '{name}' has no meaning for {np.dtype(dtype)}: complex numbers have no order"
                     refused(ctx, TypeError, text, x=np.ones(3, dtype), op=name)
-            for op, dtype in ((np.true_divide, "i4"), (np.bitwise_and, "f8"), ("sum", "M8[s]"), ("sum", "S3"), ("sum", "i4,i4")):
+            for op, dtype in ((np.true_divide, "i4"), (np.bitwise_and, "f8"), ("sum", "M8[s]"), ("sum", "i4,i4")):
                 with pytest.raises(TypeError, match=r"^op '\w+' cannot reduce "):
                     ctx.allreduce(np.ones(3).astype(dtype), op=op)
             with pytest.raises(TypeError, match="cannot reduce"):
@@ -322,6 +320,16 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
         assert ctx.allreduce(np.ones(3)).tolist() == [n, n, n]
 
     run_ranks(n, body)
+
+
+@pytest.mark.parametrize("dtype", ["S3", "U3"])
+def test_text_has_no_sum(dtype: str) -> None:
+    def body(ctx: Context) -> None:
+        # NumPy 2 adds texts, but the sum is longer than its operands: in an array of their dtype it would be cut.
+        with pytest.raises(TypeError, match="cannot reduce"):
+            ctx.allreduce(np.array(["abc", "def"], dtype))
+
+    run_ranks(2, body)
 
 
 def test_an_operator_that_raises_breaks_the_context_on_all_ranks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("mpi_jobs")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_from_mpi_of_every_communicator(size: int) -> None:
     ranks = run_job(size, "communicators.py")
-    pids = [peer for peer in ranks[0]["peers"]]
+    pids = ranks[0]["peers"]
     assert len(set(pids)) == size
     for rank, found in enumerate(ranks):
         members = len(range(rank % 2, size, 2))
@@ -104,16 +105,17 @@ def test_too_few_file_descriptors_on_one_rank(bad_ranks: list[dict[str, Any]]) -
     assert "ulimit -n" in text
 
 
-def test_descriptors_that_run_out_during_the_rendezvous(bad_ranks: list[dict[str, Any]]) -> None:
-    assert "Too many open files" in _failure(bad_ranks, "unforeseen", 0)
+@pytest.mark.parametrize("name", ["none left", "one left"])
+def test_descriptors_that_run_out_during_the_rendezvous(bad_ranks: list[dict[str, Any]], name: str) -> None:
+    assert re.search("Too many open files|descriptor", _failure(bad_ranks, name, 0))
     for found in bad_ranks:
-        assert found["outcomes"]["unforeseen"]["seconds"] < 3.0 + 1.0
+        assert found["outcomes"][name]["seconds"] < 2.0 + 1.0
 
 
 def test_failed_rendezvous_leaves_nothing_open(bad_ranks: list[dict[str, Any]]) -> None:
     for found in bad_ranks:
         assert {name: outcome["leaked"] for name, outcome in found["outcomes"].items() if name != "first"} == {
-            name: [0, []] for name in ("interface", "ports", "descriptors", "unforeseen", "last")
+            name: [0, []] for name in ("interface", "ports", "descriptors", "none left", "one left", "last")
         }
 
 
@@ -141,7 +143,7 @@ def test_rank_that_never_calls_from_mpi(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transport", ["tcp", "unix", "auto"])
 def test_strangers_at_the_listening_sockets(transport: str) -> None:
     first, *others = run_job(3, "strangers.py", transport)
-    assert first["visits"] >= 100
+    assert first["visits"] >= 50  # an AF_UNIX backlog holds 67, and takes no more
     assert first["lines"] <= 2 + first["seconds"]  # one a second, and those that are not about strangers
     for found in (first, *others):
         assert found["total"] == 6

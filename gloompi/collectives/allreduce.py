@@ -60,9 +60,9 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
             peer = fold.rank(place ^ distance)
             yield call.receive(peer, step, incoming), call.send(peer, step, mine)
             if peer < call.rank:
-                op.apply(incoming, mine, out)
+                op.apply(incoming, mine, out=out)
             else:
-                op.apply(mine, incoming, out)
+                op.apply(mine, incoming, out=out)
             mine = out
             distance, step = 2 * distance, step + 1
     if fold.extra:

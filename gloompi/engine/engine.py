@@ -15,7 +15,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,9 @@ CREDIT_NBYTES = 1024 * 1024
 
 # How long a rank whose Context breaks tries to tell its peers.
 _TELL_SECONDS = 0.5
+
+# A rank that has waited this long within a collective asks whether its peers are in the same call.
+_ASK_SECONDS = 0.05
 
 _MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
 # What one rank sees of another's clean exit, if it still needs it.
@@ -241,6 +244,8 @@ class Engine:
             self._cleared(pair, self.channel(channel), tag, fingerprint)
         elif kind == _ANNOUNCE:
             self._announced(rank, self.channel(channel), tag, nbytes, fingerprint)
+        elif kind == Kind.WAITING:
+            self._check(self.channel(channel), rank, tag, fingerprint)
         elif kind == Kind.CREDIT:
             pair.credit += nbytes
         elif kind == Kind.GOODBYE:
@@ -380,6 +385,7 @@ class Engine:
         poller = self._poller
         patience_ends = 0.0
         tries = 0
+        asked: Sequence[Operation] = ()
         try:
             while not task.done:
                 if self.error is not None:
@@ -402,21 +408,36 @@ class Engine:
                     # All peers have said goodbye: what is awaited, even from any source, cannot come any more.
                     self._lose(self._links[self.rank - 1], _CLOSED)
                     continue
-                poller.poll(remaining)
+                if asked is task.awaited or (remaining is not None and remaining <= _ASK_SECONDS):
+                    poller.poll(remaining)
+                elif not poller.poll(_ASK_SECONDS):
+                    self._ask(task)
+                    asked = task.awaited
                 patience_ends = 0.0
         except BaseException as exc:
             self._interrupted(exc)
             raise
 
+    def _ask(self, task: Task) -> None:
+        """Tell those whom a collective waits for which call that is.
+
+        Ranks that disagree about a call may all be waiting to receive, two roots of a gather for example: then this is
+        the only frame that lets them find out.
+        """
+        for operation in task.awaited:
+            if isinstance(operation, Receive) and operation.channel.collective and not operation.done:
+                header = pack_header(Kind.WAITING, operation.channel.id, operation.tag, 0, operation.fingerprint)
+                self._links[operation.source].write(header)
+
     def _move(self) -> bool:
         """Serve every connection that has something to do, without waiting; resume the tasks that can go on."""
-        moved = self._poller.flush() | self._poller.poll(0)
-        return self._resume() or moved
+        poller = self._poller
+        moved = poller.flush() if poller.writing else False
+        moved |= poller.poll(0)
+        return self._resume() if self.ready else moved
 
     def _resume(self) -> bool:
         ready = self.ready
-        if not ready:
-            return False
         while ready:
             ready.popleft().advance()
         return True

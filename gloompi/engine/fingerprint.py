@@ -61,25 +61,26 @@ def fingerprint(
     reduction : str
         Name of the operator, any text; empty where there is none.
     """
-    name = _dtype_name(dtype)
+    short, rest = _dtype_name(dtype)
     known = reduction in _REDUCTIONS
     return _FINGERPRINT.pack(
         OPERATIONS.index(operation),
         ALGORITHMS.index(algorithm),
         _REDUCTIONS.index(reduction) if known else _OTHER,
         root,
-        crc32(name[8:] + (b"" if known else reduction.encode())),
+        crc32(rest + (b"" if known else reduction.encode())),
         count,
-        name[:8],
+        short,
     )
 
 
-def _dtype_name(dtype: np.dtype[Any]) -> bytes:
+def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
+    """Up to 8 bytes that people can read, and what else tells the dtype from others."""
     if dtype.fields is not None:
-        return f"{dtype.str}{dtype.descr}".encode()
-    if dtype.kind == "V":  # ml_dtypes' types all look like V2 or V1 to dtype.str
-        return dtype.name.encode()
-    return dtype.str.encode()
+        return dtype.str.encode()[:8], str(dtype.descr).encode()
+    # ml_dtypes' types all look like V2 or V1 to dtype.str
+    name = (dtype.name if dtype.kind == "V" else dtype.str).encode()
+    return name[:8], name[8:]
 
 
 def describe(packed: bytes) -> str:
@@ -89,7 +90,8 @@ def describe(packed: bytes) -> str:
     if reduction:
         facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")
     if operation != OPERATIONS.index("barrier"):
-        facts += [dtype.rstrip(b"\0").decode("ascii", "replace"), f"count {count}"]
+        name = dtype.rstrip(b"\0").decode("ascii", "replace")
+        facts += [f"{name} #{digest:08x}" if digest and reduction < _OTHER else name, f"count {count}"]
     if root >= 0:
         facts.append(f"root {root}")
     if 0 < algorithm < len(ALGORITHMS):

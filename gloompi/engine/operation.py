@@ -131,8 +131,7 @@ class Receive(Operation):
     def advance(self, nbytes: int) -> None:
         self.position += nbytes
 
-    def finish(self) -> None:
-        self.complete()
+    finish = Operation.complete
 
 
 class Scratch:
@@ -219,9 +218,9 @@ class ReducingReceive(Receive):
         self._reduced = stop = start + incoming.size
         mine, out = self._mine[start:stop], self._out[start:stop]
         if self._incoming_first:
-            self._apply(incoming, mine, out)
+            self._apply(incoming, mine, out=out)
         else:
-            self._apply(mine, incoming, out)
+            self._apply(mine, incoming, out=out)
 
     def finish(self) -> None:
         if self._piece is not None:

@@ -37,6 +37,8 @@ class Poller:
     ----------
     patience : float
         Seconds to keep trying before sleeping.
+    writing : dict
+        By descriptor, the pairs that have something to send.
     """
 
     def __init__(self, crowded: bool, shared: bool, woken: Callable[[], None]) -> None:
@@ -47,7 +49,7 @@ class Poller:
         self._epoll.register(self._alarm, select.EPOLLIN)
         self._woken = woken
         self._pairs: dict[int, Pair] = {}
-        self._writing: dict[int, Pair] = {}
+        self.writing: dict[int, Pair] = {}
         self._armed: set[int] = set()
 
     def add(self, pair: Pair) -> None:
@@ -58,7 +60,7 @@ class Poller:
         """Forget a pair; its socket must still be open."""
         if self._pairs.pop(pair.fd, None) is not None:
             self._epoll.unregister(pair.fd)
-            self._writing.pop(pair.fd, None)
+            self.writing.pop(pair.fd, None)
             self._armed.discard(pair.fd)
 
     def __len__(self) -> int:
@@ -70,16 +72,15 @@ class Poller:
     def watch(self, pair: Pair, writing: bool) -> None:
         """Note whether a pair has something to send."""
         if writing:
-            self._writing[pair.fd] = pair
+            self.writing[pair.fd] = pair
         else:
-            self._writing.pop(pair.fd, None)
+            self.writing.pop(pair.fd, None)
 
     def flush(self) -> bool:
         """Send what the kernel takes; return whether it took any."""
         moved = False
-        if self._writing:
-            for pair in tuple(self._writing.values()):
-                moved |= pair.flush()
+        for pair in tuple(self.writing.values()):
+            moved |= pair.flush()
         return moved
 
     def poll(self, timeout: float | None) -> bool:
@@ -102,10 +103,10 @@ class Poller:
 
     def _arm(self) -> None:
         # Asking for EPOLLOUT is a system call per change: done only before sleeping, when it matters.
-        for fd in self._writing.keys() - self._armed:
+        for fd in self.writing.keys() - self._armed:
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
             self._armed.add(fd)
-        for fd in self._armed - self._writing.keys():
+        for fd in self._armed - self.writing.keys():
             self._epoll.modify(fd, select.EPOLLIN)
             self._armed.discard(fd)
 
@@ -121,6 +122,6 @@ class Poller:
     def close(self) -> None:
         os.close(self._alarm)
         self._pairs.clear()
-        self._writing.clear()
+        self.writing.clear()
         self._armed.clear()
         self._epoll.close()

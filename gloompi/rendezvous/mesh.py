@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import secrets
 import socket
 from collections import Counter
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ def _nothing() -> None:
 
 def _listen(device: Device | None, size: int) -> tuple[Record, Listeners]:
     """Open the listening sockets; a failure becomes part of the record, so that all ranks learn of it."""
-    entropy = secrets.token_bytes(32)
+    entropy = os.urandom(32)
     try:
         _check_descriptors(size)
         listeners = (device or Device()).listen(backlog=size + 64)

@@ -59,6 +59,8 @@ class Record:
         ValueError
             The bytes are of another version, or no record.
         """
+        if len(packed) != RECORD_NBYTES:
+            raise ValueError(f"its record has {len(packed)} bytes, this gloompi writes {RECORD_NBYTES}")
         status, version, entropy = _HEAD.unpack_from(packed)
         if version != _VERSION or status not in (_OK, _FAILED):
             raise ValueError(f"its record has version {version}, this gloompi writes version {_VERSION}")

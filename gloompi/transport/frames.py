@@ -41,6 +41,8 @@ class Kind(IntEnum):
     """The sender has closed its Context; nothing follows."""
     ABORT = 7
     """The sender's Context is broken; the payload says why."""
+    WAITING = 8
+    """The sender has been waiting for a message of this call for a while: do we mean the same call?"""
 
 
 _HEADER = Struct("<BBxxIqQ8x32s")

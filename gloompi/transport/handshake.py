@@ -17,7 +17,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Generator
 from hashlib import sha256
-from secrets import token_bytes
+from os import urandom
 from struct import Struct
 from typing import Any
 
@@ -52,10 +52,10 @@ class Session:
         self._label = sha256(b"gloompi session label" + self._key).digest()[:16]
 
     def hello(self, dialer: int, acceptor: int) -> bytes:
-        return _HELLO.pack(_MAGIC, self._label, dialer, acceptor, token_bytes(32))
+        return _HELLO.pack(_MAGIC, self._label, dialer, acceptor, urandom(32))
 
     def answer(self, hello: bytes) -> bytes:
-        nonce = token_bytes(_NONCE_NBYTES)
+        nonce = urandom(_NONCE_NBYTES)
         return nonce + self._mac(b"answer", hello, nonce)
 
     def proof(self, hello: bytes, answer: bytes) -> bytes:

@@ -48,7 +48,7 @@ def routes(mine: Endpoint, theirs: Endpoint) -> list[Route]:
         name = unix_address(theirs.unix)
         found.append(((-2,), Route("unix", socket.AF_UNIX, name, f"@{name[1:]}", "same host")))
     own = {address.ip.ip for address in mine.addresses}
-    for address in theirs.addresses:
+    for address in theirs.addresses if mine.addresses else ():
         if address.nearness is Nearness.LOOPBACK:
             if same_host:
                 found.append(((-1,), _tcp(address, 0, "same host, loopback")))

@@ -24,6 +24,7 @@ other = np.zeros(1000)
 ctx.sendrecv(np.full(1000, -1.0), right, other, left)
 ctx.barrier()
 untouched = not any(request.Test() for request in pending) and not mine.any() and not anybodys.any()
+ctx.barrier()  # nobody sends before everybody has looked
 world.Send(np.arange(1000.0) + rank, right, tag=0)
 world.Send(np.full(3, float(rank)), right, tag=9)
 MPI.Request.Waitall(pending)

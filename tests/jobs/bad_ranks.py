@@ -4,13 +4,13 @@ import os
 import resource
 import socket
 import time
+from itertools import count, islice
 
 from mpi4py import MPI
 from report import facts_of, report
 from traces import listening, open_files
 
 from gloompi import Context, Device
-from gloompi.rendezvous import mesh
 
 world = MPI.COMM_WORLD
 rank, size = world.Get_rank(), world.Get_size()
@@ -18,9 +18,9 @@ soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def allow(more):
-    """Let this process open so many more files."""
-    highest = max(map(int, os.listdir("/proc/self/fd")))  # the limit is on the number of a descriptor, not on how many
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, highest + 1 + more), hard))
+    """Let this process open so many more files: the limit is on the number of a new descriptor, and it gets the lowest."""
+    free = (fd for fd in count() if not os.path.exists(f"/proc/self/fd/{fd}"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, more, None)), hard))
 
 
 def attempt(device=None, connect_timeout=30.0):
@@ -50,18 +50,19 @@ if rank == 0:
     allow(5)
 outcomes["descriptors"] = attempt()
 
-# The same, but unforeseen: after this rank has told the others that it takes part.
-check, listen = mesh._check_descriptors, Device.listen
-if rank == 0:
+# The same, but unforeseen: after this rank has told the others that it takes part. Epoll needs one, each peer one.
+listen = Device.listen
+for name, more in (("none left", 1), ("one left", 2)):
 
-    def listen_and_run_out(device, backlog):
+    def listen_and_run_out(device, backlog, more=more):
         listeners = listen(device, backlog)
-        allow(1)  # for epoll: the next one is refused
+        allow(more)
         return listeners
 
-    Device.listen = listen_and_run_out
-outcomes["unforeseen"] = attempt(connect_timeout=3.0)
-Device.listen = listen
+    if rank == 0:
+        Device.listen = listen_and_run_out
+    outcomes[name] = attempt(connect_timeout=2.0)
+    Device.listen = listen
 
 outcomes["last"] = attempt()
 report(rank, port=port, outcomes=outcomes)

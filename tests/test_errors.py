@@ -1,0 +1,149 @@
+"""Errors: their texts in full, their facts as attributes, and the way to another rank and back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from gloompi import errors
+from gloompi.errors import (
+    AuthenticationError,
+    ContextClosedError,
+    GloompiError,
+    MismatchError,
+    OperationTimeoutError,
+    PeerLostError,
+    RendezvousError,
+    rebuild,
+)
+
+CASES: dict[str, tuple[GloompiError, str, dict[str, Any]]] = {
+    "GloompiError": (GloompiError("it broke"), "it broke", {"reason": "it broke"}),
+    "RendezvousError": (
+        RendezvousError("no such interface", 2, "node7", 4121),
+        "rendezvous failed at rank 2 (node7, pid 4121): no such interface",
+        {"reason": "no such interface", "rank": 2, "host": "node7", "pid": 4121},
+    ),
+    "RendezvousError of nobody": (
+        RendezvousError("ranks [2] did not come"),
+        "rendezvous failed: ranks [2] did not come",
+        {"reason": "ranks [2] did not come", "rank": None, "host": "", "pid": 0},
+    ),
+    "RendezvousError at rank 0": (
+        RendezvousError("no room", 0, "node0", 1),
+        "rendezvous failed at rank 0 (node0, pid 1): no room",
+        {"reason": "no room", "rank": 0, "host": "node0", "pid": 1},
+    ),
+    "PeerLostError": (
+        PeerLostError(3, "node7", 4121, "tcp 10.0.0.4:40112", "allreduce #17", "connection closed by peer"),
+        "lost rank 3 (node7, pid 4121, tcp 10.0.0.4:40112) in allreduce #17: connection closed by peer",
+        {
+            "rank": 3,
+            "host": "node7",
+            "pid": 4121,
+            "address": "tcp 10.0.0.4:40112",
+            "operation": "allreduce #17",
+            "reason": "connection closed by peer",
+        },
+    ),
+    "PeerLostError while idle": (
+        PeerLostError(0, "node7", 4121, "unix @gloompi-ab", None, "Connection reset by peer"),
+        "lost rank 0 (node7, pid 4121, unix @gloompi-ab) between operations: Connection reset by peer",
+        {
+            "rank": 0,
+            "host": "node7",
+            "pid": 4121,
+            "address": "unix @gloompi-ab",
+            "operation": None,
+            "reason": "Connection reset by peer",
+        },
+    ),
+    "OperationTimeoutError": (
+        OperationTimeoutError("allreduce #17", 30, "rank 3 has sent 4096 of 65536 bytes"),
+        "allreduce #17 timed out after 30.0 s: rank 3 has sent 4096 of 65536 bytes",
+        {"operation": "allreduce #17", "timeout": 30, "reason": "rank 3 has sent 4096 of 65536 bytes"},
+    ),
+    "MismatchError": (
+        MismatchError("allreduce #2", 0, "allreduce(sum, <f4, count 10)", 3, "allreduce(max, <f4, count 10)"),
+        "ranks disagree on allreduce #2: rank 0 called allreduce(sum, <f4, count 10), rank 3 called "
+        "allreduce(max, <f4, count 10); every rank must make the same calls in the same order",
+        {
+            "operation": "allreduce #2",
+            "rank": 0,
+            "here": "allreduce(sum, <f4, count 10)",
+            "other": 3,
+            "there": "allreduce(max, <f4, count 10)",
+        },
+    ),
+    "ContextClosedError": (ContextClosedError("closed"), "closed", {"reason": "closed"}),
+    "AuthenticationError": (AuthenticationError("wrong HMAC"), "wrong HMAC", {"reason": "wrong HMAC"}),
+}
+
+
+def test_every_error_has_a_case() -> None:
+    assert {type(error).__name__ for error, _, _ in CASES.values()} == set(errors.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_text(name: str) -> None:
+    error, text, _ = CASES[name]
+    assert str(error) == text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_facts_are_attributes(name: str) -> None:
+    error, _, facts = CASES[name]
+    assert error.facts() == facts
+    assert {fact: getattr(error, fact) for fact in facts} == facts
+    assert error.reported_by is None
+
+
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"])
+@pytest.mark.parametrize("name", CASES)
+def test_copies_keep_class_facts_and_text(name: str, again: Any) -> None:
+    error, text, facts = CASES[name]
+    other = again(error)
+    assert other is not error
+    assert (type(other), str(other), other.facts(), other.reported_by) == (type(error), text, facts, None)
+
+
+def test_pickling_keeps_who_reported_it() -> None:
+    error = rebuild("AuthenticationError", {"reason": "wrong HMAC"}, 4)
+    other = pickle.loads(pickle.dumps(error))
+    assert (str(other), other.reported_by) == ("wrong HMAC (reported by rank 4)", 4)
+
+
+@pytest.mark.parametrize("reporter", [0, 5])
+@pytest.mark.parametrize("name", CASES)
+def test_rebuild_makes_the_error_of_another_rank(name: str, reporter: int) -> None:
+    error, text, facts = CASES[name]
+    other = rebuild(type(error).__name__, facts, reporter)
+    assert type(other) is type(error)
+    assert (str(other), other.facts()) == (f"{text} (reported by rank {reporter})", facts)
+    assert other.reported_by == reporter
+
+
+def test_rebuild_of_an_unknown_class() -> None:
+    error = rebuild("FutureError", {"reason": "it rained"}, 1)
+    assert type(error) is GloompiError
+    assert str(error) == "it rained (reported by rank 1)"
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (PeerLostError, ConnectionError),
+        (PeerLostError, OSError),
+        (OperationTimeoutError, TimeoutError),
+        (MismatchError, ValueError),
+    ],
+)
+def test_errors_are_also_the_builtin_ones(error: type[GloompiError], builtin: type[Exception]) -> None:
+    assert issubclass(error, builtin)
+
+
+def test_all_errors_have_one_base() -> None:
+    assert all(issubclass(getattr(errors, name), GloompiError) for name in errors.__all__)

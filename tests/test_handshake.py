@@ -1,0 +1,279 @@
+"""Handshakes in memory: who gets in, and who does not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from hashlib import sha256
+from hmac import digest
+from typing import Any
+
+import pytest
+
+from gloompi.errors import AuthenticationError
+from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Flights, Session, accept, dial
+
+ENTROPY = [bytes([rank + 1]) * 32 for rank in range(4)]
+STRANGER = "wrong HMAC in its {}: it does not hold the session key"
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(ENTROPY)
+
+
+class Log:
+    """What either side sends during a handshake, and `change` to tamper with it on the way."""
+
+    def __init__(self, change: Callable[[str, bytes], bytes] = lambda flight, sent: sent) -> None:
+        self.change = change
+        self.sent: dict[str, bytes] = {}
+
+    def carry(self, flight: str, sent: bytes) -> bytes:
+        self.sent[flight] = sent
+        return self.change(flight, sent)
+
+
+def run(dialer: Flights, acceptor: Flights, log: Log) -> int:
+    """Carry the four flights; return the rank that the acceptor has let in.
+
+    A side that refuses raises AuthenticationError here.
+    """
+    hello, wanted = next(dialer)
+    nothing, wanted_first = next(acceptor)
+    assert (nothing, wanted_first, wanted) == (b"", HELLO_NBYTES, ANSWER_NBYTES)
+    answer, wanted = acceptor.send(log.carry("hello", hello))
+    assert wanted == PROOF_NBYTES
+    proof, wanted = dialer.send(log.carry("answer", answer))
+    assert wanted == PROOF_NBYTES
+    with pytest.raises(StopIteration) as stop:
+        acceptor.send(log.carry("proof", proof))
+    rank, welcome = stop.value.value
+    with pytest.raises(StopIteration):
+        dialer.send(log.carry("welcome", welcome))
+    return rank
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    with pytest.raises(AuthenticationError) as caught:
+        action()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("dialer", "acceptor"), [(1, 0), (3, 0), (3, 2)])
+def test_a_whole_handshake(session: Session, dialer: int, acceptor: int) -> None:
+    log = Log()
+    assert run(dial(Session(ENTROPY), dialer, acceptor), accept(session, acceptor), log) == dialer
+    assert [(flight, len(sent)) for flight, sent in log.sent.items()] == [
+        ("hello", 64),
+        ("answer", 64),
+        ("proof", 32),
+        ("welcome", 32),
+    ]
+
+
+def test_flights_are_what_the_protocol_says(session: Session) -> None:
+    log = Log()
+    run(dial(session, 3, 1), accept(session, 1), log)
+    hello, answer, proof, welcome = log.sent.values()
+    key = digest(b"".join(ENTROPY), b"gloompi session key", "sha256")
+    label = sha256(b"gloompi session label" + key).digest()[:16]
+    assert hello[:32] == b"gloompi\x01" + label + b"\x03\x00\x00\x00" + b"\x01\x00\x00\x00"
+    assert answer[32:] == digest(key, b"answer\0" + hello + answer[:32], "sha256")
+    assert proof == digest(key, b"proof\0" + hello + answer, "sha256")
+    assert welcome == digest(key, b"welcome\0" + hello + answer, "sha256")
+
+
+def test_nonces_are_fresh(session: Session) -> None:
+    logs = [Log() for _ in range(3)]
+    for log in logs:
+        run(dial(session, 1, 0), accept(session, 0), log)
+    for flight in ("hello", "answer", "proof", "welcome"):
+        assert len({log.sent[flight] for log in logs}) == 3
+
+
+@pytest.mark.parametrize("flight", ["answer", "proof", "welcome"])
+@pytest.mark.parametrize("position", [0, 31, -1])
+def test_one_flipped_bit_is_noticed(session: Session, flight: str, position: int) -> None:
+    def flip(name: str, sent: bytes) -> bytes:
+        changed = bytearray(sent)
+        changed[position] ^= 1
+        return bytes(changed) if name == flight else sent
+
+    told = refusal(lambda: run(dial(session, 1, 0), accept(session, 0), Log(flip)))
+    assert told == STRANGER.format(flight)
+
+
+@pytest.mark.parametrize("position", range(32, 64))
+def test_a_changed_nonce_in_the_hello_is_noticed_by_the_dialer(session: Session, position: int) -> None:
+    def flip(name: str, sent: bytes) -> bytes:
+        changed = bytearray(sent)
+        changed[position] ^= 1
+        return bytes(changed) if name == "hello" else sent
+
+    told = refusal(lambda: run(dial(session, 1, 0), accept(session, 0), Log(flip)))
+    assert told == STRANGER.format("answer")
+
+
+# -- hellos that are refused --------------------------------------------------------------------------------------------
+
+
+def hello_refused(acceptor: Session, rank: int, hello: bytes) -> str:
+    flights = accept(acceptor, rank)
+    next(flights)
+    return refusal(lambda: flights.send(hello))
+
+
+def test_hello_of_another_session(session: Session) -> None:
+    for other in (ENTROPY[:3], [*ENTROPY[:3], bytes(32)], ENTROPY[::-1]):
+        assert hello_refused(session, 0, Session(other).hello(1, 0)) == "it belongs to another session"
+
+
+def test_hello_for_another_rank(session: Session) -> None:
+    assert hello_refused(session, 1, session.hello(3, 0)) == "it is meant for rank 0, this is rank 1"
+
+
+@pytest.mark.parametrize(
+    ("dialer", "acceptor"),
+    [(2, 2), (1, 2), (0, 2), (4, 2), (0xFFFFFFFF, 2)],
+    ids=["own rank", "lower", "lowest", "beyond size", "far beyond"],
+)
+def test_hello_of_a_rank_that_does_not_dial(session: Session, dialer: int, acceptor: int) -> None:
+    told = hello_refused(session, acceptor, session.hello(dialer, acceptor))
+    assert told == f"rank {dialer} does not dial rank {acceptor} in a session of 4"
+
+
+def test_hello_of_another_version(session: Session) -> None:
+    hello = bytearray(session.hello(1, 0))
+    hello[7] = 2
+    assert hello_refused(session, 0, bytes(hello)) == "handshake version 2, this is version 1"
+
+
+@pytest.mark.parametrize(
+    ("garbage", "shown"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "b'GET / HT'"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", r"b'\x16\x03\x01\x02\x00\x01\x00\x01'"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "b'SSH-2.0-'"),
+        (b"", r"b'\x00\x00\x00\x00\x00\x00\x00\x00'"),
+    ],
+    ids=["HTTP", "TLS", "SSH", "zeros"],
+)
+def test_garbage(session: Session, garbage: bytes, shown: str) -> None:
+    assert hello_refused(session, 0, garbage.ljust(HELLO_NBYTES, b"\0")) == f"not gloompi: it starts with {shown}"
+
+
+def test_generated_garbage_is_refused(session: Session) -> None:
+    """100,000 hellos: random bytes, and good ones with one byte changed in front of the nonce."""
+    generator = random.Random(23)
+    good = session.hello(1, 0)
+    let_in = 0
+    for number in range(100_000):
+        hello = bytearray(good)
+        if number % 2:
+            hello[:32] = generator.randbytes(32)
+        else:
+            position = generator.randrange(32)
+            hello[position] ^= generator.randrange(1, 256)
+        try:
+            rank = session.check_hello(bytes(hello), 0)
+        except AuthenticationError:
+            continue
+        assert hello[:24] == good[:24]
+        assert rank in (2, 3)
+        let_in += 1  # rank 1's hello has become another rank's: the proof decides
+    assert let_in < 100_000
+
+
+# -- those without the key ----------------------------------------------------------------------------------------------
+
+
+def test_dialer_with_the_label_but_not_the_key(session: Session) -> None:
+    other = Session([bytes(32)] * 4)
+    hello = session.hello(1, 0)  # overheard
+    flights = accept(session, 0)
+    next(flights)
+    answer, _ = flights.send(hello)
+    assert refusal(lambda: flights.send(other.proof(hello, answer))) == STRANGER.format("proof")
+
+
+def test_acceptor_without_the_key(session: Session) -> None:
+    flights = dial(session, 1, 0)
+    hello, _ = next(flights)
+    answer = Session([bytes(32)] * 4).answer(hello)
+    assert refusal(lambda: flights.send(answer)) == STRANGER.format("answer")
+
+
+def test_acceptor_that_does_not_welcome(session: Session) -> None:
+    flights = dial(session, 1, 0)
+    hello, _ = next(flights)
+    flights.send(session.answer(hello))
+    assert refusal(lambda: flights.send(bytes(PROOF_NBYTES))) == STRANGER.format("welcome")
+
+
+def test_proof_sent_back_is_no_welcome(session: Session) -> None:
+    flights = dial(session, 1, 0)
+    hello, _ = next(flights)
+    proof, _ = flights.send(session.answer(hello))
+    assert refusal(lambda: flights.send(proof)) == STRANGER.format("welcome")
+
+
+def test_hello_sent_back_is_no_answer(session: Session) -> None:
+    flights = dial(session, 1, 0)
+    hello, _ = next(flights)
+    assert refusal(lambda: flights.send(hello)) == STRANGER.format("answer")
+
+
+def test_mac_of_the_answer_sent_back_is_no_proof(session: Session) -> None:
+    flights = accept(session, 0)
+    next(flights)
+    answer, _ = flights.send(session.hello(1, 0))
+    assert refusal(lambda: flights.send(answer[32:])) == STRANGER.format("proof")
+
+
+def test_answer_of_another_rank_is_refused(session: Session) -> None:
+    """A man in the middle leads rank 3's connection for rank 0 to rank 1."""
+    dialer, acceptor = dial(session, 3, 0), accept(session, 1)
+    next(acceptor)
+    hello, _ = next(dialer)
+    assert refusal(lambda: acceptor.send(hello)) == "it is meant for rank 0, this is rank 1"
+
+
+def test_replayed_hello_and_proof_are_refused(session: Session) -> None:
+    overheard = Log()
+    run(dial(session, 1, 0), accept(session, 0), overheard)
+    flights = accept(session, 0)
+    next(flights)
+    flights.send(overheard.sent["hello"])
+    assert refusal(lambda: flights.send(overheard.sent["proof"])) == STRANGER.format("proof")
+
+
+def test_replayed_answer_and_welcome_are_refused(session: Session) -> None:
+    overheard = Log()
+    run(dial(session, 1, 0), accept(session, 0), overheard)
+    flights = dial(session, 1, 0)
+    hello, _ = next(flights)
+    assert refusal(lambda: flights.send(overheard.sent["answer"])) == STRANGER.format("answer")
+    flights = dial(session, 1, 0)
+    hello, _ = next(flights)
+    flights.send(session.answer(hello))
+    assert refusal(lambda: flights.send(overheard.sent["welcome"])) == STRANGER.format("welcome")
+
+
+# -- the key ------------------------------------------------------------------------------------------------------------
+
+
+def test_key_depends_on_every_rank_and_their_order() -> None:
+    changed = [[*ENTROPY[:rank], bytes(32), *ENTROPY[rank + 1 :]] for rank in range(4)]
+    keys = {Session(entropy)._key for entropy in (ENTROPY, ENTROPY[::-1], *changed)}
+    assert len(keys) == 6
+
+
+def test_key_is_in_no_text(session: Session) -> None:
+    key = session._key
+    log = Log(lambda flight, sent: bytes(len(sent)) if flight == "proof" else sent)
+    told = [repr(session), str(session), refusal(lambda: run(dial(session, 1, 0), accept(session, 0), log))]
+    for text in told:
+        assert key.hex() not in text
+        assert repr(key)[2:-1] not in text
+    assert all(key not in sent for sent in log.sent.values())

@@ -1,0 +1,237 @@
+"""MPI's matching rules, on receives and messages named by a letter."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gloompi.engine.channel import Channel
+from gloompi.engine.matching import Arrival, Matcher
+from gloompi.engine.operation import ANY_SOURCE, ANY_TAG, Receive
+
+CHANNEL = Channel(0, False)
+
+
+def receive(source: int, tag: int, nbytes: int = 8) -> Receive:
+    return Receive(CHANNEL, source, tag, memoryview(bytearray(nbytes)), nbytes, bytes(32))
+
+
+def arrival(source: int, tag: int, payload: bytes | None = b"") -> Arrival:
+    early = Arrival(source, tag, len(payload or b""), bytes(32), announced=payload is None)
+    if payload:
+        early.feed(memoryview(payload))
+    return early
+
+
+@pytest.fixture
+def matcher() -> Matcher:
+    return Matcher()
+
+
+def post(matcher: Matcher, *wanted: tuple[int, int]) -> list[Receive]:
+    """Post receives that find no early message."""
+    receives = [receive(source, tag) for source, tag in wanted]
+    assert [matcher.post(each) for each in receives] == [None] * len(receives)
+    return receives
+
+
+def keep(matcher: Matcher, *came: tuple[int, int]) -> list[Arrival]:
+    """Keep messages that no receive wants."""
+    arrivals = [arrival(source, tag) for source, tag in came]
+    for each in arrivals:
+        assert matcher.match(each.source, each.tag) is None
+        matcher.keep(each)
+    return arrivals
+
+
+# -- receives that are posted first -------------------------------------------------------------------------------------
+
+
+def test_nothing_matches_in_an_empty_matcher(matcher: Matcher) -> None:
+    assert matcher.match(0, 0) is None
+    assert matcher.posted() == []
+
+
+def test_source_and_tag_both_count(matcher: Matcher) -> None:
+    (a,) = post(matcher, (1, 7))
+    assert matcher.match(1, 8) is None
+    assert matcher.match(2, 7) is None
+    assert matcher.match(7, 1) is None
+    assert matcher.match(1, 7) is a
+    assert matcher.match(1, 7) is None
+
+
+def test_receives_match_in_the_order_of_posting(matcher: Matcher) -> None:
+    a, b, c = post(matcher, (1, 7), (1, 7), (1, 7))
+    assert [matcher.match(1, 7) for _ in range(4)] == [a, b, c, None]
+
+
+@pytest.mark.parametrize("wild", [(ANY_SOURCE, 7), (1, ANY_TAG), (ANY_SOURCE, ANY_TAG)])
+def test_wildcard_admits(matcher: Matcher, wild: tuple[int, int]) -> None:
+    (a,) = post(matcher, wild)
+    assert matcher.match(1, 7) is a
+    assert matcher.match(1, 7) is None
+
+
+@pytest.mark.parametrize(("wild", "came"), [((ANY_SOURCE, 7), (1, 8)), ((1, ANY_TAG), (2, 7))])
+def test_wildcard_does_not_admit_everything(matcher: Matcher, wild: tuple[int, int], came: tuple[int, int]) -> None:
+    (a,) = post(matcher, wild)
+    assert matcher.match(*came) is None
+    assert matcher.posted() == [a]
+
+
+@pytest.mark.parametrize("wild", [(ANY_SOURCE, 7), (1, ANY_TAG), (ANY_SOURCE, ANY_TAG)])
+def test_wildcard_and_exact_match_in_the_order_of_posting(matcher: Matcher, wild: tuple[int, int]) -> None:
+    a, b, c, d = post(matcher, wild, (1, 7), wild, (1, 7))
+    assert [matcher.match(1, 7) for _ in range(5)] == [a, b, c, d, None]
+    a, b, c = post(matcher, (1, 7), wild, (1, 7))
+    assert [matcher.match(1, 7) for _ in range(4)] == [a, b, c, None]
+
+
+def test_wildcards_match_in_the_order_of_posting(matcher: Matcher) -> None:
+    a, b, c = post(matcher, (ANY_SOURCE, 7), (1, ANY_TAG), (ANY_SOURCE, ANY_TAG))
+    assert matcher.match(1, 8) is b
+    assert matcher.match(1, 7) is a
+    assert matcher.match(2, 9) is c
+
+
+def test_a_wildcard_that_does_not_admit_leaves_the_exact_one_its_message(matcher: Matcher) -> None:
+    _, b = post(matcher, (2, ANY_TAG), (1, 7))
+    assert matcher.match(1, 7) is b
+
+
+def test_posted_lists_what_waits(matcher: Matcher) -> None:
+    a, b, c, d = post(matcher, (1, 7), (ANY_SOURCE, 7), (1, 7), (2, 7))
+    assert set(matcher.posted()) == {a, b, c, d}
+    matcher.match(1, 7)
+    assert set(matcher.posted()) == {b, c, d}
+
+
+# -- messages that come first -------------------------------------------------------------------------------------------
+
+
+def test_early_messages_are_kept_in_order(matcher: Matcher) -> None:
+    a, b, c = keep(matcher, (1, 7), (1, 7), (1, 7))
+    assert [matcher.post(receive(1, 7)) for _ in range(4)] == [a, b, c, None]
+
+
+def test_exact_receive_takes_its_own_early_message(matcher: Matcher) -> None:
+    a, b, c, d = keep(matcher, (1, 7), (2, 7), (1, 8), (1, 7))
+    assert matcher.post(receive(2, 7)) is b
+    assert matcher.post(receive(1, 8)) is c
+    assert matcher.post(receive(1, 7)) is a
+    assert matcher.post(receive(1, 7)) is d
+
+
+def test_wildcard_receive_takes_the_message_that_came_first(matcher: Matcher) -> None:
+    a, b, c, d, e = keep(matcher, (3, 9), (1, 7), (2, 8), (1, 7), (3, 7))
+    assert matcher.post(receive(ANY_SOURCE, 7)) is b
+    assert matcher.post(receive(3, ANY_TAG)) is a
+    assert matcher.post(receive(ANY_SOURCE, ANY_TAG)) is c
+    assert matcher.post(receive(ANY_SOURCE, 7)) is d
+    assert matcher.post(receive(ANY_SOURCE, ANY_TAG)) is e
+    assert matcher.post(receive(ANY_SOURCE, ANY_TAG)) is None
+
+
+def test_receive_that_took_an_early_message_is_not_posted(matcher: Matcher) -> None:
+    keep(matcher, (1, 7), (1, 7))
+    matcher.post(receive(1, 7))
+    matcher.post(receive(ANY_SOURCE, ANY_TAG))
+    assert matcher.posted() == []
+    assert matcher.match(1, 7) is None
+
+
+def test_receive_that_nothing_fits_is_posted(matcher: Matcher) -> None:
+    keep(matcher, (1, 7))
+    a, b = post(matcher, (1, 8), (2, ANY_TAG))
+    assert set(matcher.posted()) == {a, b}
+
+
+class Reference:
+    """The rules as MPI states them: two lists, searched from the front."""
+
+    def __init__(self) -> None:
+        self.receives: list[Receive] = []
+        self.arrivals: list[Arrival] = []
+
+    @staticmethod
+    def fits(wanted: Receive, source: int, tag: int) -> bool:
+        return wanted.source in (ANY_SOURCE, source) and wanted.tag in (ANY_TAG, tag)
+
+    def post(self, wanted: Receive) -> Arrival | None:
+        for each in self.arrivals:
+            if self.fits(wanted, each.source, each.tag):
+                self.arrivals.remove(each)
+                return each
+        self.receives.append(wanted)
+        return None
+
+    def match(self, source: int, tag: int) -> Receive | None:
+        for each in self.receives:
+            if self.fits(each, source, tag):
+                self.receives.remove(each)
+                return each
+        return None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_sequence_matches_as_the_rules_say(seed: int) -> None:
+    generator = random.Random(seed)
+    matcher, reference = Matcher(), Reference()
+    taken = 0
+    for _ in range(500):
+        source, tag = generator.randrange(3), generator.randrange(3)
+        if generator.random() < 0.5:
+            wanted = receive(
+                ANY_SOURCE if generator.random() < 0.3 else source, ANY_TAG if generator.random() < 0.3 else tag
+            )
+            early = matcher.post(wanted)
+            assert early is reference.post(wanted)
+            taken += early is not None
+        else:
+            posted = matcher.match(source, tag)
+            assert posted is reference.match(source, tag)
+            taken += posted is not None
+            if posted is None:
+                came = arrival(source, tag)
+                matcher.keep(came)
+                reference.arrivals.append(came)
+        assert set(matcher.posted()) == set(reference.receives)
+    assert taken > 100
+
+
+# -- the payload of an early message ------------------------------------------------------------------------------------
+
+
+def test_complete_arrival_is_delivered() -> None:
+    early, wanted = arrival(1, 7, b"abcd"), receive(1, 7)
+    early.finish()
+    assert early.complete
+    assert not wanted.done
+    early.deliver(wanted)
+    assert (wanted.done, wanted.position, bytes(wanted.buffer or b"")) == (True, 4, b"abcd\0\0\0\0")
+
+
+def test_arrival_delivers_itself_when_its_receive_came_in_between() -> None:
+    early, wanted = Arrival(1, 7, 6, bytes(32), announced=False), receive(1, 7)
+    early.feed(memoryview(b"ab"))
+    early.receive = wanted
+    early.window()[:3] = b"cde"
+    early.advance(3)
+    assert len(early.window()) == 1
+    assert not wanted.done
+    early.feed(memoryview(b"f"))
+    early.finish()
+    assert (wanted.done, bytes(wanted.buffer or b"")) == (True, b"abcdef\0\0")
+
+
+def test_empty_arrival_is_delivered() -> None:
+    early, wanted = arrival(1, 7), receive(1, 7)
+    early.receive = wanted
+    early.finish()
+    assert (wanted.done, wanted.position) == (True, 0)
+
+
+def test_announced_arrival_has_no_memory() -> None:
+    assert Arrival(1, 7, 2**40, bytes(32), announced=True).payload is None

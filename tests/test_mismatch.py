@@ -1,0 +1,320 @@
+"""Ranks that disagree get MismatchError, all of them; a rank that does not come is named by a timeout."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gloompi import Context, Device, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
+from gloompi.testing import run_ranks
+
+LARGE = 100_003
+PROMPT = 2.0  # seconds
+ADVICE = "every rank must make the same calls in the same order"
+
+transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
+
+
+def disagree(n: int, calls: Callable[[Context], Any], transport: str = "unix") -> list[MismatchError]:
+    """Run `calls` and a barrier on all ranks; check that all of them get the same MismatchError soon."""
+
+    def body(ctx: Context) -> MismatchError:
+        start = time.monotonic()
+        with pytest.raises(MismatchError) as caught:
+            calls(ctx)
+            ctx.barrier()  # a rank that was done before the others disagreed learns of it here
+        assert time.monotonic() - start < PROMPT
+        assert ctx.closed
+        with pytest.raises(MismatchError) as again:
+            ctx.barrier()
+        assert str(again.value) == str(caught.value)
+        return caught.value
+
+    errors = run_ranks(n, body, device=Device(transport=transport), timeout=2 * PROMPT)
+    finders = [rank for rank, error in enumerate(errors) if error.reported_by is None]
+    assert finders
+    for rank, error in enumerate(errors):
+        assert error.rank != error.other
+        assert error.here != error.there
+        operation, here, there = re.escape(error.operation), re.escape(error.here), re.escape(error.there)
+        told = "" if rank in finders else rf" \(reported by rank {error.reported_by}\)"
+        assert re.fullmatch(
+            f"ranks disagree on {operation}: rank {error.rank} called {here}, rank {error.other} called {there}; "
+            f"{ADVICE}{told}",
+            str(error),
+        )
+        assert error.rank == rank if rank in finders else error.rank in finders
+    return errors
+
+
+def called(errors: list[MismatchError]) -> dict[int, set[str]]:
+    """What each rank called, as the errors say."""
+    calls: dict[int, set[str]] = {}
+    for error in errors:
+        calls.setdefault(error.rank, set()).add(error.here)
+        calls.setdefault(error.other, set()).add(error.there)
+    return calls
+
+
+@transports
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+@pytest.mark.parametrize("count", [3, LARGE])
+def test_another_dtype(count: int, n: int, transport: str) -> None:
+    errors = disagree(n, lambda ctx: ctx.allreduce(np.ones(count, "f4" if ctx.rank == n - 1 else "f8")), transport)
+    for rank, calls in called(errors).items():
+        (call,) = calls
+        assert call.startswith(f"allreduce(sum, {'<f4' if rank == n - 1 else '<f8'}, count {count}, algorithm ")
+
+
+def test_an_error_that_is_passed_on_names_the_rank_that_met_it_first() -> None:
+    for _ in range(20):
+        for error in disagree(5, lambda ctx: ctx.allreduce(np.ones(3 + (ctx.rank == 4)))):
+            # The text's "rank" is who noticed.
+            assert error.reported_by in (None, error.rank)
+
+
+def test_a_mismatch_says_what_both_called() -> None:
+    errors = disagree(2, lambda ctx: (ctx.barrier(), ctx.allreduce(np.ones(3), op=("sum", "max")[ctx.rank])))
+    here = [f"allreduce({op}, <f8, count 3, algorithm recursive_doubling)" for op in ("sum", "max")]
+    for rank, error in enumerate(errors):
+        found = rank if error.reported_by is None else error.reported_by
+        assert (error.operation, error.rank, error.other) == ("allreduce #2", found, 1 - found)
+        assert (error.here, error.there) == (here[found], here[1 - found])
+        told = "" if error.reported_by is None else f" (reported by rank {found})"
+        assert str(error) == (
+            f"ranks disagree on allreduce #2: rank {found} called {here[found]}, rank {1 - found} called "
+            f"{here[1 - found]}; every rank must make the same calls in the same order{told}"
+        )
+
+
+DISAGREEMENTS: dict[str, Callable[[Context, bool], Any]] = {
+    "allreduce, byte order": lambda ctx, odd: ctx.allreduce(np.ones(3, ">f8" if odd else "<f8")),
+    "allreduce, sign": lambda ctx, odd: ctx.allreduce(np.ones(3, "u4" if odd else "i4")),
+    "allreduce, count": lambda ctx, odd: ctx.allreduce(np.ones(4 if odd else 3)),
+    "allreduce, count 0": lambda ctx, odd: ctx.allreduce(np.ones(0 if odd else 3)),
+    "allreduce, small and large": lambda ctx, odd: ctx.allreduce(np.ones(3 if odd else LARGE)),
+    "allreduce, both large": lambda ctx, odd: ctx.allreduce(np.ones(LARGE + odd)),
+    "allreduce, op": lambda ctx, odd: ctx.allreduce(np.ones(3), op="prod" if odd else "sum"),
+    "allreduce, op of large": lambda ctx, odd: ctx.allreduce(np.ones(LARGE), op="min" if odd else "max"),
+    "allreduce, ufunc": lambda ctx, odd: ctx.allreduce(np.ones(3), op=np.fmin if odd else np.fmax),
+    "allreduce, algorithm": lambda ctx, odd: ctx.allreduce(np.ones(9), algorithm="ring" if odd else "halving_doubling"),
+    "allreduce, structure": lambda ctx, odd: ctx.allreduce(
+        np.zeros(3, [("a", "f8"), ("b", "i8")] if odd else [("a", "i8"), ("b", "f8")]), op=_first
+    ),
+    "reduce, op": lambda ctx, odd: ctx.reduce(np.ones(3), op="lor" if odd else "land"),
+    "reduce, root": lambda ctx, odd: ctx.reduce(np.ones(3), root=int(odd)),
+    "reduce, count": lambda ctx, odd: ctx.reduce(np.ones(LARGE - odd)),
+    "reduce, algorithm": lambda ctx, odd: ctx.reduce(np.ones(9), algorithm="binomial" if odd else "halving_doubling"),
+    "broadcast, root": lambda ctx, odd: ctx.broadcast(np.ones(3), root=int(odd)),
+    "broadcast, nobody is root": lambda ctx, odd: ctx.broadcast(np.ones(3), root=(0 if odd else 1)),
+    "broadcast, root of large": lambda ctx, odd: ctx.broadcast(np.ones(LARGE), root=int(odd)),
+    "broadcast, count": lambda ctx, odd: ctx.broadcast(np.ones(3 + odd)),
+    "broadcast, dtype": lambda ctx, odd: ctx.broadcast(np.ones(LARGE, "f8" if odd else "i8")),
+    "broadcast, algorithm": lambda ctx, odd: ctx.broadcast(np.ones(9), algorithm="scatter_allgather" if odd else "binomial"),
+    "allgather, count": lambda ctx, odd: ctx.allgather(np.ones(3 + odd)),
+    "allgather, count 0": lambda ctx, odd: ctx.allgather(np.ones(0 if odd else 5)),
+    "allgather, algorithm": lambda ctx, odd: ctx.allgather(np.ones(5), algorithm="ring" if odd else "bruck"),
+    "gather, count": lambda ctx, odd: ctx.gather(np.ones(3 + odd)),
+    "gather, dtype of large": lambda ctx, odd: ctx.gather(np.ones(LARGE, "f8" if odd else "u8")),
+    "gather, root": lambda ctx, odd: ctx.gather(np.ones(3), root=int(odd)),
+    "scatter, count": lambda ctx, odd: ctx.scatter(np.ones((ctx.size, 3)), np.ones(4 if odd and ctx.rank else 3)),
+    "scatter, dtype": lambda ctx, odd: ctx.scatter(np.ones((ctx.size, 3)), np.ones(3, "f4" if odd and ctx.rank else "f8")),
+    "scatter, root": lambda ctx, odd: ctx.scatter(np.ones((ctx.size, 3)), np.ones(3), root=int(odd)),
+    "operation": lambda ctx, odd: ctx.allgather(np.ones(3)) if odd else ctx.allreduce(np.ones(3)),
+    "operation of large": lambda ctx, odd: ctx.allgather(np.ones(LARGE)) if odd else ctx.broadcast(np.ones(LARGE)),
+    "barrier": lambda ctx, odd: ctx.barrier() if odd else ctx.allreduce(np.ones(3)),
+    "order": lambda ctx, odd: [
+        (ctx.allreduce(np.ones(3)), ctx.barrier()) if odd else (ctx.barrier(), ctx.allreduce(np.ones(3)))
+    ],
+    "order of large": lambda ctx, odd: [
+        ctx.allreduce(np.ones(LARGE), op=op) for op in (("sum", "max") if odd else ("max", "sum"))
+    ],
+    "order of non-blocking": lambda ctx, odd: [
+        request.wait() for request in [ctx.iallreduce(np.ones(count)) for count in ((5, LARGE, 6) if odd else (5, 6, LARGE))]
+    ],
+}
+
+
+def _first(a: Any, b: Any) -> Any:
+    return a
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("what", DISAGREEMENTS)
+def test_ranks_disagree_on(what: str, n: int) -> None:
+    calls = DISAGREEMENTS[what]
+    for odd in (1, n - 1):  # a rank beside the roots, or the last
+        disagree(n, lambda ctx: calls(ctx, ctx.rank == odd))  # noqa: B023
+
+
+def test_callables_of_different_names_are_different_operators() -> None:
+    def _last(a: Any, b: Any) -> Any:
+        return b
+
+    errors = disagree(2, lambda ctx: ctx.allreduce(np.ones(3), op=(_first, _last)[ctx.rank]))
+    assert re.fullmatch(r"allreduce\(custom op [0-9a-f]{8}, <f8, count 3, algorithm recursive_doubling\)", errors[0].here)
+
+
+def test_shapes_of_one_count_do_not_disagree() -> None:
+    shapes = [(6,), (2, 3), (3, 2)]
+    results = run_ranks(3, lambda ctx: ctx.allreduce(np.ones(shapes[ctx.rank])))
+    assert [result.shape for result in results] == shapes
+    assert all((result == 3).all() for result in results)
+
+
+def test_a_rank_that_was_done_learns_of_it_in_any_operation() -> None:
+    everybody_else = threading.Event()
+
+    def body(ctx: Context) -> None:
+        x = np.ones(3)
+        if ctx.rank == 0:
+            ctx.broadcast(x, root=0)  # as root it is done at once
+            assert everybody_else.wait(30)
+            with pytest.raises(MismatchError) as caught:
+                ctx.recv(x, 1)
+            assert caught.value.reported_by in (None, 1)
+        else:
+            with pytest.raises(MismatchError) as caught:
+                ctx.broadcast(np.ones(4), root=0)
+            everybody_else.set()
+        assert (caught.value.rank, caught.value.other) == (1, 0)
+
+    run_ranks(2, body)
+
+
+# -- a call that a rank does not make -----------------------------------------------------------------------------------
+
+
+@transports
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("broadcast", lambda ctx, x, timeout: ctx.broadcast(x, root=0, timeout=timeout)),
+        ("recv", lambda ctx, x, timeout: ctx.recv(x, 0, timeout=timeout)),
+    ],
+)
+@pytest.mark.parametrize("count", [3, LARGE])
+def test_a_skipped_call_times_out_and_names_who_is_missing(count: int, name: str, call: Any, transport: str) -> None:
+    timeout = 0.4
+    late = threading.Barrier(3)
+
+    def body(ctx: Context) -> tuple[str, str]:
+        error: type[GloompiError] = OperationTimeoutError
+        if ctx.rank == 0:
+            late.wait(30)
+            with pytest.raises(error) as caught:
+                ctx.recv(np.ones(3), 1)
+            assert caught.value.reported_by in (1, 2)
+            return str(caught.value), ""
+        start = time.monotonic()
+        with pytest.raises(error) as caught:
+            call(ctx, np.ones(count), timeout)
+        assert timeout <= time.monotonic() - start + 0.05 < timeout + 1
+        assert caught.value.timeout == timeout
+        assert caught.value.operation == (f"{name} #1" if name != "recv" else name)
+        late.wait(30)
+        with pytest.raises(error) as again:
+            ctx.barrier()
+        assert str(again.value) == str(caught.value)
+        return str(caught.value), str(ctx.peers[0])
+
+    (told, _), (first, missing), (second, also_missing) = run_ranks(3, body, device=Device(transport=transport))
+    number = "" if name == "recv" else " #1"
+    for text, peer in ((first, missing), (second, also_missing), (told, None)):
+        who = re.escape(peer) if peer else r"rank 0 \(\S+, pid \d+, \w+ \S+\)"
+        if text.endswith("reported by rank 1)") or text.endswith("reported by rank 2)"):
+            who = r"rank 0 \(\S+, pid \d+, \w+ \S+\)"
+        assert re.fullmatch(
+            rf"{name}{number} timed out after 0\.4 s: got 0 of \d+ bytes from {who}, which may have stopped or not "
+            rf"entered {name}; see its log( \(reported by rank [12]\))?",
+            text,
+        )
+
+
+@pytest.mark.parametrize("name", ["barrier", "allreduce", "gather"])
+def test_a_skipped_collective_times_out_on_all_ranks(name: str) -> None:
+    timeout, missing, n = 0.3, 2, 4
+    others_failed = threading.Barrier(n)
+
+    def body(ctx: Context) -> str:
+        if ctx.rank == missing:
+            others_failed.wait(30)
+            with pytest.raises(OperationTimeoutError):
+                ctx.recv(np.ones(3), 0)
+            return ""
+        start = time.monotonic()
+        with pytest.raises(OperationTimeoutError) as caught:
+            if name == "barrier":
+                ctx.barrier(timeout=timeout)
+            elif name == "allreduce":
+                ctx.allreduce(np.ones(LARGE), timeout=timeout)
+            else:
+                ctx.gather(np.ones(3), timeout=timeout)
+                ctx.recv(np.ones(3), 0)  # all but the root are done, and learn of it here
+        assert timeout <= time.monotonic() - start + 0.05 < timeout + 1
+        others_failed.wait(30)
+        return str(caught.value)
+
+    texts = run_ranks(n, body)
+    assert any(f"from rank {missing} (" in text for text in texts)
+    if name == "gather":
+        assert re.fullmatch(
+            r"gather #1 timed out after 0\.3 s: got 0 of 24 bytes from rank 2 \(\S+, pid \d+, \w+ \S+\), which may have "
+            r"stopped or not entered gather; see its log",
+            texts[0],
+        )
+
+
+def test_a_large_send_that_nobody_receives_times_out() -> None:
+    done = threading.Event()
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            with pytest.raises(OperationTimeoutError) as caught:
+                ctx.send(np.ones(LARGE), 1, timeout=0.2)
+            assert str(caught.value) == (
+                f"send timed out after 0.2 s: sending {8 * LARGE} bytes to {ctx.peers[1]}, which may have stopped or not "
+                "entered send; see its log"
+            )
+            done.set()
+        else:
+            assert done.wait(30)
+            with pytest.raises(OperationTimeoutError):
+                ctx.recv(np.ones(LARGE), 0)
+
+    run_ranks(2, body)
+
+
+def test_a_slow_rank_is_no_error() -> None:
+    waiting = threading.Semaphore(0)
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            for _ in range(2):
+                assert waiting.acquire(timeout=30)
+        else:
+            waiting.release()
+        assert ctx.allreduce(np.ones(3), timeout=30).tolist() == [3] * 3
+        ctx.timeout = 20.0
+        ctx.barrier()
+
+    run_ranks(3, body)
+
+
+def test_a_rank_that_fails_is_not_waited_for() -> None:
+    def body(ctx: Context) -> None:
+        start = time.monotonic()
+        if ctx.rank == 1:
+            ctx.abort("not today")
+            return
+        with pytest.raises(PeerLostError, match="it aborted: not today"):
+            ctx.allreduce(np.ones(LARGE))
+        assert time.monotonic() - start < 10
+
+    run_ranks(3, body)

@@ -1,0 +1,130 @@
+"""What users can rely on: names, signatures, and what an import does not do."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gloompi
+import gloompi.testing
+
+NAMES = [
+    "ANY_SOURCE",
+    "ANY_TAG",
+    "AuthenticationError",
+    "Context",
+    "ContextClosedError",
+    "Device",
+    "GloompiError",
+    "MismatchError",
+    "OperationTimeoutError",
+    "PeerLostError",
+    "RendezvousError",
+    "Request",
+    "Status",
+]
+
+# Without annotations; `i` forms have no timeout, `Request.wait` has.
+SIGNATURES = {
+    "barrier": "(self, *, timeout=None)",
+    "ibarrier": "(self)",
+    "broadcast": "(self, x, *, root=0, algorithm='auto', timeout=None)",
+    "ibroadcast": "(self, x, *, root=0, algorithm='auto')",
+    "reduce": "(self, x, out=None, *, root=0, op='sum', algorithm='auto', timeout=None)",
+    "ireduce": "(self, x, out=None, *, root=0, op='sum', algorithm='auto')",
+    "allreduce": "(self, x, out=None, *, op='sum', algorithm='auto', timeout=None)",
+    "iallreduce": "(self, x, out=None, *, op='sum', algorithm='auto')",
+    "allgather": "(self, x, out=None, *, algorithm='auto', timeout=None)",
+    "iallgather": "(self, x, out=None, *, algorithm='auto')",
+    "gather": "(self, x, out=None, *, root=0, timeout=None)",
+    "igather": "(self, x, out=None, *, root=0)",
+    "scatter": "(self, x=None, out=None, *, root=0, timeout=None)",
+    "iscatter": "(self, x=None, out=None, *, root=0)",
+    "send": "(self, x, dest, *, tag=0, timeout=None)",
+    "isend": "(self, x, dest, *, tag=0)",
+    "recv": "(self, out, source, *, tag=0, timeout=None)",
+    "irecv": "(self, out, source, *, tag=0)",
+    "sendrecv": "(self, x, dest, out, source, *, sendtag=0, recvtag=0, timeout=None)",
+    "isendrecv": "(self, x, dest, out, source, *, sendtag=0, recvtag=0)",
+    "close": "(self, *, timeout=None)",
+    "abort": "(self, reason)",
+    "from_mpi": "(comm=None, *, device=None, timeout=1800.0, connect_timeout=300.0)",
+}
+ATTRIBUTES = {"closed", "peers"}
+
+
+def bare_signature(function: object) -> str:
+    signature = inspect.signature(function)  # type: ignore[arg-type]
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+def test_the_public_names() -> None:
+    assert gloompi.__all__ == NAMES
+    for name in NAMES:
+        assert getattr(gloompi, name) is not None
+    assert gloompi.testing.__all__ == ["RankError", "run_ranks"]
+
+
+def test_the_methods_of_a_context() -> None:
+    public = {name for name in vars(gloompi.Context) if not name.startswith("_")}
+    assert public == set(SIGNATURES) | ATTRIBUTES
+    assert {name: bare_signature(getattr(gloompi.Context, name)) for name in SIGNATURES} == SIGNATURES
+
+
+def test_other_signatures() -> None:
+    assert bare_signature(gloompi.Device) == "(interface=None, *, host=None, port=0, family=None, transport=None)"
+    assert bare_signature(gloompi.Request.wait) == "(self, timeout=None)"
+    assert bare_signature(gloompi.Request.test) == "(self)"
+    assert {name for name in vars(gloompi.Request) if not name.startswith("_")} == {"done", "test", "wait"}
+    assert gloompi.Status._fields == ("source", "tag", "nbytes")
+    assert (gloompi.ANY_SOURCE, gloompi.ANY_TAG) == (-1, -1)
+    assert bare_signature(gloompi.testing.run_ranks) == "(n, fn, *, timeout=60.0, device=None)"
+
+
+@pytest.mark.parametrize("blocking", [name for name in SIGNATURES if f"i{name}" in SIGNATURES])
+def test_a_non_blocking_form_takes_what_the_blocking_one_does(blocking: str) -> None:
+    forms = [inspect.signature(getattr(gloompi.Context, name)).parameters for name in (blocking, f"i{blocking}")]
+    assert [str(each) for each in forms[1].values()] == [str(each) for each in forms[0].values() if each.name != "timeout"]
+
+
+@pytest.mark.parametrize("name", [*NAMES[2:], *(f"Context.{method}" for method in SIGNATURES)])
+def test_everything_is_documented(name: str) -> None:
+    thing: object = gloompi
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    assert inspect.getdoc(thing)
+
+
+def test_the_errors_and_what_they_are() -> None:
+    errors = {
+        gloompi.GloompiError: (Exception,),
+        gloompi.RendezvousError: (gloompi.GloompiError,),
+        gloompi.PeerLostError: (gloompi.GloompiError, ConnectionError, OSError),
+        gloompi.OperationTimeoutError: (gloompi.GloompiError, TimeoutError, OSError),
+        gloompi.MismatchError: (gloompi.GloompiError, ValueError),
+        gloompi.ContextClosedError: (gloompi.GloompiError,),
+        gloompi.AuthenticationError: (gloompi.GloompiError,),
+    }
+    for error, bases in errors.items():
+        assert error.__name__ in NAMES
+        for base in bases:
+            assert issubclass(error, base)
+
+
+@pytest.mark.parametrize("module", ["gloompi", "gloompi.testing"])
+def test_an_import_imports_neither_mpi_nor_psutil(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'mpi4py', 'psutil'}} & {{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=Path(gloompi.__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
