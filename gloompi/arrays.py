@@ -23,14 +23,16 @@ def view(x: Any, name: str) -> Array:
     TypeError
         `x` owns no memory that NumPy can see without a copy, or has object dtype.
     """
-    array: Array = x if isinstance(x, np.ndarray) else _foreign(x, name)
+    array: Array = x if type(x) is np.ndarray else _foreign(x, name)
     if array.dtype.hasobject:
         raise TypeError(f"{name} has dtype {array.dtype}: Python objects cannot be sent as an array")
     return array
 
 
 def _foreign(x: Any, name: str) -> Array:
-    if hasattr(x, "__array_interface__"):
+    if isinstance(x, np.generic):
+        raise TypeError(f"{name} must be an array, not the NumPy scalar {x!r}, whose memory cannot be shared")
+    if hasattr(x, "__array_interface__"):  # subclasses of ndarray too: a matrix, for one, is never 1-d
         return np.asarray(x)
     try:
         return np.asarray(memoryview(x))
@@ -42,7 +44,7 @@ def _foreign(x: Any, name: str) -> Array:
         # assumes not; torch's own view of the same memory can.
         if not array.flags.writeable and hasattr(x, "numpy"):
             own: Any = x.numpy()
-            if isinstance(own, np.ndarray) and np.may_share_memory(own, array):
+            if isinstance(own, np.ndarray) and (not own.size or np.may_share_memory(own, array)):
                 return own
         return array
     raise TypeError(f"{name} must be an array, a buffer or a DLPack tensor, not {type(x).__name__}")
@@ -53,7 +55,7 @@ def flat_input(x: Any, name: str = "x") -> tuple[Array, Array]:
 
     Lists and numbers are converted as NumPy does.
     """
-    if not isinstance(x, np.ndarray):
+    if type(x) is not np.ndarray:
         try:
             x = view(x, name)
         except TypeError:

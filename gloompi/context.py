@@ -485,8 +485,9 @@ class Context:
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
         if engine is not None and not engine.closed:
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
-            engine.drop()
+            text = f"{self!r} was not closed"
+            engine.drop()  # first: a warning may be an error
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 
 def _default_timeout() -> float | None:

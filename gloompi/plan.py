@@ -69,8 +69,8 @@ class Planner:
     def __init__(self, engine: Engine, number: int) -> None:
         self._engine = engine
         self._rank, self._size = engine.rank, engine.size
-        self._messages: Channel = engine.channel(2 * number)
-        self._collectives: Channel = engine.channel(2 * number + 1)
+        self._channel: Channel = engine.messages.channel(2 * number)
+        self._collectives: Channel = engine.messages.channel(2 * number + 1)
 
     # -- collectives ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Planner:
         receive, finish = self._incoming(out, source, tag)
 
         def steps() -> Steps:
-            yield self._engine.receive(receive)
+            yield self._engine.messages.receive(receive)
 
         return Plan("recv", lambda: (steps(), 0), finish)
 
@@ -192,7 +192,7 @@ class Planner:
         receive, finish = self._incoming(out, source, recvtag)
 
         def steps() -> Steps:
-            yield self._engine.receive(receive), send()
+            yield self._engine.messages.receive(receive), send()
 
         return Plan("sendrecv", lambda: (steps(), 0), finish)
 
@@ -201,7 +201,7 @@ class Planner:
         tag = _tag(tag, wildcard=False)
         _, flat = flat_input(x)
         mark = fingerprint("send", flat.dtype, flat.size)
-        return lambda: self._engine.send(self._messages, dest, tag, as_bytes(flat), mark)
+        return lambda: self._engine.messages.send(self._channel, dest, tag, as_bytes(flat), mark)
 
     def _incoming(self, out: Any, source: int, tag: int) -> tuple[Receive, Callable[[], Status]]:
         if source != ANY_SOURCE:
@@ -213,7 +213,7 @@ class Planner:
             target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
         buffer = as_bytes(target)
         mark = fingerprint("send", target.dtype, target.size)
-        receive = Receive(self._messages, source, tag, buffer, len(buffer), mark)
+        receive = Receive(self._channel, source, tag, buffer, len(buffer), mark)
 
         def finish() -> Status:
             _copied_back(result, target)

@@ -57,6 +57,8 @@ class Reduction:
 def _check(ufunc: np.ufunc, name: str, dtype: np.dtype[Any]) -> None:
     if dtype.kind == "c" and name in ("min", "max"):
         raise TypeError(f"op {name!r} has no meaning for {dtype}: complex numbers have no order")
+    if dtype.kind in "SU":  # NumPy's sum joins texts, and what is longer than the items is lost
+        raise TypeError(f"op {name!r} cannot reduce {dtype}: text cannot be reduced")
     try:
         probe = np.ones(1, dtype)
         ufunc(probe, probe, out=probe)

@@ -60,7 +60,7 @@ class World:
         calls = [algorithm(FakeCall(rank, self)) for rank in range(self.size)]
         awaited: dict[int, Sequence[Operation]] = dict.fromkeys(range(self.size), ())
         while awaited:
-            events: list[Any] = [key for key in self.sends.keys() & self.receives.keys()]
+            events: list[Any] = list(self.sends.keys() & self.receives.keys())
             events += [rank for rank, operations in awaited.items() if all(each.done for each in operations)]
             assert events, f"ranks {sorted(awaited)} wait for ever"
             event = self.random.choice(sorted(events, key=str))

@@ -62,13 +62,13 @@ def test_allgather_keeps_shape_and_dtype(n: int) -> None:
 def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
-            with pytest.raises(ValueError, match="^algorithm must be one of auto, bruck, ring, not 'binomial'$"):
+            with pytest.raises(ValueError, match=r"^algorithm must be one of auto, bruck, ring, not 'binomial'$"):
                 ctx.allgather(np.ones(3), algorithm="binomial")
             with pytest.raises(ValueError, match=rf"^out must have shape \({n}, 3\), not \({3 * n},\)$"):
                 ctx.allgather(np.ones(3), np.ones(3 * n))
-            with pytest.raises(TypeError, match="^out must have dtype float64, not float32$"):
+            with pytest.raises(TypeError, match=r"^out must have dtype float64, not float32$"):
                 ctx.allgather(np.ones(3), np.ones((n, 3), "f4"))
-            with pytest.raises(TypeError, match="^x has dtype object: Python objects cannot be sent as an array$"):
+            with pytest.raises(TypeError, match=r"^x has dtype object: Python objects cannot be sent as an array$"):
                 ctx.allgather([None])
         assert ctx.allgather(ctx.rank).tolist() == list(range(n))
 

@@ -59,7 +59,7 @@ def test_a_barrier_has_a_timeout_of_its_own() -> None:
         ctx.barrier(timeout=float("inf"))
         ctx.barrier(timeout=20)
         assert ctx.barrier() is None
-        with pytest.raises(ValueError, match="^timeout must be seconds >= 0 or None, not nan$"):
+        with pytest.raises(ValueError, match=r"^timeout must be seconds >= 0 or None, not nan$"):
             ctx.barrier(timeout=float("nan"))
         ctx.barrier()
 

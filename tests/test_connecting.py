@@ -62,7 +62,8 @@ class Ranks:
     ) -> tuple[list[Route | None], list[socket.socket | None]]:
         connecting = Connecting(rank, self.endpoints, ways or self.ways(rank), self.listeners[rank].sockets, self.session)
         try:
-            taken, sockets = connecting.run(Deadline(timeout))
+            connecting.run(Deadline(timeout))
+            sockets, taken = connecting.hand_over()
         finally:
             connecting.close()
         self.opened += [sock for sock in sockets if sock is not None]
@@ -604,7 +605,8 @@ nobody = Endpoint("node1", 101, 1, bytes(16), b"", ())
 sys.stdin.readline()
 resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
 connecting = Connecting(0, [listeners.endpoint, nobody], [[], []], listeners.sockets, Session([bytes(32)] * 2))
-_, sockets = connecting.run(Deadline(20))
+connecting.run(Deadline(20))
+sockets, _ = connecting.hand_over()
 connecting.close()
 listeners.close()
 sockets[1].setblocking(True)
@@ -637,7 +639,7 @@ def test_strangers_do_not_use_up_the_descriptors() -> None:
         out, err = child.communicate(timeout=20)
         assert (out, child.returncode) == ("", 0)
         assert err.startswith(
-            "refused 1 connection(s) of strangers so far; the last: descriptors are needed for the ranks\n"
+            "refused 1 connection(s) of strangers so far; the last: its descriptor is needed for the ranks\n"
         )
     finally:
         child.kill()

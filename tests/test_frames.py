@@ -58,6 +58,7 @@ def test_kinds_keep_their_numbers() -> None:
         "CREDIT": 5,
         "GOODBYE": 6,
         "ABORT": 7,
+        "WAITING": 8,
     }
 
 

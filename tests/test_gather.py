@@ -69,7 +69,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
                 ctx.gather(np.ones(3), root=-1)
             with pytest.raises(ValueError, match=rf"^out must have shape \({n}, 3\), not \({n + 1}, 3\)$"):
                 ctx.gather(np.ones(3), np.ones((n + 1, 3)))
-            with pytest.raises(TypeError, match="^out must have dtype float64, not int64$"):
+            with pytest.raises(TypeError, match=r"^out must have dtype float64, not int64$"):
                 ctx.gather(np.ones(3), np.ones((n, 3), "i8"))
         # Elsewhere than at the root, out is ignored.
         result = ctx.gather(ctx.rank, None if ctx.rank == 0 else "nothing", root=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from gloompi.collectives.fold import Fold
@@ -23,7 +25,7 @@ def test_blocks_are_adjacent_complete_and_as_equal_as_can_be(count: int) -> None
         assert pieces == [block(count, parts, index) for index in range(parts)]
         assert len(pieces) == parts
         assert (pieces[0].start, pieces[-1].stop) == (0, count)
-        assert all(one.stop == two.start for one, two in zip(pieces, pieces[1:], strict=False))
+        assert all(one.stop == two.start for one, two in pairwise(pieces))
         lengths = {piece.stop - piece.start for piece in pieces}
         assert lengths <= {count // parts, count // parts + 1}
 
@@ -56,7 +58,7 @@ def test_halves_fit_those_of_the_partner(places: int, count: int) -> None:
     if places > 1:
         kept = sorted((way[-1].keep.start, way[-1].keep.stop) for way in ways)
         assert (kept[0][0], kept[-1][1]) == (0, count)
-        assert all(one[1] == two[0] for one, two in zip(kept, kept[1:], strict=False))
+        assert all(one[1] == two[0] for one, two in pairwise(kept))
 
 
 def test_a_tree_of_four_ranks() -> None:

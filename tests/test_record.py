@@ -92,22 +92,23 @@ def test_repr_keeps_the_entropy_secret() -> None:
     assert "secret" not in repr(record)
 
 
-@pytest.mark.parametrize("failure", ["", "rank 3 is missing", "ü" * 200, "x" * 400])
+@pytest.mark.parametrize("failure", ["", "rank 3 is missing", "ü" * 199, "x" * 399])
 def test_verdict(failure: str) -> None:
-    packed = pack_verdict(failure)
-    assert len(packed) == VERDICT_NBYTES
-    assert unpack_verdict(packed) == failure
+    for own in (False, True):
+        packed = pack_verdict(failure, own)
+        assert len(packed) == VERDICT_NBYTES
+        assert unpack_verdict(packed) == (failure, own)
 
 
-@pytest.mark.parametrize("failure", ["x" * 401, "ü" * 201, "€" * 5000])
+@pytest.mark.parametrize("failure", ["x" * 400, "ü" * 200, "€" * 5000])
 def test_long_verdict_is_cut(failure: str) -> None:
-    packed = pack_verdict(failure)
+    packed = pack_verdict(failure, True)
     assert len(packed) == VERDICT_NBYTES
-    shown = unpack_verdict(packed)
+    shown, _ = unpack_verdict(packed)
     assert shown.endswith("...")
     assert failure.startswith(shown[:-3])
-    assert len(shown.encode()) > 394
+    assert len(shown.encode()) > 393
 
 
 def test_no_failure_is_all_zero() -> None:
-    assert pack_verdict("") == bytes(VERDICT_NBYTES)
+    assert pack_verdict("", False) == bytes(VERDICT_NBYTES)

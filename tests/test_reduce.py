@@ -105,9 +105,8 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == n - 1:
             for root in (-1, n, 100):
-                with pytest.raises(ValueError) as caught:
+                with pytest.raises(ValueError, match=rf"^root must be in range\({n}\), not {root}$"):
                     ctx.reduce(np.ones(3), root=root)
-                assert str(caught.value) == f"root must be in range({n}), not {root}"
             with pytest.raises(TypeError):
                 ctx.reduce(np.ones(3), root=0.0)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="algorithm must be one of auto, binomial, halving_doubling, not 'ring'"):
@@ -116,7 +115,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
                 ctx.reduce(np.ones(3, "c8"), op="max")
             read_only = np.ones(3)
             read_only.flags.writeable = False
-            with pytest.raises(ValueError, match="^out is read-only$"):
+            with pytest.raises(ValueError, match=r"^out is read-only$"):
                 ctx.reduce(np.ones(3), read_only, root=ctx.rank)
             with pytest.raises(ValueError, match=r"^out must have shape \(3,\), not \(4,\)$"):
                 ctx.reduce(np.ones(3), np.ones(4), root=ctx.rank)

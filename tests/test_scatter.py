@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -72,24 +73,24 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
             for shape in ((n + 1, 2), (0,), ()):
-                with pytest.raises(ValueError) as caught:
+                text = f"x must have one row per rank, shape ({n}, ...), not {shape}"
+                with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
                     ctx.scatter(np.ones(shape))
-                assert str(caught.value) == f"x must have one row per rank, shape ({n}, ...), not {shape}"
             with pytest.raises(ValueError, match=r"^out must have shape \(2,\), not \(3,\)$"):
                 ctx.scatter(np.ones((n, 2)), np.ones(3))
-            with pytest.raises(TypeError, match="^out must have dtype float64, not float32$"):
+            with pytest.raises(TypeError, match=r"^out must have dtype float64, not float32$"):
                 ctx.scatter(np.ones((n, 2)), np.ones(2, "f4"))
-            with pytest.raises(TypeError, match="^x has dtype object: Python objects cannot be sent as an array$"):
+            with pytest.raises(TypeError, match=r"^x has dtype object: Python objects cannot be sent as an array$"):
                 ctx.scatter([None] * n)
             with pytest.raises(ValueError, match=rf"^root must be in range\({n}\), not {n}$"):
                 ctx.scatter(np.ones((n, 2)), root=n)
         else:
-            with pytest.raises(ValueError) as caught:
+            text = "out is needed on every rank but the root: it says which shape and dtype come"
+            with pytest.raises(ValueError, match=f"^{text}$"):
                 ctx.scatter(np.ones((n, 2)))
-            assert str(caught.value) == "out is needed on every rank but the root: it says which shape and dtype come"
             read_only = np.ones(2)
             read_only.flags.writeable = False
-            with pytest.raises(ValueError, match="^out is read-only$"):
+            with pytest.raises(ValueError, match=r"^out is read-only$"):
                 ctx.scatter(out=read_only)
         assert ctx.scatter(np.arange(n), out=np.empty((), np.arange(1).dtype)) == ctx.rank
 

@@ -74,7 +74,7 @@ def test_a_timeout_is_the_cause_of_the_errors_it_brings() -> None:
         ctx.recv(np.empty(1), 0, timeout=0.2 if ctx.rank == 1 else None)
 
     with pytest.raises(
-        RankError, match="^rank 1 of 3 failed: OperationTimeoutError: recv timed out after 0.2 s: "
+        RankError, match=r"^rank 1 of 3 failed: OperationTimeoutError: recv timed out after 0.2 s: "
     ) as caught:
         run_ranks(3, body)
     assert isinstance(caught.value.__cause__, OperationTimeoutError)
@@ -90,7 +90,7 @@ def test_the_others_are_told_why() -> None:
             ctx.barrier()
         texts.append(str(caught.value))
 
-    with pytest.raises(RankError, match="^rank 0 of 3 failed: ValueError: no data$"):
+    with pytest.raises(RankError, match=r"^rank 0 of 3 failed: ValueError: no data$"):
         run_ranks(3, body)
     assert len(texts) == 2
     assert all("it aborted: ValueError: no data" in text for text in texts)
@@ -121,7 +121,7 @@ def test_a_thread_that_stays_busy_is_a_timeout() -> None:
 
     start = time.monotonic()
     try:
-        with pytest.raises(TimeoutError, match="^rank 1 of 2 still busy after 1 s$"):
+        with pytest.raises(TimeoutError, match=r"^rank 1 of 2 still busy after 1 s$"):
             run_ranks(2, body, timeout=0.5)
         assert 0.9 < time.monotonic() - start < 3
     finally:

@@ -38,27 +38,28 @@ class Call:
         Of the call in its Context.
     """
 
-    __slots__ = ("_channel", "_engine", "_fingerprint", "_tag", "number", "rank", "size")
+    __slots__ = ("_channel", "_fingerprint", "_messages", "_scratch", "_tag", "number", "rank", "size")
 
     def __init__(self, engine: Engine, channel: Channel, fingerprint: bytes) -> None:
         self.rank = engine.rank
         self.size = engine.size
-        self._engine = engine
+        self._messages = engine.messages
+        self._scratch = engine.scratch
         self._channel = channel
         self._fingerprint = fingerprint
-        self.number = engine.begin(channel, fingerprint)
+        self.number = engine.messages.begin(channel, fingerprint)
         self._tag = self.number << STEP_BITS
 
     def send(self, dest: int, step: int, data: Array | None = None) -> Operation:
         """Send `data` (1-d, contiguous), or an empty message; it must not change before the operation is done."""
         payload = _NOTHING if data is None else as_bytes(data)
-        return self._engine.send(self._channel, dest, self._tag | step, payload, self._fingerprint)
+        return self._messages.send(self._channel, dest, self._tag | step, payload, self._fingerprint)
 
     def receive(self, source: int, step: int, out: Array | None = None) -> Operation:
         """Receive into `out` (1-d, contiguous), or an empty message."""
         buffer = _NOTHING if out is None else as_bytes(out)
         receive = Receive(self._channel, source, self._tag | step, buffer, len(buffer), self._fingerprint)
-        return self._engine.receive(receive)
+        return self._messages.receive(receive)
 
     def receive_reduce(self, source: int, step: int, mine: Array, out: Array, op: Reduction) -> Operation:
         """Receive and combine with `mine` into `out`, piece by piece; the lower rank's operand comes first.
@@ -73,10 +74,10 @@ class Call:
             out,
             op,
             source < self.rank,
-            self._engine.scratch,
+            self._scratch,
             self._fingerprint,
         )
-        return self._engine.receive(receive)
+        return self._messages.receive(receive)
 
 
 def as_bytes(data: Array) -> memoryview:

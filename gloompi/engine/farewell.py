@@ -22,10 +22,11 @@ __all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "linger"]
 MAX_ABORT_NBYTES = 8192
 
 
-def abort_frame(error: GloompiError) -> tuple[bytes, memoryview]:
-    """Header and payload that tell a peer of `error`."""
+def abort_frame(error: GloompiError, rank: int) -> tuple[bytes, memoryview]:
+    """Header and payload that tell a peer of `error`, which `rank` has met or passes on."""
     facts = {name: value[:1000] if isinstance(value, str) else value for name, value in error.facts().items()}
-    payload = json.dumps([type(error).__name__, facts]).encode()
+    origin = rank if error.reported_by is None else error.reported_by
+    payload = json.dumps([type(error).__name__, facts, origin]).encode()
     return pack_header(Kind.ABORT, 0, 0, len(payload)), memoryview(payload)
 
 
@@ -52,8 +53,8 @@ class Abort:
 
     def finish(self) -> None:
         try:
-            name, facts = json.loads(self._text)
-            error = rebuild(name, facts, self._rank)
+            name, facts, origin = json.loads(self._text)
+            error = rebuild(name, facts, origin)
         except (ValueError, TypeError):
             error = GloompiError(f"rank {self._rank} aborted and gave no readable reason")
         self._told(error)

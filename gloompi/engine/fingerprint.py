@@ -77,7 +77,7 @@ def fingerprint(
 def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
     """Up to 8 bytes that people can read, and what else tells the dtype from others."""
     if dtype.fields is not None:
-        return dtype.str.encode()[:8], str(dtype.descr).encode()
+        return dtype.str.encode()[:8], repr(dtype).encode()
     # ml_dtypes' types all look like V2 or V1 to dtype.str
     name = (dtype.name if dtype.kind == "V" else dtype.str).encode()
     return name[:8], name[8:]
@@ -105,4 +105,8 @@ _BYTES = fingerprint("send", np.dtype(np.uint8), 0)
 
 def same_items(sent: bytes, received: bytes) -> bool:
     """Whether a message may fill a receive: same dtype, or a receive of raw bytes (uint8)."""
-    return sent[24:] == received[24:] or received[24:] == _BYTES[24:]
+    return _items(sent) == _items(received) or _items(received) == _items(_BYTES)
+
+
+def _items(packed: bytes) -> bytes:
+    return packed[8:12] + packed[24:]

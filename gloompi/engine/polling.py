@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections.abc import Callable
 
 from ..transport.pair import Pair
@@ -45,6 +46,8 @@ class Poller:
         self.crowded = crowded
         self.patience = 0.0 if shared else _YIELD_SECONDS if crowded else _SPIN_SECONDS
         self._epoll = select.epoll()
+        # Keeps `wake` from writing to a descriptor that `close` has given back; a signal may come inside of it.
+        self._gate = threading.RLock()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._alarm, select.EPOLLIN)
         self._woken = woken
@@ -117,10 +120,14 @@ class Poller:
 
     def wake(self) -> None:
         """From another thread or a signal handler: have `woken` called by the thread that polls."""
-        os.eventfd_write(self._alarm, 1)
+        with self._gate:
+            if self._alarm >= 0:
+                os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        os.close(self._alarm)
+        with self._gate:
+            alarm, self._alarm = self._alarm, -1
+            os.close(alarm)
         self._pairs.clear()
         self.writing.clear()
         self._armed.clear()

@@ -29,6 +29,8 @@ _log = logging.getLogger("gloompi")
 # next; TCP repeats a lost SYN after 1 and 3 s.
 _HANDSHAKE_SECONDS = 5.0
 _ROUTE_SECONDS = 4.0
+# A rank's handshake takes milliseconds: who needs longer than this may be dropped when descriptors run out.
+_PATIENCE_SECONDS = 0.2
 # Connects under way at a time: bounds the backlog that a rank needs when all others dial it.
 _MAX_DIALING = 64
 # Connections that have not authenticated yet; beyond it the oldest is dropped.
@@ -61,6 +63,11 @@ class Connecting:
         How to reach each rank, best first.
     listeners : list of socket
         Non-blocking; stay the caller's.
+
+    Attributes
+    ----------
+    sockets : list of socket or None
+        The connections made so far, by rank; None for this rank.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class Connecting:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         for listener in listeners:
             self._epoll.register(listener.fileno(), select.EPOLLIN)
-        self._sockets: list[socket.socket | None] = [None] * len(endpoints)
+        self.sockets: list[socket.socket | None] = [None] * len(endpoints)
         self._taken: list[Route | None] = [None] * len(endpoints)
         self._missing = len(endpoints) - 1
         self._handshakes: dict[int, _Handshake] = {}
@@ -92,8 +99,8 @@ class Connecting:
         self._refused = 0
         self._complained = 0.0
 
-    def run(self, deadline: Deadline) -> tuple[list[Route | None], list[socket.socket | None]]:
-        """Connect; return the route to each rank and its socket, None for this rank.
+    def run(self, deadline: Deadline) -> None:
+        """Connect to all ranks.
 
         Raises
         ------
@@ -113,14 +120,20 @@ class Connecting:
                     self._accept(self._listeners[fd])
                 elif fd in self._handshakes:
                     self._step(self._handshakes[fd], event)
-        sockets, self._sockets = self._sockets, []
-        return self._taken, sockets
+        for peer, route in enumerate(self._taken):
+            if route is not None:
+                _log.debug("rank %d to rank %d: %s %s (%s)", self._rank, peer, route.transport, route.text, route.why)
+
+    def hand_over(self) -> tuple[list[socket.socket | None], list[Route | None]]:
+        """Return the sockets, which are the caller's now, and the routes they took; None for this rank."""
+        sockets, self.sockets = self.sockets, []
+        return sockets, self._taken
 
     def close(self) -> None:
-        """Drop everything that `run` has not returned."""
+        """Drop all connections that have not been handed over."""
         for handshake in list(self._handshakes.values()):
             self._drop(handshake)
-        for sock in self._sockets:
+        for sock in self.sockets:
             if sock is not None:
                 sock.close()
         self._epoll.close()
@@ -182,9 +195,9 @@ class Connecting:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as exc:
-                if self._make_room(exc):
-                    continue
-                raise
+                if not self._make_room(exc):
+                    raise
+                return
             sock.setblocking(False)
             handshake = _Handshake(sock, accept(self._session, self._rank), -1, monotonic() + _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
@@ -194,10 +207,11 @@ class Connecting:
                 self._refuse(self._unknown[0], "too many connections at once")
 
     def _make_room(self, exc: OSError) -> bool:
-        """Out of descriptors: drop the stranger that has been here longest, if there is one."""
+        """Out of descriptors: let handshakes go on, or drop one that takes long; False if there is none."""
         if exc.errno not in (errno.EMFILE, errno.ENFILE) or not self._unknown:
             return False
-        self._refuse(self._unknown[0], "descriptors are needed for the ranks")
+        if self._unknown[0].expires - monotonic() < _HANDSHAKE_SECONDS - _PATIENCE_SECONDS:
+            self._refuse(self._unknown[0], "its descriptor is needed for the ranks")
         return True
 
     def _expire(self, now: float) -> None:
@@ -260,7 +274,7 @@ class Connecting:
         peer = handshake.peer
         if accepted is not None:
             peer, handshake.outgoing = accepted
-            if self._sockets[peer] is not None:
+            if self.sockets[peer] is not None:
                 self._refuse(handshake, f"rank {peer} is connected already")
                 return
             self._taken[peer] = self._way_of(handshake.sock, peer)
@@ -268,7 +282,7 @@ class Connecting:
             if handshake.fd not in self._handshakes:
                 return  # it went away in the last moment, and will dial again
         self._forget(handshake)
-        self._sockets[peer] = handshake.sock
+        self.sockets[peer] = handshake.sock
         self._missing -= 1
 
     def _way_of(self, sock: socket.socket, peer: int) -> Route:
@@ -308,7 +322,7 @@ class Connecting:
             self._dialing -= 1
 
     def _report(self, deadline: Deadline) -> str:
-        missing = [peer for peer, sock in enumerate(self._sockets) if sock is None and peer != self._rank]
+        missing = [peer for peer, sock in enumerate(self.sockets) if sock is None and peer != self._rank]
         facts = []
         for peer in missing[:3]:
             who = f"rank {peer} ({self._endpoints[peer].host}, pid {self._endpoints[peer].pid})"
@@ -318,6 +332,6 @@ class Connecting:
                 facts.append(f"could not connect to {who} at {self._last_failure.get(peer, 'any address')}")
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         return (
-            f"after {deadline.timeout or 0:.1f} s {len(missing)} of {len(self._sockets) - 1} peers are missing: "
+            f"after {deadline.timeout or 0:.1f} s {len(missing)} of {len(self.sockets) - 1} peers are missing: "
             f"{'; '.join(facts)}{more}; a firewall, a wrong interface (GLOOMPI_SOCKET_IFNAME) or a rank that died"
         )

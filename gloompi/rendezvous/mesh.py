@@ -7,11 +7,12 @@ import os
 import resource
 import socket
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from select import POLLRDHUP, poll
 
 from ..deadline import Deadline
-from ..errors import GloompiError, RendezvousError
+from ..errors import RendezvousError
 from ..transport.device import Device, Listeners
 from ..transport.endpoint import Endpoint, Peer
 from ..transport.handshake import Session
@@ -26,6 +27,9 @@ _log = logging.getLogger("gloompi")
 
 # Part of the budget that is kept for telling each other how it went.
 _VERDICT_SHARE = 0.1
+
+# How long a rank that sees a connection end waits for the verdict, which may say more.
+_GRACE_SECONDS = 1.0
 
 
 @dataclass
@@ -62,27 +66,27 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline) -> Me
     if size == 1:
         return Mesh([Peer(0, socket.gethostname(), os.getpid(), "self", "")], [None])
     mine, listeners = _listen(device, size)
-    sockets: list[socket.socket | None] = [None] * size
     try:
         records = _unpack(exchange(mine.pack(), deadline, _nothing))
-        session = Session([record.entropy for record in records])
         endpoints = [record.endpoint for record in records]
-        failure = ""
-        taken: list[Route | None] = [None] * size
-        try:
-            taken, sockets = _connect_all(rank, endpoints, listeners, session, deadline)
-        except (GloompiError, OSError) as exc:
-            failure = exc.reason if isinstance(exc, RendezvousError) else f"{exc}"
-        listeners.close()
-        _agree(exchange, failure, endpoints, sockets, deadline)
-    except BaseException:
-        for sock in sockets:
-            if sock is not None:
-                sock.close()
-        raise
+        session = Session([record.entropy for record in records])
+        ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
+        with closing(Connecting(rank, endpoints, ways, listeners.sockets, session)) as connecting:
+            failure, own = "", False
+            try:
+                _check(rank, ways, endpoints)
+                connecting.run(_most_of(deadline))
+            except RendezvousError as exc:
+                failure = exc.reason
+            except OSError as exc:
+                failure, own = str(exc), True
+            listeners.close()
+            # What is connected stays open meanwhile: the others must not take this rank for dead.
+            _agree(exchange, failure, own, endpoints, connecting.sockets, deadline)
+            sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
-    return Mesh(_peers(rank, endpoints, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
+    return Mesh(_peers(endpoints, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
 
 
 def _nothing() -> None:
@@ -126,10 +130,7 @@ def _unpack(packed: list[bytes]) -> list[Record]:
     return records
 
 
-def _connect_all(
-    rank: int, endpoints: list[Endpoint], listeners: Listeners, session: Session, deadline: Deadline
-) -> tuple[list[Route | None], list[socket.socket | None]]:
-    ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
+def _check(rank: int, ways: list[list[Route]], endpoints: list[Endpoint]) -> None:
     for peer, way in enumerate(ways):
         if peer != rank and not way:
             raise RendezvousError(
@@ -137,17 +138,6 @@ def _connect_all(
                 f"{_published(endpoints[rank])}, that one on {_published(endpoints[peer])}; "
                 f"the ranks need an address family or a host in common"
             )
-    remaining = deadline.remaining()
-    budget = deadline if remaining is None else Deadline(remaining * (1 - _VERDICT_SHARE))
-    connecting = Connecting(rank, endpoints, ways, listeners.sockets, session)
-    try:
-        taken, sockets = connecting.run(budget)
-    finally:
-        connecting.close()
-    for peer, route in enumerate(taken):
-        if route is not None:
-            _log.debug("rank %d to rank %d: %s %s (%s)", rank, peer, route.transport, route.text, route.why)
-    return taken, sockets
 
 
 def _published(endpoint: Endpoint) -> str:
@@ -155,40 +145,68 @@ def _published(endpoint: Endpoint) -> str:
     return ", ".join(names + [str(address) for address in endpoint.addresses]) or "nothing"
 
 
+def _most_of(deadline: Deadline) -> Deadline:
+    remaining = deadline.remaining()
+    return deadline if remaining is None else Deadline(remaining * (1 - _VERDICT_SHARE))
+
+
 def _agree(
     exchange: Exchange,
     failure: str,
+    own: bool,
     endpoints: list[Endpoint],
     sockets: list[socket.socket | None],
     deadline: Deadline,
 ) -> None:
     """Tell all ranks how it went here; raise the first failure, alike everywhere."""
+    hangups = _Hangups(sockets)
 
     def watch() -> None:
-        if failure:
-            return
-        hangups = poll()
-        by_fd = {sock.fileno(): peer for peer, sock in enumerate(sockets) if sock is not None}
-        for fd in by_fd:
-            hangups.register(fd, POLLRDHUP)
-        for fd, _ in hangups.poll(0):
-            peer, sock = by_fd[fd], sockets[by_fd[fd]]
-            # A peer that was told of success first may have worked and said goodbye already: then there is input.
-            if sock is not None and not _has_input(sock):
-                who = endpoints[peer]
-                raise RendezvousError("its connection ended before all ranks were connected", peer, who.host, who.pid)
+        peer = hangups.culprit()
+        if peer is not None and not failure:
+            raise _error("its connection ended before all ranks were connected; it has probably died", peer, endpoints)
 
     try:
-        verdicts = exchange(pack_verdict(failure), deadline, watch)
+        verdicts = [unpack_verdict(each) for each in exchange(pack_verdict(failure, own), deadline, watch)]
     except RendezvousError as exc:
         if not failure:
             raise
-        who = endpoints[exchange.rank]
-        raise RendezvousError(failure, exchange.rank, who.host, who.pid) from exc
-    for peer, verdict in enumerate(verdicts):
-        reason = unpack_verdict(verdict)
-        if reason:
-            raise RendezvousError(reason, peer, endpoints[peer].host, endpoints[peer].pid)
+        raise _error(failure, exchange.rank, endpoints) from exc
+    # Whoever has a fault of its own comes before those that it kept waiting.
+    for mine in (True, False):
+        for peer, (reason, at_fault) in enumerate(verdicts):
+            if reason and at_fault == mine:
+                raise _error(reason, peer, endpoints)
+
+
+def _error(reason: str, rank: int, endpoints: list[Endpoint]) -> RendezvousError:
+    return RendezvousError(reason, rank, endpoints[rank].host, endpoints[rank].pid)
+
+
+class _Hangups:
+    """Finds out which peer's connection ended first while the ranks agree."""
+
+    def __init__(self, sockets: list[socket.socket | None]) -> None:
+        self._connected = {sock.fileno(): (peer, sock) for peer, sock in enumerate(sockets) if sock is not None}
+        self._first: int | None = None
+        self._since = Deadline(None)
+
+    def culprit(self) -> int | None:
+        """The rank that hung up first, once the others have had the time to notice it too.
+
+        Ranks that raise hang up as well: those that look later must not take them for the culprit.
+        """
+        if self._first is None:
+            poller = poll()
+            for fd in self._connected:
+                poller.register(fd, POLLRDHUP)
+            for fd, _ in poller.poll(0):
+                peer, sock = self._connected[fd]
+                # A peer that has agreed first may have worked and said goodbye already: then there is input.
+                if not _has_input(sock):
+                    self._first, self._since = peer, Deadline(_GRACE_SECONDS)
+                    break
+        return self._first if self._since.expired() else None
 
 
 def _has_input(sock: socket.socket) -> bool:
@@ -198,7 +216,7 @@ def _has_input(sock: socket.socket) -> bool:
         return False
 
 
-def _peers(rank: int, endpoints: list[Endpoint], taken: list[Route | None]) -> list[Peer]:
+def _peers(endpoints: list[Endpoint], taken: list[Route | None]) -> list[Peer]:
     peers = []
     for peer, (endpoint, route) in enumerate(zip(endpoints, taken, strict=True)):
         transport, address = ("self", "") if route is None else (route.transport, route.text)

@@ -145,6 +145,6 @@ def _check_launcher(MPI: Any) -> None:
                 f"{MPI.Get_library_version().splitlines()[0]}; use the mpiexec of that MPI, in most cases the one "
                 f"beside the python in use",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=5,  # whoever called from_mpi
             )
             return

@@ -70,13 +70,22 @@ class Record:
         return cls(who, entropy, packed[_REASON_OFFSET:].rstrip(b"\0").decode(errors="replace"))
 
 
-def pack_verdict(failure: str) -> bytes:
-    """`VERDICT_NBYTES` bytes that say whether a rank is connected to all others; empty `failure`: it is."""
-    return _cut(failure, VERDICT_NBYTES).ljust(VERDICT_NBYTES, b"\0")
+def pack_verdict(failure: str, own: bool) -> bytes:
+    """`VERDICT_NBYTES` bytes that say whether a rank is connected to all others.
+
+    Parameters
+    ----------
+    failure : str
+        Why it is not; empty if it is.
+    own : bool
+        The fault is this rank's, rather than that of a peer it could not reach.
+    """
+    return (bytes([own]) + _cut(failure, VERDICT_NBYTES - 1)).ljust(VERDICT_NBYTES, b"\0")
 
 
-def unpack_verdict(packed: bytes) -> str:
-    return packed.rstrip(b"\0").decode(errors="replace")
+def unpack_verdict(packed: bytes) -> tuple[str, bool]:
+    """What `pack_verdict` was given."""
+    return packed[1:].rstrip(b"\0").decode(errors="replace"), bool(packed[0])
 
 
 def _cut(text: str, nbytes: int) -> bytes:

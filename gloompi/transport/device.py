@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
@@ -151,7 +150,7 @@ class Device:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         scope = socket.if_nametoindex(interface.name) if address.ip.is_link_local and address.version == 6 else 0
         # Ranks of one host share the range: each starts at its own place in it.
-        start = random.randrange(high - low + 1)
+        start = int.from_bytes(os.urandom(4), "little") % (high - low + 1)
         for offset in range(high - low + 1):
             port = low + (start + offset) % (high - low + 1)
             listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

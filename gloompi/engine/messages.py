@@ -1,0 +1,291 @@
+"""Messages: how they travel between this rank and the others, and what each frame does.
+
+Up to `EAGER_NBYTES` a message is sent at once, as long as the peer has granted credit for it; the peer keeps it until a
+receive matches.  A larger message, or one without credit, is announced, and sent when the receive that matches it clears
+it.  The receiver of a large message of a collective knows that it comes and clears it in advance.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..errors import GloompiError, MismatchError
+from ..transport.frames import HEADER_NBYTES, Kind, pack_header
+from ..transport.pair import Link, Sink
+from .channel import Channel, Disagreement
+from .farewell import MAX_ABORT_NBYTES, Abort
+from .fingerprint import describe, same_items
+from .matching import Arrival
+from .operation import DONE, Operation, Receive, Send
+
+__all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
+
+# Messages up to this size go out without asking. Asking costs a round trip; not asking costs the receiver a copy where
+# its receive is late.
+EAGER_NBYTES = 64 * 1024
+
+# What a peer may have sent without asking that no receive has matched: bounds the memory for early messages to this
+# much per peer, headers included.
+CREDIT_NBYTES = 1024 * 1024
+
+_MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
+# What one rank sees of another's clean exit, if it still needs it.
+CLOSED = "it closed its Context while this rank still needed it"
+
+
+class Messages:
+    """The messages of one rank, on all channels.
+
+    Parameters
+    ----------
+    rank : int
+    links : list of Link
+        By rank.
+    fail : callable
+        Called with an error that breaks the engine.
+    lose : callable
+        Called with a link and a reason: that peer is of no use any more.
+
+    Attributes
+    ----------
+    finished : int
+        How many peers have said that they send nothing more.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        links: Sequence[Link],
+        fail: Callable[[GloompiError], None],
+        lose: Callable[[Link, str], None],
+    ) -> None:
+        self.finished = 0
+        self._rank = rank
+        self._links = links
+        self._fail = fail
+        self._lose = lose
+        self._channels: dict[int, Channel] = {}
+
+    def channel(self, number: int) -> Channel:
+        """Return the channel with this number; odd ones are for collectives."""
+        channel = self._channels.get(number)
+        if channel is None:
+            channel = self._channels[number] = Channel(number, collective=bool(number & 1))
+        return channel
+
+    def begin(self, channel: Channel, fingerprint: bytes) -> int:
+        """Number the next collective call of a channel, and compare it with what has come for it already."""
+        try:
+            return channel.begin(fingerprint)
+        except Disagreement as exc:
+            raise self._disagree(exc) from None
+
+    def send(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> Operation:
+        """Begin to send `payload` (bytes, contiguous), which must not change before the operation is done."""
+        link = self._links[dest]
+        nbytes = len(payload)
+        if link.finished:
+            self._lose(link, CLOSED)
+        if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES:
+            link.credit -= nbytes + HEADER_NBYTES
+            if link.write(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), payload if nbytes else None):
+                return DONE
+            operation = Send(channel, dest, tag, payload, fingerprint)
+            link.when_taken(operation)
+            return operation
+        operation = Send(channel, dest, tag, payload, fingerprint)
+        if (dest, tag) in channel.cleared:
+            channel.cleared.discard((dest, tag))
+            self._transmit(link, operation)
+        else:
+            channel.waiting.setdefault((dest, tag), deque()).append(operation)
+            link.write(pack_header(_ANNOUNCE, channel.id, tag, nbytes, fingerprint))
+        return operation
+
+    def _transmit(self, link: Link, send: Send) -> None:
+        """Send a message that the peer has cleared."""
+        nbytes = len(send.payload)
+        header = pack_header(_DATA, send.channel.id, send.tag, nbytes, send.fingerprint)
+        if link.write(header, send.payload if nbytes else None):
+            send.complete()
+        else:
+            link.when_taken(send)
+
+    def receive(self, receive: Receive) -> Receive:
+        """Post a receive."""
+        channel = receive.channel
+        if channel.collective and receive.capacity > EAGER_NBYTES:
+            receive.nbytes = receive.capacity
+            self._clear(receive)
+        else:
+            arrival = channel.matcher.post(receive)
+            if arrival is not None:
+                self._settle(receive, arrival)
+        if not receive.done and receive.source >= 0 and self._links[receive.source].finished:
+            self._lose(self._links[receive.source], CLOSED)
+        return receive
+
+    def _settle(self, receive: Receive, arrival: Arrival) -> None:
+        """Give a receive the message that was there before it."""
+        if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
+            return
+        if arrival.payload is None:
+            self._clear(receive)
+            return
+        link = self._links[arrival.source]
+        link.consumed += arrival.nbytes + HEADER_NBYTES
+        if link.consumed >= CREDIT_NBYTES // 2:
+            self._grant(link)
+        if arrival.complete:
+            arrival.deliver(receive)
+        else:
+            arrival.receive = receive
+
+    def _accept(self, receive: Receive, source: int, tag: int, nbytes: int, fingerprint: bytes) -> bool:
+        """Bind a message to a receive; if they do not fit, break the engine and return False."""
+        if receive.channel.collective:
+            if fingerprint != receive.fingerprint or nbytes != receive.capacity:
+                if self._agrees(receive.channel, source, tag, fingerprint):
+                    self._garbled(source, f"{nbytes} bytes for a step of {receive.capacity}")
+                return False
+        elif nbytes > receive.capacity or not same_items(fingerprint, receive.fingerprint):
+            here = f"{describe(receive.fingerprint).replace('send', 'recv', 1)} of at most {receive.capacity} bytes"
+            there = f"{describe(fingerprint)} of {nbytes} bytes"
+            operation = f"the message from rank {source} to rank {self._rank} with tag {tag}"
+            self._fail(MismatchError(operation, self._rank, here, source, there))
+            return False
+        receive.source, receive.tag, receive.nbytes = source, tag, nbytes
+        return True
+
+    def _clear(self, receive: Receive) -> None:
+        channel, key = receive.channel, (receive.source, receive.tag)
+        channel.awaiting.setdefault(key, deque()).append(receive)
+        header = pack_header(_CLEAR, channel.id, receive.tag, 0, receive.fingerprint)
+        self._links[receive.source].write(header)
+
+    def _grant(self, link: Link) -> None:
+        """Let the peer send again, without asking, what its receives have taken here."""
+        granted, link.consumed = link.consumed, 0
+        link.write(pack_header(Kind.CREDIT, 0, 0, granted))
+
+    # -- what arrives -------------------------------------------------------------------------------------------------
+
+    def frame(self, pair: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """Take a header; return where its payload goes, or None if none follows."""
+        rank = pair.rank
+        if kind == _MESSAGE:
+            conversation = self._channels.get(channel) or self.channel(channel)
+            receive = conversation.matcher.match(rank, tag)
+            if receive is None:
+                return self._early(conversation, rank, tag, nbytes, fingerprint)
+            if not self._accept(receive, rank, tag, nbytes, fingerprint):
+                return None
+            pair.consumed += nbytes + HEADER_NBYTES
+            if pair.consumed >= CREDIT_NBYTES // 2:
+                self._grant(pair)
+            return receive
+        if kind == _DATA:
+            return self._data(rank, self.channel(channel), tag, nbytes, fingerprint)
+        if kind == _CLEAR:
+            self._cleared(pair, self.channel(channel), tag, fingerprint)
+        elif kind == _ANNOUNCE:
+            self._announced(rank, self.channel(channel), tag, nbytes, fingerprint)
+        elif kind == Kind.WAITING:
+            self._agrees(self.channel(channel), rank, tag, fingerprint)
+        elif kind == Kind.CREDIT:
+            pair.credit += nbytes
+        elif kind == Kind.GOODBYE:
+            pair.finished = True
+            self.finished += 1
+            if any(channel.involves(rank) for channel in self._channels.values()):
+                self._lose(pair, CLOSED)
+        elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
+            return Abort(rank, nbytes, self._fail)
+        else:
+            self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")
+        return None
+
+    def _early(self, channel: Channel, rank: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """Keep a message that no receive waits for."""
+        if nbytes > EAGER_NBYTES:
+            self._garbled(rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
+            return None
+        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
+            return None
+        arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
+        channel.matcher.keep(arrival)
+        return arrival
+
+    def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        queue = channel.awaiting.get((rank, tag))
+        if queue is None or queue[0].nbytes != nbytes:
+            if self._agrees(channel, rank, tag, fingerprint):
+                self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
+            return None
+        receive = queue.popleft()
+        if not queue:
+            del channel.awaiting[rank, tag]
+        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
+            return None
+        return receive
+
+    def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
+        key = (link.rank, tag)
+        queue = channel.waiting.get(key)
+        if channel.collective and not self._agrees(channel, link.rank, tag, fingerprint):
+            return
+        if queue is None:
+            channel.cleared.add(key)
+            return
+        send = queue.popleft()
+        if not queue:
+            del channel.waiting[key]
+        self._transmit(link, send)
+
+    def _announced(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> None:
+        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
+            return
+        if channel.collective and nbytes > EAGER_NBYTES:
+            return  # its receive clears it, or has done so, without being asked
+        receive = channel.matcher.match(rank, tag)
+        if receive is None:
+            channel.matcher.keep(Arrival(rank, tag, nbytes, fingerprint, announced=True))
+        elif self._accept(receive, rank, tag, nbytes, fingerprint):
+            self._clear(receive)
+
+    def _garbled(self, rank: int, what: str) -> None:
+        self._lose(self._links[rank], f"it sent {what}: the ranks run different versions, or memory is corrupt")
+
+    def _agrees(self, channel: Channel, source: int, tag: int, fingerprint: bytes) -> bool:
+        """Whether a frame of a collective fits what this rank has called; if not, that breaks the engine."""
+        try:
+            channel.check(source, tag, fingerprint)
+        except Disagreement as exc:
+            self._disagree(exc)
+            return False
+        return True
+
+    def _disagree(self, found: Disagreement) -> MismatchError:
+        error = MismatchError(found.operation, self._rank, found.here, found.other, found.there)
+        self._fail(error)
+        return error
+
+    def ask(self, receive: Receive) -> None:
+        """Tell the peer that a collective waits for which call that is.
+
+        Ranks that disagree about a call may all be waiting to receive, two roots of a gather for example: then this is
+        the only frame that lets them find out.
+        """
+        if receive.channel.collective:
+            header = pack_header(Kind.WAITING, receive.channel.id, receive.tag, 0, receive.fingerprint)
+            self._links[receive.source].write(header)
+
+    def clear(self) -> None:
+        """Forget everything that is under way."""
+        self._channels.clear()
+
+    def unmatched(self) -> list[int]:
+        """Other ranks that have not posted the receive for an announced message."""
+        found = {dest for channel in self._channels.values() for dest, _ in channel.waiting}
+        return sorted(found - {self._rank})
