@@ -25,7 +25,7 @@ if rank == victim:
     if stage == "before":
         die()
     elif stage == "records exchanged":
-        mesh._connect_all = die
+        mesh.Connecting.run = die
     elif stage == "connected":
         mesh._agree = die
 files, listeners, began = open_files(), listening(), time.monotonic()
