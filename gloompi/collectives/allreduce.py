@@ -46,7 +46,7 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
 
     4 ranks: 0-1 and 2-3 exchange, then 0-2 and 1-3.
 
-    ceil(log2(size)) steps of nbytes; two more where size is no power of two (see `Fold`).  R. Thakur, R. Rabenseifner,
+    floor(log2(size)) steps of nbytes; two more where size is no power of two (see `Fold`).  R. Thakur, R. Rabenseifner,
     W. Gropp, Optimization of collective communication operations in MPICH, IJHPCA 19 (2005),
     doi:10.1177/1094342005051521.
     """
@@ -75,7 +75,8 @@ def halving_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
     4 ranks, vector quarters a b c d: 0-1 exchange halves (0 keeps ab), 2-3 likewise, then 0-2 and 1-3 exchange quarters
     (0 keeps a, 2 b, 1 c, 3 d); then back, each sending what it has reduced.
 
-    2 log2(size) steps, 2 nbytes (size-1)/size bytes per rank; two more steps of nbytes where size is no power of two.
+    2 floor(log2(size)) steps; 2 nbytes (p-1)/p bytes sent per rank, p being the power of two; two more steps of nbytes where
+    size is no power of two.
     R. Rabenseifner, Optimization of collective reduction operations, ICCS 2004, doi:10.1007/978-3-540-24685-5_1.
     """
     fold = Fold.of(call.size)

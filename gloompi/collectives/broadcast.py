@@ -40,8 +40,8 @@ def binomial(call: Call, x: Array, root: int) -> Steps:
 def scatter_allgather(call: Call, x: Array, root: int) -> Steps:
     """The root deals out a block to each rank; then the blocks go around a ring that ends before the root.
 
-    4 ranks, root 0: 0 sends block p to each place p; then in step s place p sends block p - s to place p + 1, except that
-    place 3 has nothing to tell place 0.
+    4 ranks, root 0: 0 sends block p to each place p; then in step s = 1, 2, 3 place p sends block p - s + 1 to place p + 1,
+    except that place 3 has nothing to tell place 0.
 
     size steps; nbytes received per rank, 2 nbytes (size-1)/size sent by the root, at most nbytes (size-1)/size by the
     others.  M. Barnett et al., Interprocessor collective communication library (InterCom), SHPCC 1994,

@@ -62,8 +62,9 @@ def binomial(call: Call, x: Array, out: Array | None, root: int, op: Reduction) 
 def halving_doubling(call: Call, x: Array, out: Array | None, root: int, op: Reduction) -> Steps:
     """Reduce-scatter by halving the vector; then every rank sends its part straight to the root.
 
-    log2(size) + 1 steps; 2 nbytes (size-1)/size bytes in all per rank; one more step of nbytes where size is no power of
-    two.  R. Rabenseifner, ICCS 2004, doi:10.1007/978-3-540-24685-5_1; here the root gathers in one step.
+    floor(log2(size)) + 1 steps; nbytes sent per rank but the root, which receives 2 nbytes (size-1)/size; one more step of
+    nbytes where size is no power of two.  R. Rabenseifner, ICCS 2004, doi:10.1007/978-3-540-24685-5_1; here the root
+    gathers in one step.
     """
     fold = Fold.of(call.size)
     total = np.empty_like(x) if out is None else out

@@ -306,6 +306,7 @@ class Engine:
         for pair in pairs:
             pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
         linger(pairs, deadline)
+        self._resume()
         self._release()
 
     def _unsent(self, deadline: Deadline) -> OperationTimeoutError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..errors import GloompiError, MismatchError
+from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.pair import Link, Sink
 from .channel import Channel, Disagreement
@@ -201,7 +201,7 @@ class Messages:
             if any(channel.involves(rank) for channel in self._channels.values()):
                 self._lose(pair, CLOSED)
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
-            return Abort(rank, nbytes, self._fail)
+            return Abort(rank, nbytes, self._told)
         else:
             self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")
         return None
@@ -256,6 +256,12 @@ class Messages:
 
     def _garbled(self, rank: int, what: str) -> None:
         self._lose(self._links[rank], f"it sent {what}: the ranks run different versions, or memory is corrupt")
+
+    def _told(self, error: GloompiError) -> None:
+        """A peer's engine is broken."""
+        if isinstance(error, PeerLostError) and error.rank == error.reported_by:
+            error.address = self._links[error.rank].peer.link  # it aborted, and to itself it is "self"
+        self._fail(error)
 
     def _agrees(self, channel: Channel, source: int, tag: int, fingerprint: bytes) -> bool:
         """Whether a frame of a collective fits what this rank has called; if not, that breaks the engine."""

@@ -97,6 +97,7 @@ class Poller:
                 if fd == self._alarm:
                     os.eventfd_read(fd)
                     self._woken()
+                    moved = True
                 continue  # or a pair that an earlier event in this list has closed
             if event & select.EPOLLOUT:
                 moved |= pair.flush()

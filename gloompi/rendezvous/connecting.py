@@ -321,6 +321,10 @@ class Connecting:
         else:
             self._dialing -= 1
 
+    def _tried(self, peer: int) -> str:
+        route = self._taken[peer]
+        return f"{route.text}: no answer yet" if route is not None else "any address: not tried yet"
+
     def _report(self, deadline: Deadline) -> str:
         missing = [peer for peer, sock in enumerate(self.sockets) if sock is None and peer != self._rank]
         facts = []
@@ -329,7 +333,7 @@ class Connecting:
             if peer > self._rank:
                 facts.append(f"{who} did not connect")
             else:
-                facts.append(f"could not connect to {who} at {self._last_failure.get(peer, 'any address')}")
+                facts.append(f"could not connect to {who} at {self._last_failure.get(peer) or self._tried(peer)}")
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         return (
             f"after {deadline.timeout or 0:.1f} s {len(missing)} of {len(self.sockets) - 1} peers are missing: "

@@ -71,6 +71,8 @@ class Device:
     ) -> None:
         if interface is not None and host is not None:
             raise ValueError(f"give interface or host, not both: {interface!r}, {host!r}")
+        if family is not None and host is not None:
+            raise ValueError(f"give family or host, not both: an address such as {host!r} has its family")
         if family not in (None, 4, 6):
             raise ValueError(f"family must be 4, 6 or None, not {family!r}")
         self.interface, self._interface_source = interface, "interface"
@@ -86,7 +88,8 @@ class Device:
         self.family = family
         self.transport = transport or os.environ.get("GLOOMPI_TRANSPORT") or "auto"
         if self.transport not in TRANSPORTS:
-            raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
+            source = "GLOOMPI_TRANSPORT" if transport is None else "transport"
+            raise ValueError(f"{source} must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
 
     def __repr__(self) -> str:
         low, high = self.ports

@@ -87,7 +87,10 @@ def select(pattern: str | None, source: str = "interface") -> list[tuple[Interfa
         Nothing matches; the text lists what there is.
     """
     listed = interfaces()
-    exclude, exact, items = _parse(pattern or "")
+    try:
+        exclude, exact, items = _parse(pattern or "")
+    except ValueError as exc:
+        raise ValueError(f"{source}={pattern!r}: {exc}") from exc
     chosen = []
     for interface in listed:
         for address in interface.addresses:
