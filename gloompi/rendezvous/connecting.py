@@ -199,6 +199,8 @@ class Connecting:
                     raise
                 return
             sock.setblocking(False)
+            if sock.family == socket.AF_UNIX:
+                tune(sock)  # TCP's has inherited it
             handshake = _Handshake(sock, accept(self._session, self._rank), -1, monotonic() + _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
             self._unknown.append(handshake)

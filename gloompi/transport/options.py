@@ -6,14 +6,23 @@ import socket
 
 __all__ = ["tune"]
 
+# An AF_UNIX socket holds what its peer has not read yet in its own send buffer. Allreduce of 16 MiB against Open MPI's
+# shared memory in the same run, 2 ranks: 1.14 to 1.63 with the kernel's default of 208 KiB, 0.76 to 0.86 with 4 MiB. The
+# kernel cuts it to net.core.wmem_max. TCP's buffers are left to the kernel's autotuning: no fixed size was better.
+_UNIX_BUFFER_NBYTES = 4 * 1024 * 1024
+
 # A peer that vanished without a FIN is noticed after 15 + 3 * 5 s. TCP_USER_TIMEOUT is left alone: it would also kill a
 # living peer that merely does not read.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what a pair needs; on a listening socket, what it accepts inherits."""
+    """Set what a pair needs, on both ends.
+
+    What a TCP socket accepts inherits the options of the listening one; an AF_UNIX socket inherits nothing.
+    """
     if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_BUFFER_NBYTES)
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
