@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from struct import Struct
 
@@ -98,10 +99,16 @@ class Endpoint:
         addresses = []
         for index in range(count):
             version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)
-            numeric: IPv4Address | IPv6Address = ip_address(ip[:4] if version == 4 else ip)
-            addresses.append(Address(ip_interface((numeric, prefix)), port, Nearness(nearness), scope))
+            addresses.append(Address(_interface(version, ip, prefix), port, Nearness(nearness), scope))
         text = host.rstrip(b"\0").decode(errors="ignore")
         return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses))
+
+
+@lru_cache(maxsize=4096)
+def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Interface:
+    # 5 us each, and all ranks of a host publish the same ones.
+    numeric: IPv4Address | IPv6Address = ip_address(ip[:4] if version == 4 else ip)
+    return ip_interface((numeric, prefix))
 
 
 _WHO = Struct("<64sIH16s16sB")

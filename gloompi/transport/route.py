@@ -39,14 +39,14 @@ class Route:
 def routes(mine: Endpoint, theirs: Endpoint) -> list[Route]:
     """All ways from one endpoint to another, best first; empty if there is none.
 
-    Same host: AF_UNIX if both have it, else loopback.  Then addresses in a shared subnet, then those that a router
+    Same host: AF_UNIX alone if both have it, else loopback first.  Then addresses in a shared subnet, then those that a router
     may reach; fast interfaces before others; bridges of containers and link-local addresses last.
     """
     same_host = mine.host_id == theirs.host_id
-    found: list[tuple[tuple[int, ...], Route]] = []
     if same_host and mine.unix and theirs.unix:
         name = unix_address(theirs.unix)
-        found.append(((-2,), Route("unix", socket.AF_UNIX, name, f"@{name[1:]}", "same host")))
+        return [Route("unix", socket.AF_UNIX, name, f"@{name[1:]}", "same host")]
+    found: list[tuple[tuple[int, ...], Route]] = []
     own = {address.ip.ip for address in mine.addresses}
     for address in theirs.addresses if mine.addresses else ():
         if address.nearness is Nearness.LOOPBACK:
