@@ -50,7 +50,10 @@ def _log_to_stderr(level: str) -> None:
     handler = _logging.StreamHandler()
     handler.setFormatter(_logging.Formatter("%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s"))
     log = _logging.getLogger("gloompi")
-    log.setLevel(level.upper())
+    try:
+        log.setLevel(level.upper())
+    except ValueError:
+        raise ValueError(f"GLOOMPI_LOG_LEVEL must be debug, info, warning or error, not {level!r}") from None
     log.addHandler(handler)
     log.propagate = False
 

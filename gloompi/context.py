@@ -71,7 +71,7 @@ class Context:
         device : Device, optional
             Which interfaces, ports and transports this rank uses.  Default: ``Device()``.
         timeout : float, optional
-            Default budget of the operations, seconds; None is no limit.  GLOOMPI_TIMEOUT replaces the default of 1800.
+            Default budget of the operations, seconds; None is no limit.  GLOOMPI_TIMEOUT replaces the default, 1800.0.
         connect_timeout : float, optional
             Budget for the rendezvous, seconds, from the moment that this rank calls.
 
@@ -119,19 +119,23 @@ class Context:
         deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
         engine.take_turn(deadline, plan.name)
         try:
+            engine.turn.busy = True
             task = engine.start(*plan)
             if not task.done:
                 engine.wait(task, deadline)
             return task.result
         finally:
+            engine.turn.busy = False
             engine.give_turn()
 
     def _start(self, plan: Plan) -> Request:
         engine = self._engine
         engine.take_turn(Deadline(self.timeout), plan.name)
         try:
+            engine.turn.busy = True
             return Request(engine, engine.start(*plan), self.timeout)
         finally:
+            engine.turn.busy = False
             engine.give_turn()
 
     # -- collectives ----------------------------------------------------------------------------------------------------
@@ -463,11 +467,14 @@ class Context:
         if self.closed:
             return
         deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
-        self._engine.take_turn(deadline, "close")
+        engine = self._engine
+        engine.take_turn(deadline, "close")
         try:
-            self._engine.close(deadline)
+            engine.turn.busy = True
+            engine.close(deadline)
         finally:
-            self._engine.give_turn()
+            engine.turn.busy = False
+            engine.give_turn()
 
     def abort(self, reason: str) -> None:
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason."""

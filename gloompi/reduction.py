@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OPERATORS", "Reduction", "resolve"]
+from .arrays import Array
 
-Array = np.ndarray[Any, Any]
+__all__ = ["OPERATORS", "Reduction", "resolve"]
 
 # MPI's names (MPI-4.1, 6.9.2) and the ufunc that does each.  All are associative and commutative.
 OPERATORS: dict[str, np.ufunc] = {

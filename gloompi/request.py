@@ -42,11 +42,14 @@ class Request:
         """
         task = self._task
         if not task.done:
-            self._engine.take_turn(Deadline(self._timeout), task.label)
+            engine = self._engine
+            engine.take_turn(Deadline(self._timeout), task.label)
             try:
-                self._engine.test(task)
+                engine.turn.busy = True
+                engine.test(task)
             finally:
-                self._engine.give_turn()
+                engine.turn.busy = False
+                engine.give_turn()
         return task.done
 
     def wait(self, timeout: float | None = None) -> Any:
@@ -65,9 +68,12 @@ class Request:
         task = self._task
         if not task.done:
             deadline = Deadline(self._timeout if timeout is None else check_timeout(timeout))
-            self._engine.take_turn(deadline, task.label)
+            engine = self._engine
+            engine.take_turn(deadline, task.label)
             try:
-                self._engine.wait(task, deadline)
+                engine.turn.busy = True
+                engine.wait(task, deadline)
             finally:
-                self._engine.give_turn()
+                engine.turn.busy = False
+                engine.give_turn()
         return task.result

@@ -61,6 +61,8 @@ def run_ranks(
     TimeoutError
         A thread is still busy after twice the timeout, outside gloompi; it is left behind.
     """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
     results: list[Any] = [None] * n
     failures: dict[int, BaseException] = {}
 

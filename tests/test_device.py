@@ -338,3 +338,18 @@ def test_accepted_connections_are_tuned() -> None:
                 assert accepted.getpeername() == dialer.getsockname()
     finally:
         listeners.close()
+
+
+def test_an_address_that_cannot_be_bound_yet_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    unbindable = Interface("eth9", True, (ip_interface("203.0.113.7/24"),))
+    loopback = Interface("lo", True, (ip_interface("127.0.0.1/8"),))
+    monkeypatch.setattr(interfaces, "interfaces", lambda: [unbindable, loopback])
+    monkeypatch.setattr("socket.if_nametoindex", lambda name: 1)
+    listeners = Device().listen(1)
+    try:
+        assert [str(address.ip.ip) for address in listeners.endpoint.addresses] == ["127.0.0.1"]
+    finally:
+        listeners.close()
+    monkeypatch.setattr(interfaces, "interfaces", lambda: [unbindable])
+    with pytest.raises(OSError, match=r"cannot listen on 203\.0\.113\.7 \(eth9\)"):
+        Device(transport="tcp").listen(1)

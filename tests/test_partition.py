@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from gloompi.collectives.fold import Fold
-from gloompi.collectives.partition import Half, block, blocks, halves, power_of_two_below, tree
+from gloompi.collectives.partition import Half, block, blocks, halves, power_of_two_within, tree
 
 SIZES = range(1, 18)
 COUNTS = (0, 1, 2, 3, 7, 8, 10, 16, 17, 100, 1023, 2**31 + 5)
@@ -30,8 +30,8 @@ def test_blocks_are_adjacent_complete_and_as_equal_as_can_be(count: int) -> None
         assert lengths <= {count // parts, count // parts + 1}
 
 
-def test_power_of_two_below() -> None:
-    assert [power_of_two_below(size) for size in range(1, 18)] == [1, 2, 2, 4, 4, 4, 4, *[8] * 8, 16, 16]
+def test_power_of_two_within() -> None:
+    assert [power_of_two_within(size) for size in range(1, 18)] == [1, 2, 2, 4, 4, 4, 4, *[8] * 8, 16, 16]
 
 
 def test_halves_of_eight_elements_in_four_places() -> None:
@@ -98,7 +98,7 @@ def test_a_tree_spans_all_ranks(size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_fold_gives_every_place_to_one_rank_in_rank_order(size: int) -> None:
     fold = Fold(size)
-    assert fold.places == power_of_two_below(size)
+    assert fold.places == power_of_two_within(size)
     ranks = [fold.rank(place) for place in range(fold.places)]
     assert ranks == sorted(set(ranks))
     joined = sorted(set(range(size)) - set(ranks))

@@ -32,10 +32,16 @@ def ways(mine: Endpoint, theirs: Endpoint) -> list[str]:
 # -- same host ----------------------------------------------------------------------------------------------------------
 
 
-def test_same_host_takes_unix_then_loopback_then_the_rest() -> None:
+def test_same_host_takes_unix_alone() -> None:
     one = endpoint(1, ("eth0", "10.0.0.1/24"), LO)
     assert routes(one, one) == [
-        Route("unix", socket.AF_UNIX, "\0gloompi-" + "01" * 16, "@gloompi-" + "01" * 16, "same host"),
+        Route("unix", socket.AF_UNIX, "\0gloompi-" + "01" * 16, "@gloompi-" + "01" * 16, "same host")
+    ]
+
+
+def test_same_host_without_unix_takes_loopback_then_the_rest() -> None:
+    one = endpoint(1, ("eth0", "10.0.0.1/24"), LO, unix=False)
+    assert routes(one, one) == [
         Route("tcp", socket.AF_INET, ("127.0.0.1", 1001), "127.0.0.1:1001", "same host, loopback"),
         Route("tcp", socket.AF_INET, ("10.0.0.1", 1001), "10.0.0.1:1001", "shared subnet 10.0.0.0/24"),
     ]

@@ -9,7 +9,7 @@ from ..engine.call import Call
 from ..engine.operation import Steps
 from ..reduction import Reduction
 from .fold import Fold
-from .partition import blocks, halves, power_of_two_below
+from .partition import blocks, halves, power_of_two_within
 
 __all__ = ["ALGORITHMS", "allreduce", "pick"]
 
@@ -25,7 +25,7 @@ def pick(size: int, nbytes: int, op: Reduction) -> str:
     """The algorithm that "auto" stands for: a function of what all ranks agree on."""
     if nbytes <= _LATENCY_NBYTES:
         return "recursive_doubling"
-    if not op.commutative or power_of_two_below(size) == size:
+    if not op.commutative or power_of_two_within(size) == size:
         return "halving_doubling"
     return "ring"
 

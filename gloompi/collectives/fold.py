@@ -8,7 +8,7 @@ from ..arrays import Array
 from ..engine.call import Call
 from ..engine.operation import Steps
 from ..reduction import Reduction
-from .partition import power_of_two_below
+from .partition import power_of_two_within
 
 __all__ = ["Fold"]
 
@@ -32,7 +32,7 @@ class Fold:
     __slots__ = ("extra", "places")
 
     def __init__(self, size: int) -> None:
-        self.places = power_of_two_below(size)
+        self.places = power_of_two_within(size)
         self.extra = size - self.places
 
     @staticmethod

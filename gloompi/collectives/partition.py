@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Half", "block", "blocks", "halves", "power_of_two_below", "tree"]
+__all__ = ["Half", "block", "blocks", "halves", "power_of_two_within", "tree"]
 
 
 def block(count: int, parts: int, index: int) -> slice:
@@ -20,7 +20,7 @@ def blocks(count: int, parts: int) -> list[slice]:
     return [block(count, parts, index) for index in range(parts)]
 
 
-def power_of_two_below(size: int) -> int:
+def power_of_two_within(size: int) -> int:
     """The largest power of two that is not above `size`."""
     return 1 << (size.bit_length() - 1)
 

@@ -10,12 +10,12 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, OperationTimeoutError, PeerLostError
+from ..errors import ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
 from ..transport.frames import Kind, pack_header
 from ..transport.pair import STAGING_NBYTES, Link, Loopback, Pair
 from .farewell import abort_frame, linger
@@ -39,6 +39,12 @@ _TELL_SECONDS = 0.5
 
 # A rank that has waited this long within a collective asks whether its peers are in the same call.
 _ASK_SECONDS = 0.05
+
+# How long a rank that has lost a peer looks for a peer's word about why.
+_LOOK_SECONDS = 0.1
+
+# Turns of one test(): a transfer that goes on must not keep the caller.
+_TEST_MOVES = 16
 
 _alive: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -79,9 +85,9 @@ class Engine:
         self.error: GloompiError | None = None
         self.scratch = Scratch()
         self.ready: deque[Task] = deque()
-        self._turn = Turn(self._abort)
+        self.turn = Turn(self._abort)
         self._current: Task | None = None
-        self._poller = Poller(crowded, shared, self._turn.woken)
+        self._poller = Poller(crowded, shared, self.turn.woken)
         self._suspecting = False
         self._links: list[Link] = []
         self.messages = Messages(rank, self._links, self._fail, self._lose)
@@ -113,13 +119,15 @@ class Engine:
         RuntimeError
             This thread is in an operation already.
         """
-        self._turn.take(deadline, what, self._label)
+        self.turn.take(deadline, what, self._label)
         if self.error is not None:
-            self._turn.give()
+            self.turn.give()
             raise self._broken()
 
     def give_turn(self) -> None:
-        self._turn.give()
+        if self._current is not None and self._current.done:
+            self._current = None  # or it would keep the user's arrays
+        self.turn.give()
 
     def start(self, name: str, begin: Callable[[], tuple[Steps, int]], finish: Callable[[], Any]) -> Task:
         """Begin an algorithm and run it as far as it gets without waiting; `finish` makes its result."""
@@ -130,14 +138,19 @@ class Engine:
         except BaseException as exc:
             self._interrupted(exc)
             raise
+        if self.error is not None:
+            raise self._broken()
         return task
 
     def test(self, task: Task) -> bool:
         """Move what can be moved without waiting; return whether the task is done."""
         self._current = task
         try:
-            while not task.done and self.error is None and self._move():
-                pass
+            for _ in range(_TEST_MOVES):
+                if task.done or self.error is not None or not self._move():
+                    break
+            if not task.done and self.error is None and task.stalled(_ASK_SECONDS):
+                self._ask(task)
         except BaseException as exc:
             self._interrupted(exc)
             raise
@@ -158,7 +171,6 @@ class Engine:
         poller = self._poller
         patience_ends = 0.0
         tries = 0
-        asked: Sequence[Operation] = ()
         try:
             while not task.done:
                 if self.error is not None:
@@ -177,21 +189,27 @@ class Engine:
                 remaining = deadline.remaining()
                 if remaining == 0:
                     raise self._late(task, deadline)
-                if self.messages.finished == self.size - 1 > 0:
-                    # All peers have said goodbye: what is awaited, even from any source, cannot come any more.
-                    self._lose(self._links[self.rank - 1], CLOSED)
-                    continue
-                if asked is task.awaited or (remaining is not None and remaining <= _ASK_SECONDS):
-                    poller.poll(remaining)
+                if task.asked or (remaining is not None and remaining <= _ASK_SECONDS):
+                    self._ask(task)
+                    if self.error is None:
+                        poller.poll(remaining)
                 elif not poller.poll(_ASK_SECONDS):
-                    for operation in task.awaited:
-                        if isinstance(operation, Receive) and not operation.done:
-                            self.messages.ask(operation)
-                    asked = task.awaited
+                    self._ask(task)
                 patience_ends = 0.0
         except BaseException as exc:
             self._interrupted(exc)
             raise
+
+    def _ask(self, task: Task) -> None:
+        """Nothing has come for a while: ask those whom the task waits for, once; see whether anybody is left."""
+        if not task.asked:
+            task.asked = True
+            for operation in task.awaited:
+                if isinstance(operation, Receive) and not operation.done:
+                    self.messages.ask(operation)
+        if self.messages.finished == self.size - 1 > 0:
+            # All peers have said goodbye: what is awaited, even from any source, cannot come any more.
+            self._lose(self._links[self.rank - 1], CLOSED)
 
     def _move(self) -> bool:
         """Serve every connection that has something to do, without waiting; resume the tasks that can go on."""
@@ -212,13 +230,19 @@ class Engine:
         """A stream has ended: quietly after a goodbye, else this breaks the engine."""
         self._poller.remove(pair)
         pair.close()
-        if pair.finished or self.error is not None:
+        if self.error is not None:
+            return
+        if pair.finished:
+            if pair.owes:
+                self._lose(pair, CLOSED)
             return
         # The peer may have left because of somebody else; then others have been told and have told us.
         error = self._loss(pair, f"{reason}; its process has ended or its link is down, see its log", cause)
         if not self._suspecting:
             self._suspecting = True
-            while self.error is None and any(other.receive() for other in self._poller.pairs()):
+            # One of them may be sending a large message: look at what it says first, not at all of it.
+            looking = Deadline(_LOOK_SECONDS)
+            while self.error is None and any(other.receive() for other in self._poller.pairs()) and not looking.expired():
                 pass
             self._fail(error)
 
@@ -268,7 +292,7 @@ class Engine:
 
         Any thread may call it, and a signal handler: a thread that waits in the engine is woken and does it.
         """
-        self._turn.abort(reason, self._poller.wake, 2 * _TELL_SECONDS)
+        self.turn.abort(reason, self._poller.wake, 2 * _TELL_SECONDS)
 
     def _abort(self, reason: str) -> None:
         me = self.peers[self.rank]
@@ -289,31 +313,47 @@ class Engine:
         self._release()
 
     def close(self, deadline: Deadline) -> None:
-        """Finish what was begun to be sent, say goodbye, and close all connections."""
-        if self.error is not None:
-            return
-        while self.messages.unmatched():
-            self._poller.poll(deadline.remaining())
-            self._resume()
+        """Finish what was begun to be sent, say goodbye, and close all connections.
+
+        Raises
+        ------
+        OperationTimeoutError
+            Something could not be sent within the budget.
+        PeerLostError
+            A peer that something was still to be sent to is gone.  Others may go unnoticed.
+        MismatchError
+            A peer disagrees about a call of this rank's, and it has only come out now.
+        """
+        try:
+            unsent = self.messages.unmatched()
+            self._move()
+            if self.error is not None and not unsent and not isinstance(self.error, MismatchError):
+                return
+            while self.error is None and self.messages.unmatched():
+                if deadline.expired():
+                    self._fail(self._unsent(self.messages.unmatched(), deadline))
+                else:
+                    self._poller.poll(deadline.remaining())
+                    self._resume()
             if self.error is not None:
                 raise self._broken()
-            if deadline.expired():
-                raise self._unsent(deadline)
-        pairs = self._poller.pairs()
+            pairs = self._poller.pairs()
+            for pair in pairs:
+                pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
+            late = linger(pairs, deadline)
+            self._resume()
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
         self.error = ContextClosedError("this Context is closed")
-        for pair in pairs:
-            pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
-        linger(pairs, deadline)
-        self._resume()
         self._release()
+        if late:
+            raise self._unsent([pair.rank for pair in late], deadline)
 
-    def _unsent(self, deadline: Deadline) -> OperationTimeoutError:
+    def _unsent(self, dests: list[int], deadline: Deadline) -> OperationTimeoutError:
         assert deadline.timeout is not None
-        dests = ", ".join(str(self.peers[dest]) for dest in self.messages.unmatched()[:4])
-        reason = f"messages to {dests} were never received there"
-        error = OperationTimeoutError("close", deadline.timeout, reason)
-        self._fail(error)
-        return error
+        names = ", ".join(str(self.peers[dest]) for dest in dests[:4])
+        return OperationTimeoutError("close", deadline.timeout, f"messages to {names} were never received there")
 
     def _release(self) -> None:
         for pair in self._poller.pairs():
@@ -342,7 +382,7 @@ class Engine:
             if isinstance(link, Pair):
                 link.close()  # close() alone: shutdown() would end the parent's connection
         self._poller.close()
-        self._turn = Turn(self._abort)
+        self.turn = Turn(self._abort)
 
 
 def _forsake_all() -> None:

@@ -18,16 +18,20 @@ from ..transport.pair import Pair
 
 __all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "linger"]
 
-# Longer reasons are cut: an abort has to fit any socket buffer.
-MAX_ABORT_NBYTES = 8192
+# Texts are cut so that an abort never comes near this: 6 bytes a character at most, and it has to fit any socket buffer.
+MAX_ABORT_NBYTES = 16384
 
 
 def abort_frame(error: GloompiError, rank: int) -> tuple[bytes, memoryview]:
     """Header and payload that tell a peer of `error`, which `rank` has met or passes on."""
-    facts = {name: value[:1000] if isinstance(value, str) else value for name, value in error.facts().items()}
+    facts = {name: _cut(name, value) for name, value in error.facts().items()}
     origin = rank if error.reported_by is None else error.reported_by
-    payload = json.dumps([type(error).__name__, facts, origin]).encode()
+    payload = json.dumps([type(error).__name__, facts, origin], ensure_ascii=False).encode()
     return pack_header(Kind.ABORT, 0, 0, len(payload)), memoryview(payload)
+
+
+def _cut(name: str, value: object) -> object:
+    return value[: 1000 if name == "reason" else 200] if isinstance(value, str) else value
 
 
 class Abort:
@@ -55,16 +59,17 @@ class Abort:
         try:
             name, facts, origin = json.loads(self._text)
             error = rebuild(name, facts, origin)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             error = GloompiError(f"rank {self._rank} aborted and gave no readable reason")
         self._told(error)
 
 
-def linger(pairs: Iterable[Pair], deadline: Deadline) -> None:
+def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
     """Send what waits in `pairs`, say that nothing follows, and wait until the peers' kernels have all of it.
 
-    Returns early where a peer is gone.  What comes in meanwhile is read and dropped: closing a TCP socket with unread
-    input resets the connection, and what was on its way out is lost.
+    Returns the pairs in which something still waits when the time is up; a peer that is gone is not waited for.  What
+    comes in meanwhile is read and dropped: closing a TCP socket with unread input resets the connection, and what was on
+    its way out is lost.
     """
     left = {pair.fd: pair for pair in pairs if pair.sock is not None}
     shut: set[int] = set()
@@ -83,9 +88,10 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> None:
                 waiting.register(fd, POLLIN | (POLLOUT if pair.sending else 0))
         if left:
             if deadline.expired():
-                return
+                break
             # Nothing wakes a process when its last byte is acknowledged: look again after a millisecond.
             waiting.poll(1)
+    return [pair for pair in left.values() if pair.sending]
 
 
 def _socket(pair: Pair) -> socket.socket:

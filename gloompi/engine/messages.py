@@ -198,7 +198,7 @@ class Messages:
         elif kind == Kind.GOODBYE:
             pair.finished = True
             self.finished += 1
-            if any(channel.involves(rank) for channel in self._channels.values()):
+            if pair.sending or any(channel.involves(rank) for channel in self._channels.values()):
                 self._lose(pair, CLOSED)
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
             return Abort(rank, nbytes, self._told)
@@ -236,7 +236,10 @@ class Messages:
         if channel.collective and not self._agrees(channel, link.rank, tag, fingerprint):
             return
         if queue is None:
-            channel.cleared.add(key)
+            if channel.collective:
+                channel.cleared.add(key)
+            else:
+                self._garbled(link.rank, "leave to send what was not announced")
             return
         send = queue.popleft()
         if not queue:

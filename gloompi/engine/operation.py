@@ -176,7 +176,8 @@ class ReducingReceive(Receive):
         self._incoming_first = incoming_first
         self._scratch = scratch
         self._piece: bytearray | None = None
-        self._chunk = CHUNK_NBYTES - CHUNK_NBYTES % mine.itemsize
+        itemsize = mine.itemsize or 1
+        self._chunk = max(CHUNK_NBYTES // itemsize, 1) * itemsize
         self._fill = 0  # bytes in the piece
         self._reduced = 0  # elements
 
@@ -203,7 +204,8 @@ class ReducingReceive(Receive):
 
     def _room(self, position: int) -> memoryview:
         if self._piece is None:
-            self._piece = self._scratch.take()
+            # An item larger than a piece, a record with a long array in it, gets memory of its own.
+            self._piece = self._scratch.take() if self._chunk <= CHUNK_NBYTES else bytearray(self._chunk)
         return memoryview(self._piece)[self._fill : min(self._chunk, self._fill + self.nbytes - position)]
 
     def _filled(self, nbytes: int, position: int) -> None:
@@ -224,6 +226,7 @@ class ReducingReceive(Receive):
 
     def finish(self) -> None:
         if self._piece is not None:
-            self._scratch.give(self._piece)
+            if len(self._piece) == CHUNK_NBYTES:
+                self._scratch.give(self._piece)
             self._piece = None
         self.complete()

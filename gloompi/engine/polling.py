@@ -21,6 +21,9 @@ __all__ = ["Poller"]
 _SPIN_SECONDS = 50e-6
 _YIELD_SECONDS = 200e-6
 
+# epoll counts milliseconds in a C int; whoever waits for longer looks again.
+_LONGEST_SECONDS = 3600.0
+
 
 class Poller:
     """The open pairs of an engine.
@@ -91,7 +94,7 @@ class Poller:
         if timeout != 0:
             self._arm()
         moved = False
-        for fd, event in self._epoll.poll(timeout):
+        for fd, event in self._epoll.poll(timeout if timeout is None else min(timeout, _LONGEST_SECONDS)):
             pair = self._pairs.get(fd)
             if pair is None:
                 if fd == self._alarm:

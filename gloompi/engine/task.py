@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from .operation import Operation, Receive, Send, Steps
@@ -28,7 +29,19 @@ class Task:
         Where the task puts itself when it can go on.
     """
 
-    __slots__ = ("_finish", "_name", "_number", "_pending", "_ready", "_steps", "awaited", "done", "result")
+    __slots__ = (
+        "_finish",
+        "_name",
+        "_number",
+        "_pending",
+        "_ready",
+        "_since",
+        "_steps",
+        "asked",
+        "awaited",
+        "done",
+        "result",
+    )
 
     def __init__(self, steps: Steps, name: str, number: int, finish: Callable[[], Any], ready: deque[Task]) -> None:
         self._steps = steps
@@ -37,6 +50,8 @@ class Task:
         self._finish = finish
         self._ready = ready
         self._pending = 0
+        self._since = 0.0
+        self.asked = False
         self.awaited: Sequence[Operation] = ()
         self.done = False
         self.result: Any = None
@@ -49,6 +64,12 @@ class Task:
     @property
     def name(self) -> str:
         return self._name
+
+    def stalled(self, seconds: float) -> bool:
+        """Whether the task has waited for the same operations since a call that long ago."""
+        now = monotonic()
+        self._since = self._since or now
+        return now - self._since >= seconds
 
     def notify(self) -> None:
         """An awaited operation has completed."""
@@ -70,6 +91,8 @@ class Task:
                 if pending:
                     self._pending = pending
                     self.awaited = awaited
+                    self._since = 0.0
+                    self.asked = False
                     return
         except StopIteration:
             self.result = self._finish()

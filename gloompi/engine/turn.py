@@ -14,17 +14,29 @@ __all__ = ["Turn"]
 class Turn:
     """A lock whose holder can be named, and can be asked to abort.
 
+    A signal handler may raise anywhere, so also between taking the turn and the ``try`` that gives it back.  The lock is
+    one that knows its owner: a thread that still has it from such an accident goes on with it.
+
     Parameters
     ----------
     abort : callable
         Called with a reason by the thread that holds the turn.
+
+    Attributes
+    ----------
+    busy : bool
+        The holder is inside an operation; set and cleared by it.
     """
 
     def __init__(self, abort: Callable[[str], None]) -> None:
-        self._lock = threading.Lock()
-        self._holder: threading.Thread | None = None
+        self._lock = threading.RLock()
+        self._holder = ""
         self._abort = abort
-        self._asked = ""
+        self._asked: str | None = None
+        self.busy = False
+
+    def _mine(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # what Condition uses too
 
     def take(self, deadline: Deadline, what: str, doing: Callable[[], str]) -> None:
         """Wait for the turn; `what` wants it, `doing` says what the holder does.
@@ -34,39 +46,40 @@ class Turn:
         OperationTimeoutError
             Another thread kept it for all of the budget.
         RuntimeError
-            This thread has it already.
+            This thread is in an operation already.
         """
-        if not self._lock.acquire(blocking=False):
-            holder = self._holder
-            if holder is threading.current_thread():
+        if self._mine():
+            if self.busy:
                 raise RuntimeError(
                     f"{what} was called from within {doing()} on the same Context, by a signal handler or an op"
                 )
+            return
+        if not self._lock.acquire(blocking=False):
             remaining = deadline.remaining()
-            if not self._lock.acquire(timeout=-1 if remaining is None else remaining):
+            if not self._lock.acquire(timeout=-1 if remaining is None else min(remaining, threading.TIMEOUT_MAX)):
                 assert deadline.timeout is not None
-                name = holder.name if holder is not None else "?"
-                reason = f"thread {name!r} is in {doing()} on the same Context, which serves one at a time"
+                reason = f"thread {self._holder!r} is in {doing()} on the same Context, which serves one at a time"
                 raise OperationTimeoutError(what, deadline.timeout, reason)
-        self._holder = threading.current_thread()
+        self._holder = threading.current_thread().name
 
     def give(self) -> None:
         self.woken()  # asked when the last operation was about to end
-        self._holder = None
-        self._lock.release()
+        while self._mine():
+            self._lock.release()
 
     def woken(self) -> None:
         """Do what `abort` has asked for; called by the holder."""
-        if self._asked:
+        if self._asked is not None:
             self._abort(self._asked)
 
     def abort(self, reason: str, wake: Callable[[], None], timeout: float) -> None:
         """Have the holder abort, or do it if there is none; any thread may call it, and a signal handler."""
         self._asked = reason
-        if self._lock.acquire(blocking=False):
-            self.give()
+        if self._mine() and self.busy:
+            wake()  # a signal handler: the operation that it interrupts goes on when it returns
             return
-        wake()
-        # A signal handler interrupts the holder itself, which goes on only when it returns.
-        if self._holder is not threading.current_thread() and self._lock.acquire(timeout=timeout):
-            self.give()
+        if not self._lock.acquire(blocking=False):
+            wake()
+            if not self._lock.acquire(timeout=timeout) and self.busy:
+                return  # the holder is in an op or a system call; it aborts when it comes back
+        self.give()

@@ -35,6 +35,8 @@ _PATIENCE_SECONDS = 0.2
 _MAX_DIALING = 64
 # Connections that have not authenticated yet; beyond it the oldest is dropped.
 _MAX_UNKNOWN = 512
+# Errors of accept(2) that are this rank's own trouble.
+_FATAL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADF, errno.EINVAL)
 _BACKOFF_SECONDS = (0.005, 0.5)  # first, longest
 
 
@@ -195,9 +197,9 @@ class Connecting:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as exc:
-                if not self._make_room(exc):
+                if exc.errno in _FATAL and not self._make_room(exc):
                     raise
-                return
+                return  # accept(2): a connection's own network errors are reported here, and concern nobody else
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
                 tune(sock)  # TCP's has inherited it

@@ -27,7 +27,7 @@ class Exchange(Protocol):
         Parameters
         ----------
         watch : callable
-            To be called every `WATCH_SECONDS` or so while waiting; it may raise.
+            To be called about ten times a second while waiting; it may raise.
 
         Raises
         ------

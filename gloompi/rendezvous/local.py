@@ -10,7 +10,7 @@ from ..errors import RendezvousError
 
 __all__ = ["LocalExchange", "local_exchanges"]
 
-_WATCH_SECONDS = 0.05
+_WATCH_SECONDS = 0.1
 
 
 class _Board:

@@ -100,8 +100,11 @@ def _listen(device: Device | None, size: int) -> tuple[Record, Listeners]:
         _check_descriptors(size)
         listeners = (device or Device()).listen(backlog=size + 64)
         return Record(listeners.endpoint, entropy), listeners
-    except (OSError, ValueError) as exc:
-        text = exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+    except Exception as exc:  # whatever it is: the others must not wait for this rank
+        if isinstance(exc, OSError) and exc.filename is None and exc.strerror:
+            text = exc.strerror
+        else:
+            text = str(exc) if isinstance(exc, (OSError, ValueError)) else f"{type(exc).__name__}: {exc}"
         nobody = Endpoint(socket.gethostname(), os.getpid(), 1, bytes(16), b"", ())
         return Record(nobody, entropy, text), Listeners([], nobody)
 

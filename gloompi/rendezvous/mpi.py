@@ -54,8 +54,9 @@ def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
     if comm.Get_size() == 1:
         yield _Alone()
         return
-    exchange = _MPIExchange(comm, deadline)
+    exchange = _MPIExchange(comm)
     try:
+        exchange.connect(deadline)
         yield exchange
     finally:
         exchange.free()
@@ -71,19 +72,24 @@ class _Alone:
 
 
 class _MPIExchange:
-    def __init__(self, comm: Any, deadline: Deadline) -> None:
+    def __init__(self, comm: Any) -> None:
         from mpi4py import MPI
 
         self._error = MPI.Exception
+        self._errors_return = MPI.ERRORS_RETURN
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
+        self._pending: list[Any] = []
         try:
             # A duplicate: no message of the caller's can meet ours.
-            self._comm, request = comm.Idup()
+            self._comm, self._duplicated = comm.Idup()
         except self._error as exc:
             raise RendezvousError(f"MPI could not duplicate the communicator: {exc}") from exc
-        self._pending: list[Any] = []
-        self._wait(request, None, deadline, lambda: None)
+
+    def connect(self, deadline: Deadline) -> None:
+        """Wait for the duplicate."""
+        self._wait(self._duplicated, None, deadline, lambda: None)
+        self._comm.Set_errhandler(self._errors_return)  # the caller's may end the process
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         nbytes = len(record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct
 
-from ..transport.endpoint import ENDPOINT_NBYTES, Endpoint
+from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
 __all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Record", "pack_verdict", "unpack_verdict"]
 
@@ -17,7 +17,7 @@ RECORD_NBYTES = 400
 VERDICT_NBYTES = 400
 
 _HEAD = Struct("<BB32s")
-_REASON_OFFSET = _HEAD.size + 103
+_REASON_OFFSET = _HEAD.size + WHO_NBYTES
 _OK, _FAILED = 1, 2
 
 

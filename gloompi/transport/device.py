@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -115,13 +116,24 @@ class Device:
                 unix = os.urandom(16)
                 sockets.append(_listen_unix(unix, backlog))
             addresses = []
+            unusable: OSError | None = None
             for interface, address in self._addresses() if self.transport != "unix" else ():
-                listener = self._listen_tcp(interface, address, backlog)
+                try:
+                    listener = self._listen_tcp(interface, address, backlog)
+                except OSError as exc:
+                    # An IPv6 address that is still being checked for duplicates cannot be bound; others will do.
+                    if exc.errno != errno.EADDRNOTAVAIL or self.host is not None:
+                        raise
+                    _log.debug("not listening on %s (%s): %s", address.ip, interface.name, exc)
+                    unusable = exc
+                    continue
                 sockets.append(listener)
                 port = listener.getsockname()[1]
                 nearness = interface.nearness(address)
                 addresses.append(Address(address, port, nearness, socket.if_nametoindex(interface.name)))
                 _log.debug("listening on %s:%d (%s, %s)", address.ip, port, interface.name, nearness.name.lower())
+            if unusable is not None and not addresses:
+                raise unusable
         except BaseException:
             for listener in sockets:
                 listener.close()

@@ -8,7 +8,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from struct import Struct
 
-__all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "Address", "Endpoint", "Nearness", "Peer"]
+__all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "WHO_NBYTES", "Address", "Endpoint", "Nearness", "Peer"]
 
 # 8 addresses are what fits a record of 400 bytes, and more than any host we have seen the interface list of needs.
 MAX_ADDRESSES = 8
@@ -113,6 +113,7 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
 
 _WHO = Struct("<64sIH16s16sB")
 _ADDRESS = Struct("<BBBHI16s")
+WHO_NBYTES = _WHO.size  # an endpoint without addresses
 ENDPOINT_NBYTES = _WHO.size + MAX_ADDRESSES * _ADDRESS.size
 
 

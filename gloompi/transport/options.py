@@ -11,8 +11,9 @@ __all__ = ["tune"]
 # kernel cuts it to net.core.wmem_max. TCP's buffers are left to the kernel's autotuning: no fixed size was better.
 _UNIX_BUFFER_NBYTES = 4 * 1024 * 1024
 
-# A peer that vanished without a FIN is noticed after 15 + 3 * 5 s. TCP_USER_TIMEOUT is left alone: it would also kill a
-# living peer that merely does not read.
+# A peer that vanished without a FIN is noticed after 15 + 3 * 5 s by a connection that is idle; while something is being
+# sent, keepalive does not run, and the operation's timeout has to notice. TCP_USER_TIMEOUT is left alone: it would also
+# kill a living peer that merely does not read.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 

@@ -76,9 +76,11 @@ class Link:
         Bytes received without asking that found their receive and have not been credited to the peer yet.
     finished : bool
         The peer has said that it sends nothing more.
+    owes : bool
+        A payload was dropped that somebody may still wait to see sent.
     """
 
-    __slots__ = ("_handler", "consumed", "credit", "finished", "peer", "rank")
+    __slots__ = ("_handler", "consumed", "credit", "finished", "owes", "peer", "rank")
 
     def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
         self.peer = peer
@@ -86,7 +88,13 @@ class Link:
         self.credit = credit
         self.consumed = 0
         self.finished = False
+        self.owes = False
         self._handler = handler
+
+    @property
+    def sending(self) -> bool:
+        """Whether something waits for the kernel to take it."""
+        return False
 
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         """Send a frame; return whether `payload` may be changed again, and if not, call `when_taken`."""
@@ -123,7 +131,7 @@ class Pair(Link):
         Scratch that the pairs of a thread share: nothing stays in it between calls.
     """
 
-    __slots__ = ("_kept", "_left", "_queue", "_sink", "_staging", "_write_error", "fd", "sock")
+    __slots__ = ("_kept", "_left", "_queue", "_sink", "_staging", "_torn", "_write_error", "fd", "sock")
 
     def __init__(self, sock: socket.socket, peer: Peer, handler: Handler, credit: int, staging: memoryview) -> None:
         super().__init__(peer, handler, credit)
@@ -135,21 +143,28 @@ class Pair(Link):
         self._sink: Sink | None = None  # of a payload whose rest has not come
         self._left = 0
         self._write_error: OSError | None = None
+        # A signal handler may raise between the system call and the note of what it took: then nobody knows any more
+        # where the stream is, and nothing may follow.
+        self._torn = False
 
     @property
     def sending(self) -> bool:
         """Whether something waits for the kernel to take it."""
-        return bool(self._queue)
+        return bool(self._queue) and not self._torn
 
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         queue = self._queue
         if self.sock is None or self._write_error is not None:
+            self.owes |= payload is not None
             return True  # whoever reads from this pair learns why
+        if self._torn:
+            return True
         if queue:
             queue.append((memoryview(header), None))
             if payload is not None:
                 queue.append((payload, None))
             return False
+        self._torn = True
         try:
             if payload is None:
                 sent = self.sock.send(header)
@@ -161,14 +176,17 @@ class Pair(Link):
             sent, total = 0, -1
         except OSError as exc:
             self._fail(exc)
+            self.owes |= payload is not None
             return True
         if sent == total:
+            self._torn = False
             return True
         if sent < HEADER_NBYTES:
             queue.append((memoryview(header)[sent:], None))
             sent = HEADER_NBYTES
         if payload is not None:
             queue.append((payload[sent - HEADER_NBYTES :], None))
+        self._torn = False
         self._handler.watch(self, True)
         return False
 
@@ -178,14 +196,16 @@ class Pair(Link):
     def flush(self) -> bool:
         """Hand the kernel up to `SLICE_NBYTES` of what waits; return whether it took any."""
         queue = self._queue
-        if not queue or self.sock is None:
+        if not queue or self.sock is None or self._torn:
             return False
+        self._torn = True
         try:
             if len(queue) == 1:
                 sent = self.sock.send(queue[0][0][:SLICE_NBYTES])
             else:
                 sent = self.sock.sendmsg(tuple(self._pieces()))
         except BlockingIOError:
+            self._torn = False
             return False
         except OSError as exc:
             self._fail(exc)
@@ -194,12 +214,14 @@ class Pair(Link):
             piece, completion = queue[0]
             if sent < len(piece):
                 queue[0] = (piece[sent:], completion)
-                return True
+                break
             queue.popleft()
             sent -= len(piece)
             if completion is not None:
                 completion.complete()
-        self._handler.watch(self, False)
+        self._torn = False
+        if not queue:
+            self._handler.watch(self, False)
         return True
 
     def _pieces(self) -> Iterator[memoryview]:
@@ -213,8 +235,14 @@ class Pair(Link):
     def _fail(self, exc: OSError) -> None:
         # Not yet lost: what the peer sent before it went may say why, so the reading side decides.
         self._write_error = exc
-        self._queue.clear()
+        self._torn = False
+        self._drop()
         self._handler.watch(self, False)
+
+    def _drop(self) -> None:
+        """Forget what waits to be sent."""
+        self.owes |= any(completion is not None for _, completion in self._queue)
+        self._queue.clear()
 
     def receive(self) -> bool:
         """Take what has come, one system call's worth; return whether there was any."""
@@ -283,6 +311,6 @@ class Pair(Link):
         """Close the socket; what waits to be sent is dropped."""
         if self.sock is not None:
             sock, self.sock = self.sock, None
-            self._queue.clear()
+            self._drop()
             self._sink = None
             sock.close()
