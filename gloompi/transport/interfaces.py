@@ -17,6 +17,9 @@ __all__ = ["Interface", "interfaces", "select"]
 
 IPInterface = IPv4Interface | IPv6Interface
 
+# What fits a record of the rendezvous; a list of interfaces that is longer goes without their addresses.
+_MAX_TEXT = 250
+
 _FAST = ("hsn", "ib")
 _VIRTUAL = ("docker", "br-", "virbr", "veth", "cni", "flannel", "cali", "podman", "lxc", "vnet", "tap")
 
@@ -38,9 +41,13 @@ class Interface:
             return Nearness.VIRTUAL
         return Nearness.FAST if self.name.startswith(_FAST) else Nearness.ORDINARY
 
+    @property
+    def label(self) -> str:
+        return self.name if self.up else f"{self.name} (down)"
+
     def __str__(self) -> str:
         shown = ", ".join(map(str, self.addresses)) or "no address"
-        return f"{self.name} ({shown})" if self.up else f"{self.name} (down)"
+        return f"{self.name} ({shown})" if self.up else self.label
 
 
 def interfaces() -> list[Interface]:
@@ -99,7 +106,10 @@ def select(pattern: str | None, source: str = "interface") -> list[tuple[Interfa
                 chosen.append((interface, address))
     if not chosen:
         asked = f"no interface that is up matches {source}={pattern!r}" if pattern else "no interface is usable"
-        raise ValueError(f"{asked}; there are: {', '.join(map(str, listed))}")
+        text = f"{asked}; there are: {', '.join(map(str, listed))}"
+        if len(text) > _MAX_TEXT:
+            text = f"{asked}; there are: {', '.join(interface.label for interface in listed)}"
+        raise ValueError(text)
     return sorted(chosen, key=lambda pair: (pair[0].nearness(pair[1]), pair[1].version))
 
 
