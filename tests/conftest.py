@@ -10,10 +10,15 @@ import pytest
 from launch import mpiexec, vendor
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "mpi_jobs" in getattr(item, "fixturenames", ()):
             item.add_marker("jobs")
+    if config.getoption("--with-mpi", default=False):
+        # On a communicator that mpiexec has made, every rank runs every test: only those that are meant for it.
+        meant = [item for item in items if item.get_closest_marker("mpi") is not None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in meant])
+        items[:] = meant
 
 
 @pytest.fixture(autouse=True)
