@@ -434,11 +434,13 @@ def test_dates_are_moved_and_durations_summed() -> None:
             for algorithm in ("auto", "recursive_doubling", "halving_doubling", "ring"):
                 total = ctx.allreduce(durations, algorithm=algorithm)
                 np.testing.assert_array_equal(total, (3 * index + 3).astype("m8[ms]"))
-            dates = np.datetime64("2024-02-28", "D") + index + ctx.rank
-            np.testing.assert_array_equal(ctx.allgather(dates)[2], np.datetime64("2024-02-28", "D") + index + 2)
-            np.testing.assert_array_equal(ctx.allreduce(dates, op="max"), np.datetime64("2024-02-28", "D") + index + 2)
+            start, days = np.datetime64("2024-02-28", "D"), index.astype("m8[D]")
+            every = [start + days + np.timedelta64(rank, "D") for rank in range(3)]
+            dates = every[ctx.rank].copy()
+            np.testing.assert_array_equal(ctx.allgather(dates)[2], every[2])
+            np.testing.assert_array_equal(ctx.allreduce(dates, op="max"), every[2])
             ctx.broadcast(dates, root=1)
-            np.testing.assert_array_equal(dates, np.datetime64("2024-02-28", "D") + index + 1)
+            np.testing.assert_array_equal(dates, every[1])
             missing = np.array(["NaT", "2020-01-01"], "M8[s]")
             assert np.isnat(ctx.allreduce(missing, op="min")).tolist() == [True, False]
         if ctx.rank == 0:

@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from select import POLLRDHUP, poll
 
@@ -71,10 +71,13 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline) -> Me
         endpoints = [record.endpoint for record in records]
         session = Session([record.entropy for record in records])
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
-        with closing(Connecting(rank, endpoints, ways, listeners.sockets, session)) as connecting:
+        with ExitStack() as made:
             failure, own = "", False
+            connecting: Connecting | None = None
             try:
                 _check(rank, ways, endpoints)
+                connecting = Connecting(rank, endpoints, ways, listeners.sockets, session)
+                made.callback(connecting.close)
                 connecting.run(_most_of(deadline))
             except RendezvousError as exc:
                 failure = exc.reason
@@ -82,7 +85,8 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline) -> Me
                 failure, own = str(exc), True
             listeners.close()
             # What is connected stays open meanwhile: the others must not take this rank for dead.
-            _agree(exchange, failure, own, endpoints, connecting.sockets, deadline)
+            _agree(exchange, failure, own, endpoints, connecting.sockets if connecting else [], deadline)
+            assert connecting is not None
             sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
