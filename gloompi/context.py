@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .deadline import Deadline, check_timeout
-from .engine.engine import Engine
-from .plan import Op, Plan, Planner, Status
+from .engine.engine import Engine, Plan
+from .plan import Op, Planner, Status
 from .request import Request
 from .transport.device import Device
 from .transport.endpoint import Peer
@@ -116,27 +116,16 @@ class Context:
 
     def _run(self, plan: Plan, timeout: float | None) -> Any:
         engine = self._engine
-        deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
-        engine.take_turn(deadline, plan.name)
-        try:
-            engine.turn.busy = True
-            task = engine.start(*plan)
-            if not task.done:
-                engine.wait(task, deadline)
-            return task.result
-        finally:
-            engine.turn.busy = False
-            engine.give_turn()
+        deadline = self._deadline(timeout)
+        return engine.exclusively(deadline, plan.name, engine.run, plan, deadline)
 
     def _start(self, plan: Plan) -> Request:
         engine = self._engine
-        engine.take_turn(Deadline(self.timeout), plan.name)
-        try:
-            engine.turn.busy = True
-            return Request(engine, engine.start(*plan), self.timeout)
-        finally:
-            engine.turn.busy = False
-            engine.give_turn()
+        task = engine.exclusively(self._deadline(None), plan.name, engine.start, *plan)
+        return Request(engine, task, self.timeout)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self.timeout if timeout is None else check_timeout(timeout))
 
     # -- collectives ----------------------------------------------------------------------------------------------------
 
@@ -466,15 +455,8 @@ class Context:
         """
         if self.closed:
             return
-        deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
-        engine = self._engine
-        engine.take_turn(deadline, "close")
-        try:
-            engine.turn.busy = True
-            engine.close(deadline)
-        finally:
-            engine.turn.busy = False
-            engine.give_turn()
+        deadline = self._deadline(timeout)
+        self._engine.exclusively(deadline, "close", self._engine.close, deadline)
 
     def abort(self, reason: str) -> None:
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason."""

@@ -16,12 +16,12 @@ from .arrays import Array, flat_input, flat_output, view
 from .collectives import allgather, allreduce, barrier, broadcast, gather, reduce, scatter
 from .engine.call import Call, as_bytes
 from .engine.channel import Channel
-from .engine.engine import Engine
+from .engine.engine import Engine, Plan
 from .engine.fingerprint import fingerprint
 from .engine.operation import ANY_SOURCE, ANY_TAG, Operation, Receive, Steps
 from .reduction import Reduction, resolve
 
-__all__ = ["MAX_TAG", "Op", "Plan", "Planner", "Status"]
+__all__ = ["MAX_TAG", "Op", "Planner", "Status"]
 
 # MPI guarantees 32767; this is what the common implementations give.
 MAX_TAG = 2**31 - 1
@@ -37,23 +37,6 @@ class Status(NamedTuple):
     source: int
     tag: int
     nbytes: int
-
-
-class Plan(NamedTuple):
-    """A checked call.
-
-    Attributes
-    ----------
-    name : str
-    begin : callable
-        Makes the steps; says the number of the call too, 0 if it has none.
-    finish : callable
-        Makes the result when the steps have ended.
-    """
-
-    name: str
-    begin: Callable[[], tuple[Steps, int]]
-    finish: Callable[[], Any]
 
 
 class Planner:

@@ -42,14 +42,7 @@ class Request:
         """
         task = self._task
         if not task.done:
-            engine = self._engine
-            engine.take_turn(Deadline(self._timeout), task.label)
-            try:
-                engine.turn.busy = True
-                engine.test(task)
-            finally:
-                engine.turn.busy = False
-                engine.give_turn()
+            self._engine.exclusively(Deadline(self._timeout), task.label, self._engine.test, task)
         return task.done
 
     def wait(self, timeout: float | None = None) -> Any:
@@ -68,12 +61,5 @@ class Request:
         task = self._task
         if not task.done:
             deadline = Deadline(self._timeout if timeout is None else check_timeout(timeout))
-            engine = self._engine
-            engine.take_turn(deadline, task.label)
-            try:
-                engine.turn.busy = True
-                engine.wait(task, deadline)
-            finally:
-                engine.turn.busy = False
-                engine.give_turn()
+            self._engine.exclusively(deadline, task.label, self._engine.wait, task, deadline)
         return task.result

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from ..transport.endpoint import Peer
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Plan"]
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger("gloompi")
 
@@ -47,6 +49,23 @@ _LOOK_SECONDS = 0.1
 _TEST_MOVES = 16
 
 _alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Plan(NamedTuple):
+    """A call that has been checked and can begin.
+
+    Attributes
+    ----------
+    name : str
+    begin : callable
+        Makes the steps; says the number of the call too, 0 if it has none.
+    finish : callable
+        Makes the result when the steps have ended.
+    """
+
+    name: str
+    begin: Callable[[], tuple[Steps, int]]
+    finish: Callable[[], Any]
 
 
 class Engine:
@@ -107,8 +126,8 @@ class Engine:
 
     # -- progress -----------------------------------------------------------------------------------------------------
 
-    def take_turn(self, deadline: Deadline, what: str) -> None:
-        """Become the one thread that uses the engine; `give_turn` ends it.
+    def exclusively(self, deadline: Deadline, what: str, action: Callable[..., Result], *arguments: Any) -> Result:
+        """Return ``action(*arguments)``, run as the one thread that uses the engine.
 
         Raises
         ------
@@ -119,15 +138,25 @@ class Engine:
         RuntimeError
             This thread is in an operation already.
         """
-        self.turn.take(deadline, what, self._label)
-        if self.error is not None:
-            self.turn.give()
-            raise self._broken()
+        turn = self.turn
+        turn.take(deadline, what, self._label)
+        try:
+            turn.busy = True
+            if self.error is not None:
+                raise self._broken()
+            return action(*arguments)
+        finally:
+            turn.busy = False  # a bare assignment comes first: no signal handler can get in before it
+            if self._current is not None and self._current.done:
+                self._current = None  # or it would keep the user's arrays
+            turn.give()
 
-    def give_turn(self) -> None:
-        if self._current is not None and self._current.done:
-            self._current = None  # or it would keep the user's arrays
-        self.turn.give()
+    def run(self, plan: Plan, deadline: Deadline) -> Any:
+        """Begin a call, wait for it, and return its result."""
+        task = self.start(*plan)
+        if not task.done:
+            self.wait(task, deadline)
+        return task.result
 
     def start(self, name: str, begin: Callable[[], tuple[Steps, int]], finish: Callable[[], Any]) -> Task:
         """Begin an algorithm and run it as far as it gets without waiting; `finish` makes its result."""

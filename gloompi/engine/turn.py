@@ -25,12 +25,12 @@ class Turn:
     Attributes
     ----------
     busy : bool
-        The holder is inside an operation; set and cleared by it.
+        The holder is inside an operation; it sets and clears this itself, by bare assignments.
     """
 
     def __init__(self, abort: Callable[[str], None]) -> None:
         self._lock = threading.RLock()
-        self._holder = ""
+        self._holder = 0
         self._abort = abort
         self._asked: str | None = None
         self.busy = False
@@ -48,23 +48,23 @@ class Turn:
         RuntimeError
             This thread is in an operation already.
         """
-        if self._mine():
-            if self.busy:
-                raise RuntimeError(
-                    f"{what} was called from within {doing()} on the same Context, by a signal handler or an op"
-                )
-            return
         if not self._lock.acquire(blocking=False):
+            holder = self._holder
             remaining = deadline.remaining()
             if not self._lock.acquire(timeout=-1 if remaining is None else min(remaining, threading.TIMEOUT_MAX)):
                 assert deadline.timeout is not None
-                reason = f"thread {self._holder!r} is in {doing()} on the same Context, which serves one at a time"
+                name = next((thread.name for thread in threading.enumerate() if thread.ident == holder), "?")
+                reason = f"thread {name!r} is in {doing()} on the same Context, which serves one at a time"
                 raise OperationTimeoutError(what, deadline.timeout, reason)
-        self._holder = threading.current_thread().name
+        if self.busy:  # and yet the lock let this thread in: it has it already
+            self._lock.release()
+            raise RuntimeError(f"{what} was called from within {doing()} on the same Context, by a signal handler or an op")
+        self._holder = threading.get_ident()
 
     def give(self) -> None:
         self.woken()  # asked when the last operation was about to end
-        while self._mine():
+        self._lock.release()
+        while self._mine():  # left over from an accident
             self._lock.release()
 
     def woken(self) -> None:
@@ -80,6 +80,8 @@ class Turn:
             return
         if not self._lock.acquire(blocking=False):
             wake()
-            if not self._lock.acquire(timeout=timeout) and self.busy:
-                return  # the holder is in an op or a system call; it aborts when it comes back
+            if not self._lock.acquire(timeout=timeout):
+                if not self.busy:
+                    self.woken()  # an accident left it taken, and nobody is inside
+                return  # else the holder is in an op or a system call, and aborts when it comes back
         self.give()
