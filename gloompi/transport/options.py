@@ -6,9 +6,10 @@ import socket
 
 __all__ = ["tune"]
 
-# An AF_UNIX socket holds what its peer has not read yet in its own send buffer. Allreduce of 16 MiB against Open MPI's
-# shared memory in the same run, 2 ranks: 1.14 to 1.63 with the kernel's default of 208 KiB, 0.76 to 0.86 with 4 MiB. The
-# kernel cuts it to net.core.wmem_max. TCP's buffers are left to the kernel's autotuning: no fixed size was better.
+# An AF_UNIX socket holds what its peer has not read yet in its own send buffer. With other work on the cores, 16 MiB
+# allreduces of 2 ranks took 1.14 to 1.63 of the time of Open MPI's shared memory with the kernel's default of 208 KiB and
+# 0.76 to 0.86 with 4 MiB; with idle cores the two are alike. The kernel cuts it to net.core.wmem_max. TCP's buffers are
+# left to the kernel's autotuning: no fixed size was better.
 _UNIX_BUFFER_NBYTES = 4 * 1024 * 1024
 
 # A peer that vanished without a FIN is noticed after 15 + 3 * 5 s by a connection that is idle; while something is being

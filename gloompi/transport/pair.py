@@ -16,9 +16,9 @@ from .frames import HEADER_NBYTES, VERSION, unpack_header
 
 __all__ = ["SLICE_NBYTES", "STAGING_NBYTES", "Completion", "Handler", "Loopback", "Pair", "Sink"]
 
-# Bytes handed to the kernel in one call: turns between sending and receiving keep both directions busy, and a
-# chunk that was just reduced is still in cache.
-SLICE_NBYTES = 512 * 1024
+# Bytes handed to the kernel in one call, so that sending a large message leaves turns for receiving. Measured with
+# 16 MiB allreduces of 2 ranks: 4 MiB took 0.9 of the time of 512 KiB over AF_UNIX, the same over TCP.
+SLICE_NBYTES = 4 * 1024 * 1024
 
 # Headers and small payloads are read here, many frames in one call, and copied to their destination; the rest of a
 # larger payload is received in place.
