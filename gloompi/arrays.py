@@ -39,7 +39,10 @@ def _foreign(x: Any, name: str) -> Array:
     except (TypeError, ValueError):
         pass  # no buffer protocol: try the next one
     if hasattr(x, "__dlpack__"):
-        array = np.from_dlpack(x)
+        try:
+            array = np.from_dlpack(x)
+        except (RuntimeError, BufferError, ValueError) as exc:  # on another device, of a dtype NumPy has not, ...
+            raise TypeError(f"{name} is a tensor that NumPy cannot see without a copy: {exc}") from exc
         # Before DLPack 1.0 (torch's exporter is) a capsule cannot say whether it may be written, and NumPy then
         # assumes not; torch's own view of the same memory can.
         if not array.flags.writeable and hasattr(x, "numpy"):
@@ -59,6 +62,8 @@ def flat_input(x: Any, name: str = "x") -> tuple[Array, Array]:
         try:
             x = view(x, name)
         except TypeError:
+            if hasattr(x, "__dlpack__"):
+                raise
             x = np.asarray(x)
     if x.dtype.hasobject:
         raise TypeError(f"{name} has dtype {x.dtype}: Python objects cannot be sent as an array")

@@ -235,3 +235,19 @@ def test_flat_output_refuses_what_cannot_be_written() -> None:
     # A NumPy scalar is immutable: the result would end in a copy that nobody sees.
     with pytest.raises((TypeError, ValueError)):
         flat_output(np.float64(0), "out", (), F8)
+
+
+class Foreign:
+    """A tensor that NumPy refuses: on another device, or of a dtype that it has not."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("it lives on a GPU")
+
+
+def test_a_tensor_that_numpy_cannot_see_is_a_type_error() -> None:
+    for check in (lambda: view(Foreign(), "x"), lambda: flat_input(Foreign())):
+        with pytest.raises(TypeError, match="x is a tensor that NumPy cannot see without a copy: "):
+            check()
