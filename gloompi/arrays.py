@@ -43,8 +43,8 @@ def _foreign(x: Any, name: str) -> Array:
             array = np.from_dlpack(x)
         except (RuntimeError, BufferError, ValueError) as exc:  # on another device, of a dtype NumPy has not, ...
             raise TypeError(f"{name} is a tensor that NumPy cannot see without a copy: {exc}") from exc
-        # Before DLPack 1.0 (torch's exporter is) a capsule cannot say whether it may be written, and NumPy then
-        # assumes not; torch's own view of the same memory can.
+        # A capsule from before DLPack 1.0 cannot say whether it may be written, and NumPy then assumes not; the tensor's
+        # own view of the same memory can.
         if not array.flags.writeable and hasattr(x, "numpy"):
             own: Any = x.numpy()
             if isinstance(own, np.ndarray) and (not own.size or np.may_share_memory(own, array)):

@@ -33,6 +33,19 @@ def in_thread(action: object, name: str = "other") -> threading.Thread:
     return thread
 
 
+def another_thread_gets(turn: Turn) -> bool:
+    """Whether a thread that does not wait gets the turn; it gives it back."""
+    taken: list[bool] = []
+
+    def other() -> None:
+        turn.take(Deadline(0), "send", doing)
+        turn.give()
+        taken.append(True)
+
+    in_thread(other).join(20)
+    return bool(taken)
+
+
 def test_a_second_thread_waits_and_says_for_whom() -> None:
     turn = Turn(Aborted())
     turn.take(Deadline(1), "barrier", doing)
@@ -59,15 +72,7 @@ def test_nested_use_is_refused_and_harms_nothing() -> None:
         turn.take(Deadline(1), "send", doing)
     turn.busy = False
     turn.give()
-    taken: list[bool] = []
-
-    def other() -> None:
-        turn.take(Deadline(0), "send", doing)
-        turn.give()
-        taken.append(True)
-
-    in_thread(other).join(20)
-    assert taken
+    assert another_thread_gets(turn)
 
 
 def test_a_turn_left_taken_is_used_on_and_given_back_whole() -> None:
@@ -75,15 +80,7 @@ def test_a_turn_left_taken_is_used_on_and_given_back_whole() -> None:
     for _ in range(3):
         turn.take(Deadline(1), "barrier", doing)  # a signal handler raised before the turn could be given back
     turn.give()
-    taken: list[bool] = []
-
-    def other() -> None:
-        turn.take(Deadline(0), "send", doing)
-        turn.give()
-        taken.append(True)
-
-    in_thread(other).join(20)
-    assert taken
+    assert another_thread_gets(turn)
 
 
 def test_aborting_a_turn_that_nobody_has() -> None:

@@ -10,7 +10,8 @@ from ..engine.operation import Steps
 
 __all__ = ["ALGORITHMS", "allgather", "pick"]
 
-# Up to here (all ranks' bytes together) the number of steps is what counts; measured with 4 ranks.
+# Up to here (all ranks' bytes together) the number of steps is what counts: with 4 ranks on 2 cores over AF_UNIX, Bruck
+# took 169 us at 64 KiB where the ring took 209, and 313 us at 256 KiB where the ring took 248.
 _LATENCY_NBYTES = 64 * 1024
 
 
