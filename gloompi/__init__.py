@@ -24,6 +24,14 @@ from .errors import (
 )
 from .plan import Status
 from .request import Request
+from .stores.etcd import EtcdStore
+from .stores.file import FileStore
+from .stores.hash import HashStore
+from .stores.prefix import PrefixStore
+from .stores.redis import RedisStore
+from .stores.store import Store
+from .stores.tcp import TCPStore
+from .stores.zookeeper import ZooKeeperStore
 from .transport.device import Device
 
 __all__ = [
@@ -33,13 +41,21 @@ __all__ = [
     "Context",
     "ContextClosedError",
     "Device",
+    "EtcdStore",
+    "FileStore",
     "GloompiError",
+    "HashStore",
     "MismatchError",
     "OperationTimeoutError",
     "PeerLostError",
+    "PrefixStore",
+    "RedisStore",
     "RendezvousError",
     "Request",
     "Status",
+    "Store",
+    "TCPStore",
+    "ZooKeeperStore",
 ]
 
 __version__ = "0.1.0"

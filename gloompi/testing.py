@@ -1,4 +1,4 @@
-"""Run a function on several ranks in one process: for tests, of this project and of its users."""
+"""For tests, of this project and of its users: a function on several ranks in one process, and the contract of stores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .context import Context
+from .contract import check_store
 from .deadline import Deadline
 from .errors import GloompiError
 from .rendezvous.local import local_exchanges
 from .transport.device import Device
 
-__all__ = ["RankError", "run_ranks"]
+__all__ = ["RankError", "check_store", "run_ranks"]
 
 Result = TypeVar("Result")
 

@@ -69,7 +69,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline) -> Me
     try:
         records = _unpack(exchange(mine.pack(), deadline, _nothing))
         endpoints = [record.endpoint for record in records]
-        session = Session([record.entropy for record in records])
+        session = Session([record.entropy for record in records], exchange.secret)
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
         with ExitStack() as made:
             failure, own = "", False

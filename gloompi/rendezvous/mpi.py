@@ -14,7 +14,9 @@ from typing import Any
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
+from ..launcher import claimed_sizes
 from .exchange import Exchange
+from .local import local_exchanges
 
 __all__ = ["exchange_over"]
 
@@ -22,9 +24,6 @@ __all__ = ["exchange_over"]
 _TRIES = 20
 _SLEEP_SECONDS = (50e-6, 5e-3)  # first, longest
 _WATCH_SECONDS = 0.1
-
-# What launchers tell a process about the size of the job. Used for diagnostics only.
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PALS_SIZE", "FLUX_JOB_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
         raise TypeError("comm is an inter-communicator; merge it first: comm.Merge()")
     _check_launcher(MPI)
     if comm.Get_size() == 1:
-        yield _Alone()
+        yield local_exchanges(1)[0]
         return
     exchange = _MPIExchange(comm)
     try:
@@ -62,16 +61,9 @@ def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
         exchange.free()
 
 
-class _Alone:
-    """One rank has nobody to ask."""
-
-    rank, size = 0, 1
-
-    def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
-        return [record]
-
-
 class _MPIExchange:
+    secret = b""
+
     def __init__(self, comm: Any) -> None:
         from mpi4py import MPI
 
@@ -143,11 +135,10 @@ def _check_launcher(MPI: Any) -> None:
     """Warn if every process is a world of its own although a launcher started several."""
     if MPI.COMM_WORLD.Get_size() > 1:
         return
-    for variable in _SIZE_VARIABLES:
-        value = os.environ.get(variable, "")
-        if value.isdecimal() and int(value) > 1:
+    for variable, size in claimed_sizes():
+        if size > 1:
             warnings.warn(
-                f"MPI.COMM_WORLD has 1 rank, but {variable}={value}: this is the wrong mpiexec for this mpi4py, which uses "
+                f"MPI.COMM_WORLD has 1 rank, but {variable}={size}: this is the wrong mpiexec for this mpi4py, which uses "
                 f"{MPI.Get_library_version().splitlines()[0]}; use the mpiexec of that MPI, in most cases the one "
                 f"beside the python in use",
                 RuntimeWarning,

@@ -39,15 +39,18 @@ class Session:
     Parameters
     ----------
     entropy : list of bytes
-        32 random bytes of every rank, in rank order, exchanged over a trusted channel.
+        32 random bytes of every rank, in rank order.
+    secret : bytes
+        What the ranks share beforehand; empty if `entropy` was exchanged over a trusted channel.
     """
 
     __slots__ = ("_key", "_label", "size")
 
-    def __init__(self, entropy: list[bytes]) -> None:
+    def __init__(self, entropy: list[bytes], secret: bytes = b"") -> None:
         self.size = len(entropy)
-        together = b"".join(entropy)
-        self._key = hmac.digest(together, b"gloompi session key", "sha256")
+        # HKDF's extract and expand (RFC 5869): either part alone does not give the key away.
+        together = hmac.digest(secret, b"".join(entropy), "sha256")
+        self._key = hmac.digest(together, b"gloompi session key\x01", "sha256")
         # Public: it only lets a listener drop the leftovers of another session without an HMAC.
         self._label = sha256(b"gloompi session label" + self._key).digest()[:16]
 

@@ -1,0 +1,117 @@
+"""Exchange over what the environment offers: a store by URL, MPI, or torchrun's address and port."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from ..deadline import Deadline
+from ..errors import RendezvousError
+from ..launcher import Launcher, batch_job, started_by
+from ..stores.prefix import PrefixStore
+from ..stores.store import Store
+from ..stores.tcp import TCPStore
+from ..stores.url import open_store
+from .exchange import Exchange
+from .local import local_exchanges
+from .mpi import exchange_over
+from .store import exchange_through
+
+__all__ = ["exchange_from_env"]
+
+_log = logging.getLogger("gloompi")
+
+# Ports from MASTER_PORT on that rank 0 tries: the first may be taken by torchrun's own store, or by the program's.
+_PORTS = 4
+
+
+@contextmanager
+def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
+    """An exchange between the processes that the launcher has started together.
+
+    In this order: the store that GLOOMPI_STORE names, with the launcher's rank and size; torchrun's RANK, WORLD_SIZE,
+    MASTER_ADDR and MASTER_PORT, or the same variables set by hand; MPI.COMM_WORLD; this process alone.
+
+    Raises
+    ------
+    RendezvousError
+        The environment says that there are several ranks, but not how they find each other, or they do not.
+    ValueError, ImportError
+        GLOOMPI_STORE names no store, or its package is missing.
+    """
+    url = os.environ.get("GLOOMPI_STORE")
+    launcher = started_by()
+    with ExitStack() as opened:
+        if url:
+            if launcher is None:
+                raise RendezvousError(
+                    "GLOOMPI_STORE is set, but no launcher has set rank and size; set RANK and WORLD_SIZE, or use "
+                    "Context.from_store(store, rank, size)"
+                )
+            yield opened.enter_context(_through(url, launcher, secret, deadline))
+        elif launcher is not None and not launcher.mpi:
+            yield opened.enter_context(_through_rank_zero(launcher, secret, deadline))
+        elif _has_mpi():
+            exchange = opened.enter_context(exchange_over(None, deadline))
+            if launcher is not None and exchange.size == 1 < launcher.size:
+                raise RendezvousError(
+                    f"{launcher.name} has started {launcher.size} processes, but MPI.COMM_WORLD has 1 rank: this mpi4py's "
+                    f"MPI does not know that launcher (srun --mpi=list; the mpiexec of that MPI); GLOOMPI_STORE=URL does "
+                    f"without MPI"
+                )
+            yield exchange
+        else:
+            _log.info("no launcher, no MPI library: this process is the only rank")
+            yield local_exchanges(1)[0]
+
+
+@contextmanager
+def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
+    serving = url.startswith("tcp:") and launcher.rank == 0
+    with open_store(url, clients=launcher.size - 1 if serving else None) as store:
+        with exchange_through(_of_this_job(store), launcher.rank, launcher.size, secret, deadline) as exchange:
+            yield exchange
+
+
+@contextmanager
+def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if launcher.size == 1:
+        yield local_exchanges(1)[0]
+        return
+    if not address or not port.isdecimal():
+        raise RendezvousError(
+            f"RANK={launcher.rank} and WORLD_SIZE={launcher.size} are set, but MASTER_ADDR={address!r} and "
+            f"MASTER_PORT={port!r} do not say where rank 0 is; set them, or GLOOMPI_STORE=URL"
+        )
+    # torchrun's agent listens on MASTER_PORT itself, with a protocol of its own.
+    taken = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    ports = range(int(port) + taken, int(port) + taken + _PORTS)
+    store = TCPStore(
+        address,
+        [each for each in ports if each < 65536],
+        serve=launcher.rank == 0,
+        clients=launcher.size - 1,
+        timeout=deadline.remaining(),
+    )
+    with store, exchange_through(_of_this_job(store), launcher.rank, launcher.size, secret, deadline) as exchange:
+        yield exchange
+
+
+def _of_this_job(store: Store) -> Store:
+    job = "-".join(batch_job().values())
+    return PrefixStore(job, store) if job else store
+
+
+def _has_mpi() -> bool:
+    if "mpi4py.MPI" in sys.modules:
+        return True
+    try:
+        from mpi4py import MPI  # noqa: F401
+    except (ImportError, RuntimeError) as exc:
+        _log.info("MPI cannot be used: %s", exc)
+        return False
+    return True

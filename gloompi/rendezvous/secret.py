@@ -1,0 +1,44 @@
+"""The secret that ranks share beforehand, where the channel that they meet over can be read by others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+
+__all__ = ["shared_secret"]
+
+_log = logging.getLogger("gloompi")
+
+_VARIABLE = "GLOOMPI_SECRET_FILE"
+
+
+def shared_secret(secret: bytes | str | None) -> bytes:
+    """The secret as bytes: the one given, else the content of the file that GLOOMPI_SECRET_FILE names, else empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The secret is neither bytes nor str, or is empty.
+    OSError
+        The file cannot be read.
+    """
+    if secret is not None:
+        if not isinstance(secret, bytes | str):
+            raise TypeError(f"secret must be bytes or str, not {type(secret).__name__}")
+        if not secret:
+            raise ValueError("secret must not be empty; None is no secret")
+        return secret.encode() if isinstance(secret, str) else secret
+    path = os.environ.get(_VARIABLE)
+    if not path:
+        return b""
+    try:
+        with open(path, "rb") as file:
+            content, mode = file.read().strip(), os.fstat(file.fileno()).st_mode
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot read the file that {_VARIABLE} names: {exc.strerror}", path) from exc
+    if not content:
+        raise ValueError(f"{_VARIABLE}={path}: the file is empty; fill it with random text: openssl rand -hex 32")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning("%s=%s: other users may read it; chmod 600 %s", _VARIABLE, path, path)
+    return content

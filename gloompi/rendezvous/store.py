@@ -1,0 +1,126 @@
+"""Exchange over a Store: each rank sets a key, each rank reads all of them in one round trip."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from ..deadline import Deadline
+from ..errors import GloompiError, RendezvousError
+from ..stores.prefix import PrefixStore
+from ..stores.store import Store, looks
+from .agreement import agree, forget, missing_ranks
+from .exchange import Exchange
+from .local import local_exchanges
+
+__all__ = ["exchange_through"]
+
+_log = logging.getLogger("gloompi")
+
+_WATCH_SECONDS = 0.1
+_SIGNATURE_NBYTES = 32
+# A rendezvous takes two rounds and the doctor a few more: so many are looked for of a run that was killed.
+_ROUNDS = 8
+
+
+@contextmanager
+def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
+    """An exchange through `store`; nothing of it stays there if no rank dies.
+
+    Parameters
+    ----------
+    secret : bytes
+        Signs the records, so that who can only write to the store cannot join; empty to trust the store.
+
+    Raises
+    ------
+    RendezvousError
+        Not all ranks came before the deadline, another process has the same rank, or the store cannot be reached.
+    """
+    if size == 1:
+        yield local_exchanges(1)[0]
+        return
+    exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size, secret)
+    try:
+        exchange.open(deadline)
+        yield exchange
+    finally:
+        exchange.leave()
+
+
+class _StoreExchange:
+    def __init__(self, store: Store, rank: int, size: int, secret: bytes) -> None:
+        self.rank, self.size, self.secret = rank, size, secret
+        self._store = store
+        self._session = ""
+        self._round = 0
+
+    def open(self, deadline: Deadline) -> None:
+        store, rank = self._store, self.rank
+        left = store.peek([f"trace/{rank}"])[0]
+        if left is not None:
+            self._clear_up_after(left)
+        self._session = agree(store, rank, self.size, deadline)
+        store.set(f"trace/{rank}", f"{self._session} {self.size}".encode())
+        _log.debug("rank %d of %d: session agreed on in %r", rank, self.size, store)
+
+    def _clear_up_after(self, trace: bytes) -> None:
+        """Delete what a run has left in which this rank was killed."""
+        session, _, size = trace.decode(errors="replace").partition(" ")
+        if size.isdecimal():
+            _log.debug("rank %d: clearing up after an earlier run of %s ranks in %r", self.rank, size, self._store)
+            self._store.delete([*_records(session, _ROUNDS, int(size)), f"{session}/left"])
+
+    def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
+        number, self._round = self._round, self._round + 1
+        self._store.set(f"{self._session}/{number}/{self.rank}", self._signature(number, self.rank, record) + record)
+        found: dict[int, bytes] = {}
+        watched = monotonic()
+        for _ in looks(deadline):
+            missing = [peer for peer in range(self.size) if peer not in found]
+            values = self._store.peek([f"{self._session}/{number}/{peer}" for peer in missing])
+            found.update((peer, value) for peer, value in zip(missing, values, strict=True) if value is not None)
+            if len(found) == self.size:
+                return [self._verified(number, peer, found[peer]) for peer in range(self.size)]
+            if monotonic() - watched >= _WATCH_SECONDS:
+                watched = monotonic()
+                watch()
+        missing = [peer for peer in range(self.size) if peer not in found]
+        raise RendezvousError(
+            f"{missing_ranks(missing, self.size)} not got through the rendezvous within {deadline.timeout or 0:.1f} s; "
+            f"late (connect_timeout) or dead"
+        )
+
+    def _signature(self, number: int, rank: int, record: bytes) -> bytes:
+        where = f"gloompi record {self._session} {number} {rank} ".encode()
+        return hmac.digest(self.secret, where + record, "sha256")
+
+    def _verified(self, number: int, rank: int, value: bytes) -> bytes:
+        signature, record = value[:_SIGNATURE_NBYTES], value[_SIGNATURE_NBYTES:]
+        if not hmac.compare_digest(signature, self._signature(number, rank, record)):
+            raise RendezvousError(
+                "its record is not signed with this rank's secret: the ranks have different secrets (secret=, "
+                "GLOOMPI_SECRET_FILE), or somebody else writes to the store",
+                rank,
+            )
+        return record
+
+    def leave(self) -> None:
+        """Clean up; the last rank to leave deletes what all had to read."""
+        store, session = self._store, self._session
+        try:
+            forget(store, self.rank)
+            if session:
+                store.delete([f"trace/{self.rank}"])
+                if store.add(f"{session}/left", 1) == self.size:
+                    store.delete([*_records(session, self._round, self.size), f"{session}/left"])
+        except (GloompiError, OSError) as exc:
+            # The rendezvous has ended, well or not, and that is what the caller has to hear.
+            _log.log(logging.WARNING if session else logging.DEBUG, "rank %d left keys in %r: %s", self.rank, store, exc)
+
+
+def _records(session: str, rounds: int, size: int) -> list[str]:
+    return [f"{session}/{number}/{peer}" for number in range(rounds) for peer in range(size)]

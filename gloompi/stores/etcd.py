@@ -1,0 +1,113 @@
+"""A store in an etcd cluster (API v3, package etcd3gw)."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from .remote import extra, unreachable, without_password
+from .store import Store
+
+__all__ = ["EtcdStore"]
+
+_ANSWER_SECONDS = 10.0
+# etcd refuses transactions of more operations than this (its option --max-txn-ops), unless it is told otherwise.
+_MAX_OPERATIONS = 128
+
+
+class EtcdStore(Store):
+    """A store in an etcd cluster.
+
+    Parameters
+    ----------
+    url : str
+        ``"http://host:port"`` or ``"https://host:port"`` of one member.
+    ca_cert, cert, key : str, optional
+        Files for TLS: the authority that signed the server's certificate, this client's certificate and its key.
+
+    Raises
+    ------
+    ImportError
+        The package etcd3gw is missing: ``pip install 'gloompi[etcd]'``.
+    ValueError
+        The URL has no meaning.
+
+    Notes
+    -----
+    Connects at the first use.  A server that cannot be reached is a RendezvousError.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:2379",
+        *,
+        ca_cert: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        with extra("etcd", "EtcdStore"):
+            import etcd3gw
+            import etcd3gw.exceptions
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url must be http://host:port or https://host:port, not {without_password(url)!r}")
+        self._shown = without_password(url)
+        self._error = etcd3gw.exceptions.Etcd3Exception
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self._client = etcd3gw.Etcd3Client(
+            host,
+            parts.port or 2379,
+            protocol=parts.scheme,
+            ca_cert=ca_cert,
+            cert_cert=cert,
+            cert_key=key,
+            timeout=_ANSWER_SECONDS,
+            api_path=None,  # asks the server, whose path depends on its version
+        )
+
+    def __repr__(self) -> str:
+        return f"EtcdStore({self._shown!r})"
+
+    def _transact(self, transaction: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(self._client.transaction(transaction))
+        except self._error as exc:
+            raise unreachable(self, "etcd", exc.detail_text or exc) from exc
+
+    def _do(self, operations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Operations in as few round trips as etcd allows, and their answers."""
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(operations), _MAX_OPERATIONS):
+            transaction = {"success": operations[start : start + _MAX_OPERATIONS]}
+            answers += self._transact(transaction)["responses"]
+        return answers
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        answers = self._do([{"request_range": {"key": _base64(key.encode())}} for key in keys])
+        found = [answer["response_range"].get("kvs") for answer in answers]
+        return [b64decode(each[0].get("value", "")) if each else None for each in found]
+
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        self._do([_put(key, value) for key, value in items.items()])
+
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        # A key that is not there was created at revision 0.
+        wanted = {"target": "CREATE", "create_revision": 0} if old is None else {"target": "VALUE", "value": _base64(old)}
+        condition = {"key": _base64(key.encode()), "result": "EQUAL", **wanted}
+        return bool(self._transact({"compare": [condition], "success": [_put(key, new)]}).get("succeeded"))
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        self._do([{"request_delete_range": {"key": _base64(key.encode())}} for key in keys])
+
+    def close(self) -> None:
+        self._client.session.close()
+
+
+def _put(key: str, value: bytes) -> dict[str, Any]:
+    return {"request_put": {"key": _base64(key.encode()), "value": _base64(value)}}
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()

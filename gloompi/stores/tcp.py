@@ -1,0 +1,168 @@
+"""A store that one rank serves to the others over TCP, where there is no server to ask."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from time import sleep
+
+from ..deadline import Deadline, check_timeout
+from ..errors import RendezvousError
+from .hash import HashStore
+from .remote import unreachable
+from .serving import ANSWER, LENGTH, Server, answer, greeting, listen, pack, unpack
+from .store import Store
+
+__all__ = ["TCPStore"]
+
+_CONNECT_SECONDS = 2.0
+_ANSWER_SECONDS = 30.0
+_RETRY_SECONDS = 0.05
+
+
+class TCPStore(Store):
+    """A store that one process keeps in memory and serves to the others.
+
+    Parameters
+    ----------
+    host : str
+        Name or address of the host that serves, the same for all.
+    port : int or sequence of int
+        Ports to try in this order: the first that is free is served, the first that answers is used.
+    serve : bool
+        Whether this process serves; then `close` waits until the others have closed theirs, at most `timeout`.
+    clients : int, optional
+        For the process that serves: stop listening when so many others have connected.  Default: go on until `close`.
+    timeout : float, optional
+        Default budget for waiting, and for reaching the process that serves; seconds.
+
+    Raises
+    ------
+    RendezvousError
+        Nobody serves there within the budget.
+    OSError
+        All ports are taken.
+
+    Notes
+    -----
+    Serving takes a thread, until `close`.  Nothing is authenticated: whoever can reach the port can read and write.  The
+    records of a rendezvous with a secret are safe nevertheless.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int | Sequence[int],
+        *,
+        serve: bool = False,
+        clients: int | None = None,
+        timeout: float | None = Store.timeout,
+    ) -> None:
+        self.timeout = check_timeout(timeout)
+        self._host = host
+        self._ports = [port] if isinstance(port, int) else list(port)
+        if not self._ports or not all(0 < each < 65536 for each in self._ports):
+            raise ValueError(f"port must be one or several of 1-65535, not {port!r}")
+        self._greeting = greeting(self._ports[0])
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+        self._sock: socket.socket | None = None
+        if serve:
+            self._items = HashStore()
+            self._server = Server(self._items, listen(host, self._ports), self._ports[0], clients)
+        else:
+            self._sock = self._connect(Deadline(self.timeout))
+
+    def __repr__(self) -> str:
+        ports = ", ".join(map(str, self._ports))
+        return f"TCPStore({self._host!r}, {ports if len(self._ports) == 1 else f'[{ports}]'})"
+
+    def _connect(self, deadline: Deadline) -> socket.socket:
+        failure: OSError | None = None
+        while True:
+            for port in self._ports:
+                try:
+                    return self._greet(port, deadline)
+                except OSError as exc:
+                    failure = exc
+            if deadline.expired():
+                raise RendezvousError(
+                    f"nobody serves {self!r}: {failure} after {deadline.timeout or 0:.1f} s; the rank that serves is late, "
+                    f"has died or is behind a firewall, or host and port are wrong"
+                ) from failure
+            sleep(_RETRY_SECONDS)
+
+    def _greet(self, port: int, deadline: Deadline) -> socket.socket:
+        sock = socket.create_connection((self._host, port), deadline.before(_CONNECT_SECONDS).timeout or 0.001)
+        try:
+            sock.sendall(self._greeting)
+            if _receive(sock, len(self._greeting)) != self._greeting:
+                raise ConnectionError(f"what answers on port {port} is not the store")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(_ANSWER_SECONDS)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _ask(self, *request: bytes | None) -> list[bytes | None]:
+        if self._server is not None:
+            status, *result = answer(self._items, list(request))
+        else:
+            with self._lock:
+                status, *result = self._ask_remote(request)
+        if status != ANSWER:
+            raise ValueError((status or b"").decode())
+        return result
+
+    def _ask_remote(self, request: Sequence[bytes | None]) -> list[bytes | None]:
+        if self._sock is None:
+            raise RendezvousError(f"{self!r} was closed")
+        try:
+            self._sock.sendall(pack(request))
+            (nbytes,) = LENGTH.unpack(_receive(self._sock, LENGTH.size))
+            return unpack(_receive(self._sock, nbytes))
+        except OSError as exc:
+            # An answer that is late would be taken for that to the next request.
+            self._sock.close()
+            self._sock = None
+            raise unreachable(self, "the rank that serves it", exc) from exc
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._ask(b"read", *(key.encode() for key in keys))
+
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        self._ask(b"write", *(part for key, value in items.items() for part in (key.encode(), value)))
+
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        return self._ask(b"swap", key.encode(), old, new) == [b"1"]
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        self._ask(b"remove", *(key.encode() for key in keys))
+
+    def _add(self, key: str, n: int) -> int:
+        return int(self._ask(b"add", key.encode(), b"%d" % n)[0] or b"")
+
+    def _append(self, key: str, value: bytes) -> None:
+        self._ask(b"append", key.encode(), value)
+
+    def close(self) -> None:
+        """Disconnect; the process that serves waits until the others have, or until `timeout`, and stops serving."""
+        if self._server is not None:
+            self._server.close(Deadline(self.timeout))
+        with self._lock, suppress(OSError):
+            if self._sock is not None:
+                self._sock.close()
+                self._sock = None
+
+
+def _receive(sock: socket.socket, nbytes: int) -> bytes:
+    received = bytearray()
+    while len(received) < nbytes:
+        piece = sock.recv(nbytes - len(received))
+        if not piece:
+            raise ConnectionError("the connection was closed")
+        received += piece
+    return bytes(received)
