@@ -135,8 +135,9 @@ class Context(Operations):
         if not 0 <= rank < size:
             raise ValueError(f"rank must be in range({size}), not {rank}")
         budget, deadline = _budgets(device, timeout, connect_timeout)
-        with exchange_through(store, rank, size, shared_secret(secret), deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline)
+        shared = shared_secret(secret)
+        with exchange_through(store, rank, size, shared, deadline) as exchange:
+            return cls._from_exchange(exchange, device, budget, deadline, shared)
 
     @classmethod
     def from_env(
@@ -156,7 +157,7 @@ class Context(Operations):
         Parameters
         ----------
         secret
-            As for `from_store`; not used over MPI.
+            As for `from_store`.
         device, timeout, connect_timeout
             As for `from_mpi`.
 
@@ -172,14 +173,17 @@ class Context(Operations):
         from .rendezvous.secret import shared_secret
 
         budget, deadline = _budgets(device, timeout, connect_timeout)
-        with exchange_from_env(shared_secret(secret), deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline)
+        shared = shared_secret(secret)
+        with exchange_from_env(shared, deadline) as exchange:
+            return cls._from_exchange(exchange, device, budget, deadline, shared)
 
     @classmethod
-    def _from_exchange(cls, exchange: Any, device: Device | None, timeout: float | None, deadline: Deadline) -> Context:
+    def _from_exchange(
+        cls, exchange: Any, device: Device | None, timeout: float | None, deadline: Deadline, secret: bytes = b""
+    ) -> Context:
         from .rendezvous.mesh import connect
 
-        mesh = connect(exchange, device, deadline)
+        mesh = connect(exchange, device, deadline, secret)
         engine = Engine(exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared)
         return cls(engine, timeout)
 

@@ -12,16 +12,18 @@ import logging
 import select
 import socket
 from collections import deque
+from collections.abc import Collection
 from time import monotonic
+from typing import NamedTuple
 
 from ..deadline import Deadline
 from ..errors import AuthenticationError, RendezvousError
 from ..transport.endpoint import Endpoint
 from ..transport.handshake import Flights, Session, accept, dial
 from ..transport.options import tune
-from ..transport.route import Route
+from ..transport.route import Route, routes
 
-__all__ = ["Connecting"]
+__all__ = ["Connecting", "Failure"]
 
 _log = logging.getLogger("gloompi")
 
@@ -38,6 +40,30 @@ _MAX_UNKNOWN = 512
 # Errors of accept(2) that are this rank's own trouble.
 _FATAL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADF, errno.EINVAL)
 _BACKOFF_SECONDS = (0.005, 0.5)  # first, longest
+
+
+class Failure(NamedTuple):
+    """What became of an attempt to reach a rank.
+
+    Attributes
+    ----------
+    address : str
+        What was dialed; empty if this rank had to wait to be dialed.
+    reason : str
+    error : int or None
+        The system's errno; None if nothing came back, or the other side hung up.
+    """
+
+    address: str
+    reason: str
+    error: int | None
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.reason}"
+
+
+def _name(error: int) -> str:
+    return errno.errorcode.get(error, str(error))
 
 
 class _Handshake:
@@ -65,6 +91,8 @@ class Connecting:
         How to reach each rank, best first.
     listeners : list of socket
         Non-blocking; stay the caller's.
+    without : collection of int
+        Ranks that are left out.
 
     Attributes
     ----------
@@ -79,6 +107,7 @@ class Connecting:
         ways: list[list[Route]],
         listeners: list[socket.socket],
         session: Session,
+        without: Collection[int] = (),
     ) -> None:
         self._rank = rank
         self._endpoints = endpoints
@@ -90,14 +119,15 @@ class Connecting:
             self._epoll.register(listener.fileno(), select.EPOLLIN)
         self.sockets: list[socket.socket | None] = [None] * len(endpoints)
         self._taken: list[Route | None] = [None] * len(endpoints)
-        self._missing = len(endpoints) - 1
+        self._wanted = [peer for peer in range(len(endpoints)) if peer != rank and peer not in without]
+        self._missing = len(self._wanted)
         self._handshakes: dict[int, _Handshake] = {}
         self._unknown: deque[_Handshake] = deque()
         self._dialing = 0
         # Nearest first, so that not everybody begins with rank 0.
-        self._due: list[tuple[float, int, int]] = [(0.0, -peer, 0) for peer in range(rank)]
+        self._due: list[tuple[float, int, int]] = [(0.0, -peer, 0) for peer in self._wanted if peer < rank]
         heapq.heapify(self._due)
-        self._last_failure: dict[int, str] = {}
+        self._last_failure: dict[int, Failure] = {}
         self._refused = 0
         self._complained = 0.0
 
@@ -122,9 +152,28 @@ class Connecting:
                     self._accept(self._listeners[fd])
                 elif fd in self._handshakes:
                     self._step(self._handshakes[fd], event)
+        if _log.isEnabledFor(logging.DEBUG):
+            self._explain()
+
+    def _explain(self) -> None:
         for peer, route in enumerate(self._taken):
             if route is not None:
-                _log.debug("rank %d to rank %d: %s %s (%s)", self._rank, peer, route.transport, route.text, route.why)
+                others = [f"{way.text} ({way.why})" for way in self._ways[peer] if way.text != route.text]
+                instead = f"; not {', '.join(others)}" if others and peer < self._rank else ""
+                text = f"{route.transport} {route.text} ({route.why}){instead}"
+                _log.debug("rank %d to rank %d: %s", self._rank, peer, text)
+
+    def failures(self) -> dict[int, Failure]:
+        """The ranks that are not connected, with what the last attempt to reach each of them came to."""
+        missing = [peer for peer in self._wanted if self.sockets[peer] is None]
+        return {peer: self._failure(peer) for peer in missing}
+
+    def _failure(self, peer: int) -> Failure:
+        if peer > self._rank:
+            return Failure("", "it did not connect", None)
+        route = self._taken[peer]
+        address, reason = ("any address", "not tried yet") if route is None else (route.text, "no answer yet")
+        return self._last_failure.get(peer) or Failure(address, reason, None)
 
     def hand_over(self) -> tuple[list[socket.socket | None], list[Route | None]]:
         """Return the sockets, which are the caller's now, and the routes they took; None for this rank."""
@@ -162,13 +211,13 @@ class Connecting:
         except OSError as exc:
             if not self._make_room(exc):
                 raise
-            self._again(peer, attempt, "no file descriptor was free")
+            self._again(peer, attempt, Failure(route.text, "no file descriptor was free", exc.errno))
             return
         tune(sock)
         error = sock.connect_ex(route.address)
         if error not in (0, errno.EINPROGRESS):
             sock.close()
-            self._again(peer, attempt, f"{route.text}: {errno.errorcode.get(error, error)}")
+            self._again(peer, attempt, Failure(route.text, _name(error), error))
             return
         flights = dial(self._session, self._rank, peer)
         handshake = _Handshake(sock, flights, peer, monotonic() + _ROUTE_SECONDS, attempt)
@@ -181,7 +230,7 @@ class Connecting:
             self._epoll.register(handshake.fd, select.EPOLLIN)
             self._send(handshake)
 
-    def _again(self, peer: int, attempt: int, why: str) -> None:
+    def _again(self, peer: int, attempt: int, why: Failure) -> None:
         self._last_failure[peer] = why
         first, longest = _BACKOFF_SECONDS
         rounds = (attempt + 1) // len(self._ways[peer])
@@ -232,7 +281,7 @@ class Connecting:
             if event & select.EPOLLOUT:
                 error = handshake.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error:
-                    self._lose(handshake, errno.errorcode.get(error, str(error)))
+                    self._lose(handshake, _name(error), error)
                     return
                 self._epoll.modify(handshake.fd, select.EPOLLIN)
                 self._send(handshake)
@@ -241,7 +290,7 @@ class Connecting:
         except BlockingIOError:
             return
         except OSError as exc:
-            self._lose(handshake, exc.strerror or str(exc))
+            self._lose(handshake, exc.strerror or str(exc), exc.errno)
             return
         if not data:
             self._lose(handshake, "it closed the connection during the handshake")
@@ -295,15 +344,20 @@ class Connecting:
             return self._ways[peer][0]
         host, port = sock.getpeername()[:2]
         text = f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
-        return Route("tcp", sock.family, None, text, "it dialed")
+        # Both sides follow one rule, so this side knows why the other dialed the address that it did.
+        dialed = sock.getsockname()[:2]
+        theirs = routes(self._endpoints[peer], self._endpoints[self._rank])
+        why = next((way.why for way in theirs if way.transport == "tcp" and way.address[:2] == dialed), "advertised address")
+        return Route("tcp", sock.family, None, text, f"{why}, it dialed")
 
-    def _lose(self, handshake: _Handshake, why: str) -> None:
+    def _lose(self, handshake: _Handshake, why: str, error: int | None = None) -> None:
         if handshake.peer < 0:
             self._refuse(handshake, why)
             return
         route = self._taken[handshake.peer]
+        assert route is not None
         self._drop(handshake)
-        self._again(handshake.peer, handshake.attempt, f"{route.text if route else '?'}: {why}")
+        self._again(handshake.peer, handshake.attempt, Failure(route.text, why, error))
 
     def _refuse(self, handshake: _Handshake, why: str) -> None:
         self._refused += 1
@@ -325,21 +379,14 @@ class Connecting:
         else:
             self._dialing -= 1
 
-    def _tried(self, peer: int) -> str:
-        route = self._taken[peer]
-        return f"{route.text}: no answer yet" if route is not None else "any address: not tried yet"
-
     def _report(self, deadline: Deadline) -> str:
-        missing = [peer for peer, sock in enumerate(self.sockets) if sock is None and peer != self._rank]
+        failures = self.failures()
         facts = []
-        for peer in missing[:3]:
+        for peer, failure in list(failures.items())[:3]:
             who = f"rank {peer} ({self._endpoints[peer].host}, pid {self._endpoints[peer].pid})"
-            if peer > self._rank:
-                facts.append(f"{who} did not connect")
-            else:
-                facts.append(f"could not connect to {who} at {self._last_failure.get(peer) or self._tried(peer)}")
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            facts.append(f"could not connect to {who} at {failure}" if failure.address else f"{who} did not connect")
+        more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
         return (
-            f"after {deadline.timeout or 0:.1f} s {len(missing)} of {len(self.sockets) - 1} peers are missing: "
+            f"after {deadline.timeout or 0:.1f} s {len(failures)} of {len(self._wanted)} peers are missing: "
             f"{'; '.join(facts)}{more}; a firewall, a wrong interface (GLOOMPI_SOCKET_IFNAME) or a rank that died"
         )

@@ -16,13 +16,10 @@ class Exchange(Protocol):
     Attributes
     ----------
     rank, size : int
-    secret : bytes
-        What the ranks know and others do not, if the channel is one that others can read; empty if it can be trusted.
     """
 
     rank: int
     size: int
-    secret: bytes
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         """Return the records of all ranks, in rank order; all are of one length.

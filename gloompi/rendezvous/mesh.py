@@ -54,8 +54,13 @@ class Mesh:
     shared: bool = False
 
 
-def connect(exchange: Exchange, device: Device | None, deadline: Deadline) -> Mesh:
+def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secret: bytes = b"") -> Mesh:
     """Exchange records, connect to all other ranks, agree that everybody is connected.
+
+    Parameters
+    ----------
+    secret : bytes
+        What the ranks know and others do not; empty if nobody else can read the exchange.
 
     Raises
     ------
@@ -69,7 +74,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline) -> Me
     try:
         records = _unpack(exchange(mine.pack(), deadline, _nothing))
         endpoints = [record.endpoint for record in records]
-        session = Session([record.entropy for record in records], exchange.secret)
+        session = Session([record.entropy for record in records], secret)
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
         with ExitStack() as made:
             failure, own = "", False
@@ -226,8 +231,8 @@ def _has_input(sock: socket.socket) -> bool:
 def _peers(endpoints: list[Endpoint], taken: list[Route | None]) -> list[Peer]:
     peers = []
     for peer, (endpoint, route) in enumerate(zip(endpoints, taken, strict=True)):
-        transport, address = ("self", "") if route is None else (route.transport, route.text)
-        peers.append(Peer(peer, endpoint.host, endpoint.pid, transport, address))
+        way = ("self", "", "") if route is None else (route.transport, route.text, route.why)
+        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way))
     return peers
 
 

@@ -62,8 +62,6 @@ def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
 
 
 class _MPIExchange:
-    secret = b""
-
     def __init__(self, comm: Any) -> None:
         from mpi4py import MPI
 

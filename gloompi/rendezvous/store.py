@@ -53,8 +53,9 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
 
 class _StoreExchange:
     def __init__(self, store: Store, rank: int, size: int, secret: bytes) -> None:
-        self.rank, self.size, self.secret = rank, size, secret
+        self.rank, self.size = rank, size
         self._store = store
+        self._secret = secret
         self._session = ""
         self._round = 0
 
@@ -96,7 +97,7 @@ class _StoreExchange:
 
     def _signature(self, number: int, rank: int, record: bytes) -> bytes:
         where = f"gloompi record {self._session} {number} {rank} ".encode()
-        return hmac.digest(self.secret, where + record, "sha256")
+        return hmac.digest(self._secret, where + record, "sha256")
 
     def _verified(self, number: int, rank: int, value: bytes) -> bytes:
         signature, record = value[:_SIGNATURE_NBYTES], value[_SIGNATURE_NBYTES:]

@@ -66,6 +66,8 @@ class EtcdStore(Store):
             timeout=_ANSWER_SECONDS,
             api_path=None,  # asks the server, whose path depends on its version
         )
+        # A proxy of the site's (http_proxy) does not lead to a server within the cluster.
+        self._client.session.trust_env = False
 
     def __repr__(self) -> str:
         return f"EtcdStore({self._shown!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,7 +14,11 @@ from .store import Store
 
 __all__ = ["ZooKeeperStore"]
 
-_CONNECT_SECONDS = 10.0
+_ROOT = "/gloompi"
+# For one answer of a server.
+_SECONDS = 10.0
+# A server drops the connection of whoever sends more than its jute.maxbuffer, 1 MiB with everything around the value.
+_MAX_NBYTES = 1_000_000
 
 
 class ZooKeeperStore(Store):
@@ -33,7 +38,8 @@ class ZooKeeperStore(Store):
 
     Notes
     -----
-    Connects at once; kazoo keeps threads until `close`.  ZooKeeper takes values of up to 1 MiB.
+    Connects at once; kazoo keeps threads until `close`.  Values have up to 1,000,000 bytes.  A server takes 60 connections
+    from one host unless its ``maxClientCnxns`` says otherwise.
     """
 
     def __init__(self, hosts: str = "127.0.0.1:2181") -> None:
@@ -42,19 +48,18 @@ class ZooKeeperStore(Store):
             from kazoo.client import KazooClient
             from kazoo.handlers.threading import KazooTimeoutError
         self._hosts = hosts
-        self._exceptions = exceptions
-        self._timeout_error = KazooTimeoutError
-        self._client: Any = KazooClient(hosts, timeout=_CONNECT_SECONDS, logger=_quiet())
+        self._errors = exceptions
+        self._late = KazooTimeoutError
+        # Whoever has lost its connection has lost its place in the rendezvous: kazoo would try again for ever.
+        self._client: Any = KazooClient(hosts, timeout=_SECONDS, logger=_quiet(), connection_retry={"max_tries": 1})
         try:
-            self._client.start(_CONNECT_SECONDS)
-            with self._asking():
-                self._client.ensure_path("/gloompi")
-        except KazooTimeoutError as exc:
+            _check_reachable(self._client.hosts)
+            self._client.start(_SECONDS)
+        except (OSError, KazooTimeoutError) as exc:
             self.close()
             raise unreachable(self, "ZooKeeper", exc) from exc
-        except BaseException:
-            self.close()
-            raise
+        with self._asking(), suppress(exceptions.NodeExistsError):
+            self._client.create_async(_ROOT).get(timeout=_SECONDS)
 
     def __repr__(self) -> str:
         return f"ZooKeeperStore({self._hosts!r})"
@@ -62,16 +67,18 @@ class ZooKeeperStore(Store):
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Around requests: what kazoo raises when the server has gone becomes a RendezvousError."""
+        errors = self._errors
+        gone = (
+            errors.ConnectionLoss,
+            errors.ConnectionClosedError,
+            errors.SessionExpiredError,
+            errors.OperationTimeoutError,
+            self._late,
+        )
         try:
             yield
-        except (
-            self._exceptions.ConnectionLossException,
-            self._exceptions.SessionExpiredError,
-            self._exceptions.ConnectionClosedError,
-            self._exceptions.OperationTimeoutException,
-            self._timeout_error,
-        ) as exc:
-            raise unreachable(self, "ZooKeeper", exc) from exc
+        except gone as exc:
+            raise unreachable(self, "ZooKeeper", str(exc) or type(exc).__name__) from exc
 
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
         with self._asking():
@@ -81,36 +88,44 @@ class ZooKeeperStore(Store):
 
     def _value_of(self, asked: Any) -> bytes | None:
         try:
-            return bytes(asked.get(_CONNECT_SECONDS)[0])
-        except self._exceptions.NoNodeError:
+            return bytes(asked.get(timeout=_SECONDS)[0])
+        except self._errors.NoNodeError:
             return None
 
     def _write(self, items: Mapping[str, bytes]) -> None:
+        _check_sizes(items)
         with self._asking():
-            asked = [(key, value, self._client.set_async(_path(key), value)) for key, value in items.items()]
-            for key, value, answer in asked:
-                try:
-                    answer.get(_CONNECT_SECONDS)
-                except self._exceptions.NoNodeError:
-                    self._create(key, value)
+            pending = dict(items)
+            while pending:  # a second time for those that are not there yet, a third if another rank deletes them
+                pending = self._refused("set", pending, self._errors.NoNodeError)
+                pending = self._refused("create", pending, self._errors.NodeExistsError)
 
-    def _create(self, key: str, value: bytes) -> None:
-        try:
-            self._client.create(_path(key), value)
-        except self._exceptions.NodeExistsError:
-            self._client.set(_path(key), value)
+    def _refused(self, request: str, items: Mapping[str, bytes], refusal: type[Exception]) -> dict[str, bytes]:
+        """Set or create all keys at once; return those for which the server refused it."""
+        method = getattr(self._client, f"{request}_async")
+        asked = [(key, value, method(_path(key), value)) for key, value in items.items()]
+        refused = {}
+        for key, value, answer in asked:
+            try:
+                answer.get(timeout=_SECONDS)
+            except refusal:
+                refused[key] = value
+        return refused
 
     def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        _check_sizes({key: new})
+        errors = self._errors
         with self._asking():
             try:
                 if old is None:
-                    self._client.create(_path(key), new)
+                    self._client.create_async(_path(key), new).get(timeout=_SECONDS)
                     return True
-                value, state = self._client.get(_path(key))
+                value, state = self._client.get_async(_path(key)).get(timeout=_SECONDS)
                 if value != old:
                     return False
-                self._client.set(_path(key), new, version=state.version)
-            except (self._exceptions.NoNodeError, self._exceptions.NodeExistsError, self._exceptions.BadVersionError):
+                # A key that is deleted and made again has its old version numbers: nobody here does that to a counter.
+                self._client.set_async(_path(key), new, version=state.version).get(timeout=_SECONDS)
+            except (errors.NoNodeError, errors.NodeExistsError, errors.BadVersionError):
                 return False
             return True
 
@@ -118,21 +133,38 @@ class ZooKeeperStore(Store):
         with self._asking():
             asked = [self._client.delete_async(_path(key)) for key in keys]
             for each in asked:
-                with suppress(self._exceptions.NoNodeError):
-                    each.get(_CONNECT_SECONDS)
+                with suppress(self._errors.NoNodeError):
+                    each.get(timeout=_SECONDS)
 
     def close(self) -> None:
         self._client.stop()
         self._client.close()
 
 
+def _check_reachable(hosts: Sequence[tuple[str, int]]) -> None:
+    """Raise the OSError of the last server if none of them can be reached; kazoo would spend its whole budget first."""
+    for number, address in enumerate(hosts, 1):
+        try:
+            socket.create_connection(address, _SECONDS).close()
+            return
+        except OSError:
+            if number == len(hosts):
+                raise
+
+
+def _check_sizes(items: Mapping[str, bytes]) -> None:
+    for key, value in items.items():
+        if len(value) > _MAX_NBYTES:
+            raise ValueError(f"the value of {key!r} has {len(value)} bytes; ZooKeeper takes up to {_MAX_NBYTES}")
+
+
 def _path(key: str) -> str:
     # A slash would make a node within a node, which has to be there first; "." and ".." are no names.
-    return "/gloompi/key=" + quote(key, safe="")
+    return f"{_ROOT}/key=" + quote(key, safe="")
 
 
 def _quiet() -> logging.Logger:
     """kazoo reports every attempt to connect; what matters is in our errors."""
     log = logging.getLogger("gloompi.kazoo")
-    log.setLevel(logging.CRITICAL)
+    log.setLevel(logging.CRITICAL + 1)
     return log

@@ -7,10 +7,10 @@ import logging
 import os
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+from ipaddress import ip_address, ip_interface
 
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
-from .interfaces import Interface, host_id, select
+from .interfaces import Interface, IPInterface, host_id, select
 from .options import tune
 
 __all__ = ["Device", "Listeners"]
@@ -46,6 +46,10 @@ class Device:
         GLOO_SOCKET_IFNAME, else NCCL_SOCKET_IFNAME, else every interface that is up.
     host : str, optional
         One IP address of this host to listen on, instead of `interface`.
+    advertise : str, optional
+        The IP address at which other hosts reach the one that this rank listens on, where that is another one: behind NAT,
+        or in a container with ports of its own.  The port is the same on both sides: give `port` too.  Needs one address to
+        listen on: `host`, or an `interface` that has one.  Default: GLOOMPI_ADVERTISE, else the address itself.
     port : int or (int, int)
         A fixed port, or the lowest and highest of a range (both included) for jobs behind a firewall.  0 lets the
         kernel choose.  Default: GLOOMPI_PORT_RANGE (``low:high``) if it is set.
@@ -66,6 +70,7 @@ class Device:
         interface: str | None = None,
         *,
         host: str | None = None,
+        advertise: str | None = None,
         port: int | tuple[int, int] = 0,
         family: int | None = None,
         transport: str | None = None,
@@ -85,6 +90,8 @@ class Device:
         self.host = host
         if host is not None and ip_address(host).is_unspecified:
             raise ValueError(f"host must be one address of this host, not {host}: gloompi never listens on all")
+        advertise = advertise or os.environ.get("GLOOMPI_ADVERTISE") or None
+        self.advertise = None if advertise is None else ip_address(advertise)
         self.ports = _port_range(port)
         self.family = family
         self.transport = transport or os.environ.get("GLOOMPI_TRANSPORT") or "auto"
@@ -94,8 +101,10 @@ class Device:
 
     def __repr__(self) -> str:
         low, high = self.ports
+        port = low if low == high else (low, high)
+        advertise = "" if self.advertise is None else f"advertise={str(self.advertise)!r}, "
         return (
-            f"Device(interface={self.interface!r}, host={self.host!r}, port={low if low == high else (low, high)}, "
+            f"Device(interface={self.interface!r}, host={self.host!r}, {advertise}port={port}, "
             f"family={self.family}, transport={self.transport!r})"
         )
 
@@ -130,10 +139,11 @@ class Device:
                 sockets.append(listener)
                 port = listener.getsockname()[1]
                 nearness = interface.nearness(address)
-                addresses.append(Address(address, port, nearness, socket.if_nametoindex(interface.name)))
+                addresses.append(Address(address, port, nearness, interface.index))
                 _log.debug("listening on %s:%d (%s, %s)", address.ip, port, interface.name, nearness.name.lower())
             if unusable is not None and not addresses:
                 raise unusable
+            addresses = self._advertised(addresses)
         except BaseException:
             for listener in sockets:
                 listener.close()
@@ -142,7 +152,7 @@ class Device:
         endpoint = Endpoint(socket.gethostname(), os.getpid(), cores, host_id(), unix, tuple(addresses))
         return Listeners(sockets, endpoint)
 
-    def _addresses(self) -> list[tuple[Interface, IPv4Interface | IPv6Interface]]:
+    def _addresses(self) -> list[tuple[Interface, IPInterface]]:
         if self.host is not None:
             wanted = ip_interface(self.host).ip
             found = [pair for pair in select(None) if pair[1].ip == wanted]
@@ -160,10 +170,25 @@ class Device:
         others = [pair for pair in found if pair[0].nearness(pair[1]) is not Nearness.LOOPBACK]
         return others[: MAX_ADDRESSES - len(local)] + local
 
-    def _listen_tcp(self, interface: Interface, address: IPv4Interface | IPv6Interface, backlog: int) -> socket.socket:
+    def _advertised(self, addresses: list[Address]) -> list[Address]:
+        """What to publish: the addresses themselves, or the one that stands for them elsewhere."""
+        if self.advertise is None or self.transport == "unix":
+            return addresses
+        local = [address for address in addresses if address.nearness is Nearness.LOOPBACK]
+        others = [address for address in addresses if address.nearness is not Nearness.LOOPBACK]
+        if len(others) != 1:
+            shown = ", ".join(map(str, others)) or "none"
+            raise ValueError(
+                f"advertise={self.advertise} needs one address to listen on, there are {len(others)}: {shown}; give host="
+            )
+        outside = Address(ip_interface(self.advertise), others[0].port, Nearness.ORDINARY)
+        _log.debug("advertising %s for %s", outside, others[0])
+        return [outside, *local]
+
+    def _listen_tcp(self, interface: Interface, address: IPInterface, backlog: int) -> socket.socket:
         low, high = self.ports
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        scope = socket.if_nametoindex(interface.name) if address.ip.is_link_local and address.version == 6 else 0
+        scope = interface.index if address.ip.is_link_local and address.version == 6 else 0
         # Ranks of one host share the range: each starts at its own place in it.
         start = int.from_bytes(os.urandom(4), "little") % (high - low + 1)
         for offset in range(high - low + 1):

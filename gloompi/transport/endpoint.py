@@ -30,7 +30,8 @@ class Nearness(IntEnum):
 class Address:
     """One listening TCP socket: IP address with prefix length, port, and the class of its interface.
 
-    `scope` is the interface's index on its own host: dialing a link-local IPv6 address takes the dialer's.
+    `scope` is the interface's index on its own host: dialing a link-local IPv6 address takes the dialer's.  0 is an address
+    that no interface of the host has: it is advertised for one that cannot be reached from outside.
     """
 
     ip: IPv4Interface | IPv6Interface
@@ -129,6 +130,8 @@ class Peer:
         ``"self"``, ``"unix"`` or ``"tcp"``.
     address : str
         ``"10.0.0.4:40112"`` for tcp, the name of the abstract socket for unix, empty for self.
+    why : str
+        Why this way was taken, such as ``"shared subnet 10.0.0.0/24"``.
     """
 
     rank: int
@@ -136,6 +139,7 @@ class Peer:
     pid: int
     transport: str
     address: str
+    why: str = ""
 
     @property
     def link(self) -> str:

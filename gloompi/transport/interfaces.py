@@ -6,6 +6,7 @@ resolves a host name: /etc/hosts on cluster nodes often maps the own name to 127
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip
 
 from .endpoint import Nearness
 
-__all__ = ["Interface", "interfaces", "select"]
+__all__ = ["IPInterface", "Interface", "host_id", "interfaces", "select"]
+
+_log = logging.getLogger("gloompi")
 
 IPInterface = IPv4Interface | IPv6Interface
 
@@ -40,6 +43,11 @@ class Interface:
         if self.name.startswith(_VIRTUAL):
             return Nearness.VIRTUAL
         return Nearness.FAST if self.name.startswith(_FAST) else Nearness.ORDINARY
+
+    @property
+    def index(self) -> int:
+        """The kernel's number for it; an alias such as eth0:1 has that of eth0."""
+        return socket.if_nametoindex(self.name.partition(":")[0])
 
     @property
     def label(self) -> str:
@@ -104,6 +112,9 @@ def select(pattern: str | None, source: str = "interface") -> list[tuple[Interfa
             matches = any(_matches(item, exact, interface, address) for item in items)
             if interface.up and (not items or matches != exclude):
                 chosen.append((interface, address))
+            else:
+                why = f"{source}={pattern!r}" if interface.up else "it is down"
+                _log.debug("not using %s (%s): %s", interface.name, address, why)
     if not chosen:
         asked = f"no interface that is up matches {source}={pattern!r}" if pattern else "no interface is usable"
         text = f"{asked}; there are: {', '.join(map(str, listed))}"

@@ -47,12 +47,12 @@ def routes(mine: Endpoint, theirs: Endpoint) -> list[Route]:
         name = unix_address(theirs.unix)
         return [Route("unix", socket.AF_UNIX, name, f"@{name[1:]}", "same host")]
     found: list[tuple[tuple[int, ...], Route]] = []
-    own = {address.ip.ip for address in mine.addresses}
+    own = {address.ip.ip for address in mine.addresses if address.scope}
     for address in theirs.addresses if mine.addresses else ():
         if address.nearness is Nearness.LOOPBACK:
             if same_host:
                 found.append(((-1,), _tcp(address, 0, "same host, loopback")))
-        elif same_host or address.ip.ip not in own:  # docker0 may have one address on all hosts: it leads back here
+        elif same_host or address.ip.ip not in own:  # docker0 may have one address on all hosts: it leads back
             found += [_way(local, address) for local in mine.addresses if _may_reach(local, address)]
     found.sort(key=lambda item: item[0])
     best_first: dict[tuple[str, object], Route] = {}
