@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from launch import mpiexec, vendor
 
+pytest_plugins = ["servers"]
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:

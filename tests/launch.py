@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,18 @@ class Job:
         Let the other ranks go on when one dies (see `jobs/outlive.py`).
     env : dict, optional
         Additional environment variables.
+    launcher : sequence of str, optional
+        The command that stands for mpiexec, with options: an mpiexec on other hosts (see `hosts.py`).
     """
 
     def __init__(
-        self, n: int, program: str, *args: object, survivors: bool = False, env: dict[str, str] | None = None
+        self,
+        n: int,
+        program: str,
+        *args: object,
+        survivors: bool = False,
+        env: dict[str, str] | None = None,
+        launcher: Sequence[str] | None = None,
     ) -> None:
         path = mpiexec()
         assert path is not None
@@ -61,7 +70,7 @@ class Job:
             environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
             command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
-            command = [path, *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
+            command = [*(launcher or [path]), *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
         if survivors:
             command += [sys.executable, "-IS", str(JOBS / "outlive.py")]
         command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
@@ -100,14 +109,14 @@ class Job:
 
 
 def run_job(
-    n: int, program: str, *args: object, timeout: float = 60.0, survivors: bool = False, env: dict[str, str] | None = None
+    n: int, program: str, *args: object, timeout: float = 60.0, survivors: bool = False, **options: Any
 ) -> list[dict[str, Any]]:
     """Run a program of tests/jobs on `n` ranks; return what the ranks reported, by rank.
 
     Every rank prints one line of JSON with at least ``{"rank": r}`` (see `jobs/report.py`).  A rank without a report has
-    the entry ``{}``: it died.  Without `survivors`, the job must end with exit code 0.
+    the entry ``{}``: it died.  Without `survivors`, the job must end with exit code 0.  `options` are `Job`'s.
     """
-    done = Job(n, program, *args, survivors=survivors, env=env).finish(timeout)
+    done = Job(n, program, *args, survivors=survivors, **options).finish(timeout)
     if not survivors:
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return reports(n, done.stdout)

@@ -339,7 +339,7 @@ def test_black_hole(two: Ranks, black_hole: Route) -> None:
 def test_black_hole_is_named(two: Ranks, black_hole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROUTE_SECONDS", 0.05)
     told = failure(two, 1, 1.2, [[black_hole], []])
-    assert f"could not connect to rank 0 (node0, pid 100) at {black_hole.text}: no answer within 0 s; " in told
+    assert f"could not connect to rank 0 (node0, pid 100) at {black_hole.text}: no answer within 0.1 s; " in told
 
 
 def test_one_of_several_is_missing(make_ranks: Callable[[int, str], Ranks], transport: str) -> None:

@@ -31,6 +31,8 @@ _log = logging.getLogger("gloompi")
 # next; TCP repeats a lost SYN after 1 and 3 s.
 _HANDSHAKE_SECONDS = 5.0
 _ROUTE_SECONDS = 4.0
+# The same when little time is left for many addresses.
+_LEAST_SECONDS = 0.5
 # A rank's handshake takes milliseconds: who needs longer than this may be dropped when descriptors run out.
 _PATIENCE_SECONDS = 0.2
 # Connects under way at a time: bounds the backlog that a rank needs when all others dial it.
@@ -69,14 +71,15 @@ def _name(error: int) -> str:
 class _Handshake:
     """A connection that is not authenticated yet."""
 
-    __slots__ = ("attempt", "expires", "fd", "flights", "outgoing", "peer", "received", "sock", "wanted")
+    __slots__ = ("attempt", "expires", "fd", "flights", "outgoing", "patience", "peer", "received", "sock", "wanted")
 
-    def __init__(self, sock: socket.socket, flights: Flights, peer: int, expires: float, attempt: int = 0) -> None:
+    def __init__(self, sock: socket.socket, flights: Flights, peer: int, patience: float, attempt: int = 0) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.flights = flights
         self.peer = peer  # -1: whoever it is
-        self.expires = expires
+        self.patience = patience  # seconds
+        self.expires = monotonic() + patience
         self.attempt = attempt
         self.outgoing, self.wanted = next(flights)
         self.received = b""
@@ -119,7 +122,7 @@ class Connecting:
             self._epoll.register(listener.fileno(), select.EPOLLIN)
         self.sockets: list[socket.socket | None] = [None] * len(endpoints)
         self._taken: list[Route | None] = [None] * len(endpoints)
-        self._wanted = [peer for peer in range(len(endpoints)) if peer != rank and peer not in without]
+        self._wanted = set(range(len(endpoints))) - {rank, *without}
         self._missing = len(self._wanted)
         self._handshakes: dict[int, _Handshake] = {}
         self._unknown: deque[_Handshake] = deque()
@@ -127,7 +130,8 @@ class Connecting:
         # Nearest first, so that not everybody begins with rank 0.
         self._due: list[tuple[float, int, int]] = [(0.0, -peer, 0) for peer in self._wanted if peer < rank]
         heapq.heapify(self._due)
-        self._last_failure: dict[int, Failure] = {}
+        self._failed: dict[int, dict[int, Failure]] = {}  # by rank and way
+        self._remaining: float | None = None
         self._refused = 0
         self._complained = 0.0
 
@@ -143,6 +147,7 @@ class Connecting:
         """
         while self._missing:
             now = monotonic()
+            self._remaining = deadline.remaining()
             self._dial_due(now)
             self._expire(now)
             if deadline.expired():
@@ -163,8 +168,12 @@ class Connecting:
                 text = f"{route.transport} {route.text} ({route.why}){instead}"
                 _log.debug("rank %d to rank %d: %s", self._rank, peer, text)
 
+    def route(self, peer: int) -> Route | None:
+        """The way that a connected rank is reached; None if it is not connected."""
+        return None if self.sockets[peer] is None else self._taken[peer]
+
     def failures(self) -> dict[int, Failure]:
-        """The ranks that are not connected, with what the last attempt to reach each of them came to."""
+        """The ranks that are not connected, with what came of the best way to each of them."""
         missing = [peer for peer in self._wanted if self.sockets[peer] is None]
         return {peer: self._failure(peer) for peer in missing}
 
@@ -173,7 +182,9 @@ class Connecting:
             return Failure("", "it did not connect", None)
         route = self._taken[peer]
         address, reason = ("any address", "not tried yet") if route is None else (route.text, "no answer yet")
-        return self._last_failure.get(peer) or Failure(address, reason, None)
+        failed = self._failed.get(peer)
+        # The best way should have worked: that it did not says more than what the last resort came to.
+        return failed[min(failed)] if failed else Failure(address, reason, None)
 
     def hand_over(self) -> tuple[list[socket.socket | None], list[Route | None]]:
         """Return the sockets, which are the caller's now, and the routes they took; None for this rank."""
@@ -220,7 +231,7 @@ class Connecting:
             self._again(peer, attempt, Failure(route.text, _name(error), error))
             return
         flights = dial(self._session, self._rank, peer)
-        handshake = _Handshake(sock, flights, peer, monotonic() + _ROUTE_SECONDS, attempt)
+        handshake = _Handshake(sock, flights, peer, self._patience(peer), attempt)
         self._taken[peer] = route
         self._dialing += 1
         self._handshakes[handshake.fd] = handshake
@@ -230,8 +241,17 @@ class Connecting:
             self._epoll.register(handshake.fd, select.EPOLLIN)
             self._send(handshake)
 
+    def _patience(self, peer: int) -> float:
+        """Seconds for one way: what is left must do for the others too."""
+        if self._remaining is None or len(self._ways[peer]) == 1:
+            return _ROUTE_SECONDS
+        return min(_ROUTE_SECONDS, max(_LEAST_SECONDS, self._remaining / (len(self._ways[peer]) + 1)))
+
     def _again(self, peer: int, attempt: int, why: Failure) -> None:
-        self._last_failure[peer] = why
+        failed, way = self._failed.setdefault(peer, {}), attempt % len(self._ways[peer])
+        # Silence after a refusal says nothing new: hosts answer with one ICMP message a second at most.
+        if way not in failed or failed[way].error is None or why.error is not None:
+            failed[way] = why
         first, longest = _BACKOFF_SECONDS
         rounds = (attempt + 1) // len(self._ways[peer])
         heapq.heappush(self._due, (monotonic() + min(longest, first * 2**rounds), -peer, attempt + 1))
@@ -252,7 +272,7 @@ class Connecting:
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
                 tune(sock)  # TCP's has inherited it
-            handshake = _Handshake(sock, accept(self._session, self._rank), -1, monotonic() + _HANDSHAKE_SECONDS)
+            handshake = _Handshake(sock, accept(self._session, self._rank), -1, _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
             self._unknown.append(handshake)
             self._epoll.register(handshake.fd, select.EPOLLIN)
@@ -272,7 +292,7 @@ class Connecting:
             self._refuse(self._unknown[0], f"it did not authenticate within {_HANDSHAKE_SECONDS:.0f} s")
         if self._dialing:
             for handshake in [each for each in self._handshakes.values() if each.peer >= 0 and each.expires <= now]:
-                self._lose(handshake, f"no answer within {_ROUTE_SECONDS:.0f} s")
+                self._lose(handshake, f"no answer within {handshake.patience:.1f} s")
 
     # -- both -----------------------------------------------------------------------------------------------------------
 
@@ -327,8 +347,9 @@ class Connecting:
         peer = handshake.peer
         if accepted is not None:
             peer, handshake.outgoing = accepted
-            if self.sockets[peer] is not None:
-                self._refuse(handshake, f"rank {peer} is connected already")
+            if self.sockets[peer] is not None or peer not in self._wanted:
+                why = "is left out" if self.sockets[peer] is None else "is connected already"
+                self._refuse(handshake, f"rank {peer} {why}")
                 return
             self._taken[peer] = self._way_of(handshake.sock, peer)
             self._send(handshake)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
-from ..launcher import Launcher, batch_job, started_by
+from ..launcher import Launcher, rank_variables, started_by
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store
 from ..stores.tcp import TCPStore
@@ -43,7 +43,7 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
         GLOOMPI_STORE names no store, or its package is missing.
     """
     url = os.environ.get("GLOOMPI_STORE")
-    launcher = started_by()
+    launcher = started_by(guess=bool(url))
     with ExitStack() as opened:
         if url:
             if launcher is None:
@@ -63,6 +63,12 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
                     f"without MPI"
                 )
             yield exchange
+        elif launcher is not None or rank_variables():
+            variables = ", ".join(f"{name}={value}" for name, value in rank_variables().items())
+            raise RendezvousError(
+                f"this process is one of several ({variables}), but no MPI library can be loaded; install one, or set "
+                f"GLOOMPI_STORE=URL to do without"
+            )
         else:
             _log.info("no launcher, no MPI library: this process is the only rank")
             yield local_exchanges(1)[0]
@@ -72,7 +78,7 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
 def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     serving = url.startswith("tcp:") and launcher.rank == 0
     with open_store(url, clients=launcher.size - 1 if serving else None) as store:
-        with exchange_through(_of_this_job(store), launcher.rank, launcher.size, secret, deadline) as exchange:
+        with exchange_through(_of_this_job(store, launcher), launcher.rank, launcher.size, secret, deadline) as exchange:
             yield exchange
 
 
@@ -97,13 +103,12 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
         clients=launcher.size - 1,
         timeout=deadline.remaining(),
     )
-    with store, exchange_through(_of_this_job(store), launcher.rank, launcher.size, secret, deadline) as exchange:
+    with store, exchange_through(_of_this_job(store, launcher), launcher.rank, launcher.size, secret, deadline) as exchange:
         yield exchange
 
 
-def _of_this_job(store: Store) -> Store:
-    job = "-".join(batch_job().values())
-    return PrefixStore(job, store) if job else store
+def _of_this_job(store: Store, launcher: Launcher) -> Store:
+    return PrefixStore(launcher.job, store) if launcher.job else store
 
 
 def _has_mpi() -> bool:

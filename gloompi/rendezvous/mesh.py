@@ -14,14 +14,14 @@ from select import POLLRDHUP, poll
 from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..transport.device import Device, Listeners
-from ..transport.endpoint import Endpoint, Peer
+from ..transport.endpoint import Endpoint, Nearness, Peer
 from ..transport.handshake import Session
 from ..transport.route import Route, routes
 from .connecting import Connecting
 from .exchange import Exchange
-from .record import Record, pack_verdict, unpack_verdict
+from .record import Blame, Record, pack_verdict, unpack_verdict
 
-__all__ = ["Mesh", "connect"]
+__all__ = ["Mesh", "connect", "prepare"]
 
 _log = logging.getLogger("gloompi")
 
@@ -53,6 +53,17 @@ class Mesh:
     crowded: bool = False
     shared: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        rank: int,
+        endpoints: list[Endpoint],
+        sockets: list[socket.socket | None],
+        taken: list[Route | None],
+    ) -> Mesh:
+        """The mesh that these sockets make, as `rank` sees it."""
+        return cls(_peers(endpoints, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
+
 
 def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secret: bytes = b"") -> Mesh:
     """Exchange records, connect to all other ranks, agree that everybody is connected.
@@ -70,14 +81,14 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     rank, size = exchange.rank, exchange.size
     if size == 1:
         return Mesh([Peer(0, socket.gethostname(), os.getpid(), "self", "")], [None])
-    mine, listeners = _listen(device, size)
+    mine, listeners = prepare(device, size)
     try:
         records = _unpack(exchange(mine.pack(), deadline, _nothing))
         endpoints = [record.endpoint for record in records]
         session = Session([record.entropy for record in records], secret)
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
         with ExitStack() as made:
-            failure, own = "", False
+            failure, blame = "", Blame.WAITED
             connecting: Connecting | None = None
             try:
                 _check(rank, ways, endpoints)
@@ -86,23 +97,25 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
                 connecting.run(_most_of(deadline))
             except RendezvousError as exc:
                 failure = exc.reason
+                if connecting is None or any(each.address for each in connecting.failures().values()):
+                    blame = Blame.DIALED
             except OSError as exc:
-                failure, own = str(exc), True
+                failure, blame = str(exc), Blame.OWN
             listeners.close()
             # What is connected stays open meanwhile: the others must not take this rank for dead.
-            _agree(exchange, failure, own, endpoints, connecting.sockets if connecting else [], deadline)
+            _agree(exchange, failure, blame, endpoints, connecting.sockets if connecting else [], deadline)
             assert connecting is not None
             sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
-    return Mesh(_peers(endpoints, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
+    return Mesh.of(rank, endpoints, sockets, taken)
 
 
 def _nothing() -> None:
     """There is nothing to watch yet."""
 
 
-def _listen(device: Device | None, size: int) -> tuple[Record, Listeners]:
+def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
     """Open the listening sockets; a failure becomes part of the record, so that all ranks learn of it."""
     entropy = os.urandom(32)
     try:
@@ -145,11 +158,18 @@ def _unpack(packed: list[bytes]) -> list[Record]:
 def _check(rank: int, ways: list[list[Route]], endpoints: list[Endpoint]) -> None:
     for peer, way in enumerate(ways):
         if peer != rank and not way:
+            mine, theirs = _published(endpoints[rank]), _published(endpoints[peer])
+            need = "an address family or a host in common"
+            if _outside(endpoints[rank]) & _outside(endpoints[peer]):
+                need = "addresses of their own: one that both have leads back to whoever dials it"
             raise RendezvousError(
-                f"there is no way to rank {peer} ({endpoints[peer].host}): this rank listens on "
-                f"{_published(endpoints[rank])}, that one on {_published(endpoints[peer])}; "
-                f"the ranks need an address family or a host in common"
+                f"there is no way to rank {peer} ({endpoints[peer].host}): this rank listens on {mine}, that one on "
+                f"{theirs}; the ranks need {need}"
             )
+
+
+def _outside(endpoint: Endpoint) -> set[object]:
+    return {address.ip.ip for address in endpoint.addresses if address.nearness is not Nearness.LOOPBACK}
 
 
 def _published(endpoint: Endpoint) -> str:
@@ -165,12 +185,12 @@ def _most_of(deadline: Deadline) -> Deadline:
 def _agree(
     exchange: Exchange,
     failure: str,
-    own: bool,
+    blame: Blame,
     endpoints: list[Endpoint],
     sockets: list[socket.socket | None],
     deadline: Deadline,
 ) -> None:
-    """Tell all ranks how it went here; raise the first failure, alike everywhere."""
+    """Tell all ranks how it went here; raise the failure that says most, the same everywhere."""
     hangups = _Hangups(sockets)
 
     def watch() -> None:
@@ -179,16 +199,15 @@ def _agree(
             raise _error("its connection ended before all ranks were connected; it has probably died", peer, endpoints)
 
     try:
-        verdicts = [unpack_verdict(each) for each in exchange(pack_verdict(failure, own), deadline, watch)]
+        verdicts = [unpack_verdict(each) for each in exchange(pack_verdict(failure, blame), deadline, watch)]
     except RendezvousError as exc:
         if not failure:
             raise
         raise _error(failure, exchange.rank, endpoints) from exc
-    # Whoever has a fault of its own comes before those that it kept waiting.
-    for mine in (True, False):
-        for peer, (reason, at_fault) in enumerate(verdicts):
-            if reason and at_fault == mine:
-                raise _error(reason, peer, endpoints)
+    failures = [(peer, reason, blame) for peer, (reason, blame) in enumerate(verdicts) if reason]
+    if failures:
+        peer, reason, _ = max(failures, key=lambda found: (found[2], -found[0]))
+        raise _error(reason, peer, endpoints)
 
 
 def _error(reason: str, rank: int, endpoints: list[Endpoint]) -> RendezvousError:

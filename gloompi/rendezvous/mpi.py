@@ -138,7 +138,7 @@ def _check_launcher(MPI: Any) -> None:
             warnings.warn(
                 f"MPI.COMM_WORLD has 1 rank, but {variable}={size}: this is the wrong mpiexec for this mpi4py, which uses "
                 f"{MPI.Get_library_version().splitlines()[0]}; use the mpiexec of that MPI, in most cases the one "
-                f"beside the python in use",
+                f"beside the python in use, or with srun a PMI that it knows (srun --mpi=list)",
                 RuntimeWarning,
                 stacklevel=5,  # whoever called from_mpi
             )

@@ -6,11 +6,12 @@ Bytes in, fields out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from struct import Struct
 
 from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
-__all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Record", "pack_verdict", "unpack_verdict"]
+__all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Blame", "Record", "pack_verdict", "unpack_verdict"]
 
 _VERSION = 1
 RECORD_NBYTES = 400
@@ -70,22 +71,32 @@ class Record:
         return cls(who, entropy, packed[_REASON_OFFSET:].rstrip(b"\0").decode(errors="replace"))
 
 
-def pack_verdict(failure: str, own: bool) -> bytes:
+class Blame(IntEnum):
+    """How much a failure says about its cause; of several, the ranks raise the one that says most."""
+
+    WAITED = 0
+    """Somebody did not come: why, only that rank can know."""
+    DIALED = 1
+    """Somebody could not be reached, at an address and for a reason that are in the text."""
+    OWN = 2
+    """The rank has a fault of its own."""
+
+
+def pack_verdict(failure: str, blame: Blame) -> bytes:
     """`VERDICT_NBYTES` bytes that say whether a rank is connected to all others.
 
     Parameters
     ----------
     failure : str
         Why it is not; empty if it is.
-    own : bool
-        The fault is this rank's, rather than that of a peer it could not reach.
+    blame : Blame
     """
-    return (bytes([own]) + _cut(failure, VERDICT_NBYTES - 1)).ljust(VERDICT_NBYTES, b"\0")
+    return (bytes([blame]) + _cut(failure, VERDICT_NBYTES - 1)).ljust(VERDICT_NBYTES, b"\0")
 
 
-def unpack_verdict(packed: bytes) -> tuple[str, bool]:
+def unpack_verdict(packed: bytes) -> tuple[str, Blame]:
     """What `pack_verdict` was given."""
-    return packed[1:].rstrip(b"\0").decode(errors="replace"), bool(packed[0])
+    return packed[1:].rstrip(b"\0").decode(errors="replace"), Blame(min(packed[0], max(Blame)))
 
 
 def _cut(text: str, nbytes: int) -> bytes:

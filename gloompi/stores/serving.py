@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import threading
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from ..transport.interfaces import select
 from .hash import HashStore
 
 __all__ = ["ANSWER", "LENGTH", "Server", "answer", "greeting", "listen", "pack", "unpack"]
+
+_log = logging.getLogger("gloompi")
 
 # Seconds until a stranger that does not greet is dropped.
 _GREETING_SECONDS = 5.0
@@ -111,6 +114,8 @@ def listen(host: str, ports: Sequence[int]) -> list[socket.socket]:
     here = [str(address.ip) for _, address in select(None) if not address.ip.is_link_local]
     addresses = [each for each in named if each in here or ip_address(each).is_loopback]
     literal = host in named or host == "localhost"
+    if not addresses:
+        _log.info("%s is no address of this host; serving the store on all that it has", host)
     if not addresses or (not literal and all(ip_address(each).is_loopback for each in addresses)):
         addresses += [each for each in here if each not in addresses]
     failure: OSError | None = None

@@ -1,0 +1,149 @@
+"""All that the doctor has found out, and what can be computed from it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .facts import Facts
+from .measure import Measured
+from .trial import Outcome
+
+__all__ = ["Examination", "Wire"]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What lies between two hosts, or within one.
+
+    Attributes
+    ----------
+    one, other : int
+        Numbers of the hosts; the same within a host.
+    seconds : float
+        Round-trip time, the shortest of all pairs.
+    bandwidth : float
+        Bytes per second, the median of all pairs and directions.
+    """
+
+    one: int
+    other: int
+    seconds: float
+    bandwidth: float
+
+
+@dataclass
+class Examination:
+    """Facts, connections and measurements of all ranks.
+
+    Attributes
+    ----------
+    facts : list of Facts
+    published : list of list of str
+        Where each rank listened.
+    failures : list of str
+        Why a rank could not listen; empty if it could.
+    outcomes : list of list of Outcome
+        Row r is what rank r saw of each rank.
+    measured : list of dict
+        Row r has what rank r measured, by partner.
+    trouble : list of str
+        Why a rank stopped measuring; empty if it did not.
+    """
+
+    facts: list[Facts]
+    published: list[list[str]]
+    failures: list[str]
+    outcomes: list[list[Outcome]]
+    measured: list[dict[int, Measured]] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        ids = list(dict.fromkeys(each.host_id for each in self.facts))
+        self._host_of = [ids.index(each.host_id) for each in self.facts]
+        names = [next(each.host for each in self.facts if each.host_id == id_) for id_ in ids]
+        # Containers often have one name: then a number tells them apart.
+        self.hosts = [name if names.count(name) == 1 else f"{name}#{number}" for number, name in enumerate(names)]
+
+    @property
+    def size(self) -> int:
+        return len(self.facts)
+
+    def host(self, rank: int) -> int:
+        """The number of a rank's host."""
+        return self._host_of[rank]
+
+    def ranks(self, host: int) -> list[int]:
+        return [rank for rank in range(self.size) if self._host_of[rank] == host]
+
+    def who(self, rank: int) -> str:
+        return f"rank {rank} ({self.hosts[self.host(rank)]})"
+
+    def connected(self, one: int, other: int) -> bool:
+        return bool(self.outcomes[one][other].transport and self.outcomes[other][one].transport)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        return [(one, other) for one in range(self.size) for other in range(one + 1, self.size)]
+
+    @property
+    def complete(self) -> bool:
+        return all(self.connected(one, other) for one, other in self.pairs())
+
+    def bandwidth(self, source: int, target: int) -> float | None:
+        """Bytes per second."""
+        found = self.measured[source].get(target) if self.measured else None
+        return None if found is None else found.bandwidth
+
+    def round_trip(self, one: int, other: int) -> float | None:
+        """Seconds, the shorter of what the two have measured."""
+        found = [
+            self.measured[a][b].seconds for a, b in ((one, other), (other, one)) if self.measured and b in self.measured[a]
+        ]
+        return min(found, default=None)
+
+    def clock(self, rank: int) -> float | None:
+        """How far a rank's clock is ahead of rank 0's, seconds."""
+        if rank == 0:
+            return 0.0
+        found = self.measured[0].get(rank) if self.measured else None
+        return None if found is None else found.clock
+
+    def wires(self) -> list[Wire]:
+        """What lies between the hosts, and within those that have several ranks, as far as it was measured."""
+        times: dict[tuple[int, int], list[float]] = {}
+        rates: dict[tuple[int, int], list[float]] = {}
+        for one, other in self.pairs():
+            ends = self.host(one), self.host(other)
+            seconds, there, back = self.round_trip(one, other), self.bandwidth(one, other), self.bandwidth(other, one)
+            if seconds is not None and there is not None and back is not None:
+                wire = min(ends), max(ends)
+                times.setdefault(wire, []).append(seconds)
+                rates.setdefault(wire, []).extend((there, back))
+        return [Wire(*wire, min(times[wire]), statistics.median(rates[wire])) for wire in times]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON can carry it; times in seconds, bandwidths in bytes per second."""
+        links = [
+            {
+                "source": one,
+                "target": other,
+                "connected": self.connected(one, other),
+                **asdict(self.outcomes[one][other]),
+                "round_trip": self.round_trip(one, other),
+                "bandwidth": self.bandwidth(one, other),
+            }
+            for one in range(self.size)
+            for other in range(self.size)
+            if one != other
+        ]
+        ranks = [
+            {
+                **asdict(each),
+                "listens_on": self.published[each.rank],
+                "failure": self.failures[each.rank],
+                "clock_offset": self.clock(each.rank),
+            }
+            for each in self.facts
+        ]
+        return {"hosts": self.hosts, "ranks": ranks, "links": links}

@@ -1,0 +1,31 @@
+"""Facts of all ranks on all ranks, over the exchange that the rendezvous uses too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..deadline import Deadline
+from ..rendezvous.exchange import Exchange
+
+__all__ = ["gather"]
+
+
+def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
+    """Return what every rank gave, in rank order; anything that JSON can carry, of any length.
+
+    Raises
+    ------
+    RendezvousError
+        Not all ranks came before the deadline.
+    """
+    if exchange.size == 1:
+        return [mine]
+    packed = json.dumps(mine).encode()
+    lengths = [int(each) for each in exchange(b"%16d" % len(packed), deadline, _nothing)]
+    records = exchange(packed.ljust(max(lengths)), deadline, _nothing)
+    return [json.loads(record) for record in records]
+
+
+def _nothing() -> None:
+    """There is nothing to watch."""

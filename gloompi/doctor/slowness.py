@@ -1,0 +1,101 @@
+"""Which hosts and pairs are slow, compared with the others of their kind.
+
+Numbers of different machines differ by orders of magnitude, so there are no absolute bounds but one: a link that reaches
+little of what its own interface claims.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from .examination import Examination, Wire
+
+__all__ = ["slow_hosts_and_pairs", "suspects"]
+
+# Less than this part of the best bandwidth among its like is slow: twice what rank placement and noise explain.
+_SLOW_PART = 0.25
+# Less than this part of the speed that the interface claims; one stream of one core fills 10 Gbit/s at best.
+_CLAIM_PART = 0.2
+_ONE_STREAM = 1.25e9
+# A round trip that takes this many times the best, and this much longer, is slow.
+_SLOW_TIMES, _SLOW_SECONDS = 5.0, 1e-3
+
+
+def slow_hosts_and_pairs(exam: Examination) -> Iterator[str]:
+    """Say what is slow: hosts, then links between hosts that are not slow themselves, then single pairs."""
+    wires = [wire for wire in exam.wires() if wire.one != wire.other]
+    slow = [wire for wire in wires if _complaint(exam, wire, wires)]
+    slow_hosts = []
+    for host, name in enumerate(exam.hosts):
+        mine = [wire for wire in wires if host in (wire.one, wire.other)]
+        if len(wires) > len(mine) > 1 and all(wire in slow for wire in mine) and any(wire not in slow for wire in wires):
+            slow_hosts.append(host)
+            best = max(wire.bandwidth for wire in wires)
+            reached = max(wire.bandwidth for wire in mine)
+            yield (
+                f"host {name} is slow: {reached / 1e6:.0f} MB/s at best to every other host, other hosts have "
+                f"{best / 1e6:.0f} MB/s between them; its round trips take {min(wire.seconds for wire in mine) * 1e6:.0f} us"
+            )
+    for wire in slow:
+        if wire.one not in slow_hosts and wire.other not in slow_hosts:
+            yield f"the link {exam.hosts[wire.one]} - {exam.hosts[wire.other]} is slow: {_complaint(exam, wire, wires)}"
+    for one, other in suspects(exam):
+        rate, usual = _rate(exam, one, other), _usual(exam, one, other)
+        yield (
+            f"the pair {exam.who(one)} - {exam.who(other)} is slow: {rate / 1e6:.0f} MB/s, other pairs of its hosts have "
+            f"{usual / 1e6:.0f} MB/s"
+        )
+
+
+def _complaint(exam: Examination, wire: Wire, wires: list[Wire]) -> str:
+    """What is slow about a link between hosts; empty if nothing is."""
+    best = max(each.bandwidth for each in wires)
+    if wire.bandwidth < _SLOW_PART * best:
+        return f"{wire.bandwidth / 1e6:.0f} MB/s, the best link has {best / 1e6:.0f} MB/s"
+    claim = min(_ONE_STREAM, _claimed(exam, wire.one), _claimed(exam, wire.other))
+    if wire.bandwidth < _CLAIM_PART * claim:
+        return f"{wire.bandwidth / 1e6:.0f} MB/s over interfaces that claim {claim / 1e6:.0f} MB/s or more"
+    shortest = min(each.seconds for each in wires)
+    if wire.seconds > max(_SLOW_TIMES * shortest, shortest + _SLOW_SECONDS):
+        return f"a round trip takes {wire.seconds * 1e6:.0f} us, {shortest * 1e6:.0f} us on the fastest link"
+    return ""
+
+
+def _claimed(exam: Examination, host: int) -> float:
+    """What the slowest interface that the host listens on claims, bytes per second; infinite if none says anything."""
+    rank = exam.ranks(host)[0]
+    used = {address.rpartition(":")[0].strip("[]") for address in exam.published[rank]}
+    speeds = [
+        port.speed * 1e6 / 8
+        for port in exam.facts[rank].interfaces
+        if port.speed and used & {address.partition("/")[0] for address in port.addresses}
+    ]
+    return min(speeds, default=float("inf"))
+
+
+def suspects(exam: Examination) -> list[tuple[int, int]]:
+    """Pairs that are much slower than others between the same hosts.
+
+    Ranks that share cores are not judged: their times are those of the scheduler.
+    """
+    found = []
+    for one, other in exam.pairs():
+        crowded = any(len(exam.ranks(exam.host(rank))) > exam.facts[rank].cores for rank in (one, other))
+        usual = _usual(exam, one, other)
+        if not crowded and usual and 0 < _rate(exam, one, other) < _SLOW_PART * usual:
+            found.append((one, other))
+    return found
+
+
+def _rate(exam: Examination, one: int, other: int) -> float:
+    """Bytes per second in the slower direction; 0 if it was not measured."""
+    return min(exam.bandwidth(one, other) or 0.0, exam.bandwidth(other, one) or 0.0)
+
+
+def _usual(exam: Examination, one: int, other: int) -> float:
+    """The median of the pairs between the hosts of these two ranks; 0 if there are too few to compare."""
+    here, there = exam.ranks(exam.host(one)), exam.ranks(exam.host(other))
+    rates = [_rate(exam, a, b) for a in here for b in there if a != b]
+    rates = [rate for rate in rates if rate]
+    return statistics.median(rates) if len(rates) >= 3 else 0.0
