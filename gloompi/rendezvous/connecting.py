@@ -298,11 +298,13 @@ class Connecting:
 
     def _step(self, handshake: _Handshake, event: int) -> None:
         try:
-            if event & select.EPOLLOUT:
+            if event & (select.EPOLLOUT | select.EPOLLERR):
+                # A firewall's ICMP message may come as EPOLLERR alone, as an error that only SO_ERROR tells.
                 error = handshake.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error:
                     self._lose(handshake, _name(error), error)
                     return
+            if event & select.EPOLLOUT:
                 self._epoll.modify(handshake.fd, select.EPOLLIN)
                 self._send(handshake)
                 return
