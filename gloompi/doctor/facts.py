@@ -125,7 +125,8 @@ def _versions() -> dict[str, str]:
     if "mpi4py.MPI" in sys.modules:
         from mpi4py import MPI
 
-        versions["MPI"] = MPI.Get_library_version().splitlines()[0].strip("\0 ")
+        first = MPI.Get_library_version().splitlines()[0]
+        versions["MPI"] = " ".join(first.strip("\0").split())
     return versions
 
 

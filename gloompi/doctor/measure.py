@@ -129,18 +129,27 @@ def _pull(ctx: Context, partner: int) -> None:
 
 
 def measure_all(
-    ctx: Context, connected: Callable[[int, int], bool], progress: Callable[[int, int], None]
-) -> dict[int, Measured]:
-    """Measure this rank's pairs in turn with all others'; by partner.
+    ctx: Context,
+    connected: Callable[[int, int], bool],
+    found: dict[int, Measured],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Measure this rank's pairs, in turn with all others'.
 
     Parameters
     ----------
     connected : callable
         Whether two ranks are, alike on all of them.
+    found : dict
+        Receives what was measured, by partner; what was found before an error stays in it.
     progress : callable
         Told how many rounds of how many are done.
+
+    Raises
+    ------
+    GloompiError
+        A partner was lost or late.
     """
-    found: dict[int, Measured] = {}
     all_rounds = list(rounds(ctx.size))
     for number, pairs in enumerate(all_rounds):
         progress(number, len(all_rounds))
@@ -149,4 +158,3 @@ def measure_all(
                 partner = other if ctx.rank == one else one
                 found[partner] = measure_pair(ctx, partner)
     progress(len(all_rounds), len(all_rounds))
-    return found

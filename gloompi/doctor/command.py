@@ -1,0 +1,172 @@
+"""The command ``python -m gloompi doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from ..deadline import Deadline
+from ..errors import GloompiError
+from ..rendezvous.environment import exchange_from_env
+from ..rendezvous.exchange import Exchange
+from ..rendezvous.secret import shared_secret
+from ..stores.remote import extra
+from .examination import Examination
+from .facts import Facts
+from .findings import Finding, Severity, diagnose
+from .gathering import gather
+from .measure import Measured, measure_all, measure_pair
+from .slowness import suspects
+from .trial import Trial, try_out
+
+__all__ = ["main"]
+
+# Budget of one message while measuring; and how long a rank waits for the others' results.
+_MESSAGE_SECONDS = 30.0
+_RESULT_SECONDS = 120.0
+# Slow pairs are measured again one by one: not more than these.
+_MAX_SUSPECTS = 16
+
+
+def main(arguments: list[str]) -> int:
+    """Examine the job that this process belongs to; collective over its ranks.
+
+    Returns
+    -------
+    int
+        Exit code, the same on all ranks: 0 if nothing is wrong, else 1.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        secret = shared_secret(None)
+        with exchange_from_env(secret, Deadline(options.timeout)) as exchange:
+            return _run(exchange, secret, options)
+    except (GloompiError, ValueError, OSError, ImportError) as exc:
+        print(f"gloompi doctor: {exc}", file=sys.stderr)
+        return 1
+
+
+def _run(exchange: Exchange, secret: bytes, options: argparse.Namespace) -> int:
+    # What rank 0 needs for its report is looked for first: it would be a pity afterwards.
+    _only_rank_0(exchange, lambda: _check_packages(options))
+    exam = _examine(exchange, secret, options)
+    findings = diagnose(exam)
+    _only_rank_0(exchange, lambda: _report(exam, findings, options))
+    return int(any(finding.severity > Severity.NOTE for finding in findings))
+
+
+def _only_rank_0(exchange: Exchange, action: Callable[[], None]) -> None:
+    """Do something on rank 0; if it fails there, it fails everywhere, with the text on rank 0."""
+    failure: Exception | None = None
+    if exchange.rank == 0:
+        try:
+            action()
+        except (OSError, ValueError, ImportError) as exc:
+            failure = exc
+    if gather(exchange, failure is not None, Deadline(_RESULT_SECONDS))[0]:
+        raise failure or SystemExit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gloompi doctor",
+        description="Examine the hosts and connections of a job before it runs: mpiexec -n 8 python -m gloompi doctor",
+    )
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print everything as JSON, or write it to FILE")
+    parser.add_argument("--plot", metavar="FILE", help="draw the matrix of all pairs to FILE (.png, .svg, .pdf)")
+    parser.add_argument("--timeout", type=float, default=20.0, help="seconds to connect all pairs (default %(default)s)")
+    parser.add_argument("--no-measure", action="store_true", help="only connect, do not measure")
+    return parser
+
+
+def _examine(exchange: Exchange, secret: bytes, options: argparse.Namespace) -> Examination:
+    mine = asdict(Facts.of_this_process(exchange.rank))
+    facts = [Facts.from_json(fields) for fields in gather(exchange, mine, Deadline(options.timeout))]
+    trial = try_out(exchange, None, secret, options.timeout, _MESSAGE_SECONDS)
+    published = [[*(["AF_UNIX"] if endpoint.unix else []), *map(str, endpoint.addresses)] for endpoint in trial.endpoints]
+    exam = Examination(facts, published, trial.failures, trial.outcomes)
+    if not options.no_measure:
+        with _progress(exchange.rank, exam.size) as progress:
+            _measure(exchange, exam, trial, progress)
+    if not any(exam.trouble):
+        trial.context.close()
+    return exam
+
+
+def _measure(exchange: Exchange, exam: Examination, trial: Trial, progress: Callable[[int, int], None]) -> None:
+    rank, ctx = exchange.rank, trial.context
+    found: dict[int, Measured] = {}
+    trouble = ""
+    try:
+        measure_all(ctx, exam.connected, found, progress)
+    except GloompiError as exc:
+        trouble = str(exc)
+    _share(exchange, exam, found, trouble)
+    # What was slow while others measured too may not be: once more, one pair after the other.
+    slow = suspects(exam)[:_MAX_SUSPECTS]
+    if slow and exam.complete and not any(exam.trouble):
+        try:
+            for one, other in slow:
+                ctx.barrier()
+                if rank in (one, other):
+                    partner = other if rank == one else one
+                    found[partner] = max(found[partner], measure_pair(ctx, partner), key=lambda each: each.bandwidth)
+        except GloompiError as exc:
+            trouble = str(exc)
+        _share(exchange, exam, found, trouble)
+
+
+def _share(exchange: Exchange, exam: Examination, found: dict[int, Measured], trouble: str) -> None:
+    mine = {"trouble": trouble, "measured": {partner: asdict(each) for partner, each in found.items()}}
+    rows = gather(exchange, mine, Deadline(_RESULT_SECONDS))
+    exam.trouble = [row["trouble"] for row in rows]
+    exam.measured = [{int(partner): Measured(**fields) for partner, fields in row["measured"].items()} for row in rows]
+
+
+@contextmanager
+def _progress(rank: int, size: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on rank 0's terminal; on others, and where there is no terminal, nothing."""
+    if rank == 0 and size > 1 and importlib.util.find_spec("rich") is not None:
+        from rich.progress import Progress
+
+        from .text import console
+
+        with Progress(console=console(stderr=True), transient=True) as bar:
+            task = bar.add_task("measuring pairs", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield lambda done, total: None
+
+
+def _check_packages(options: argparse.Namespace) -> None:
+    with extra("doctor", "the doctor"):
+        if options.json is None:
+            import rich  # noqa: F401
+        if options.plot:
+            import matplotlib  # noqa: F401
+
+
+def _report(exam: Examination, findings: list[Finding], options: argparse.Namespace) -> None:
+    if options.json is None:
+        from .text import console, print_examination
+
+        print_examination(exam, findings, console())
+    else:
+        everything = exam.to_json()
+        everything["findings"] = [{**asdict(each), "severity": each.severity.name.lower()} for each in findings]
+        everything["ok"] = not any(each.severity > Severity.NOTE for each in findings)
+        text = json.dumps(everything, indent=2)
+        if options.json == "-":
+            print(text)
+        else:
+            Path(options.json).write_text(text + "\n")
+    if options.plot:
+        from .plot import plot
+
+        plot(exam, options.plot)
