@@ -201,6 +201,17 @@ class Hosts:
                 ip link set docker0 up""")
             self.switch.sh(f"ip link set container{index} up")  # without it, the bridge has no carrier
 
+    def nat(self, inside: str, outside: list[str], ports: tuple[int, int]) -> None:
+        """Give every node the address `inside`, which others reach only as one of `outside` and at these ports."""
+        low, high = ports
+        for node, address in zip(self.nodes, outside, strict=True):
+            node.sh(f"""ip link add inside type veth peer name inside0
+                ip address add {inside}/24 dev inside
+                ip link set inside0 up
+                ip link set inside up
+                nft 'table ip nat {{ chain prerouting {{ type nat hook prerouting priority -100;
+                    ip daddr {address} tcp dport {low}-{high} dnat to {inside}; }}; }}'""")
+
     def firewall(self, interface: str, *, ports: tuple[int, int], verdict: str = "drop") -> None:
         """Let only TCP connections to a range of ports in; `verdict` ("drop", "reject") is for all others."""
         low, high = ports

@@ -15,7 +15,7 @@ import pytest
 
 from gloompi.transport import interfaces
 from gloompi.transport.device import Device
-from gloompi.transport.endpoint import MAX_ADDRESSES, Nearness
+from gloompi.transport.endpoint import MAX_ADDRESSES, Address, Nearness
 from gloompi.transport.interfaces import Interface
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -353,3 +353,74 @@ def test_an_address_that_cannot_be_bound_yet_is_left_out(monkeypatch: pytest.Mon
     monkeypatch.setattr(interfaces, "interfaces", lambda: [unbindable])
     with pytest.raises(OSError, match=r"cannot listen on 203\.0\.113\.7 \(eth9\)"):
         Device(transport="tcp").listen(1)
+
+
+# -- advertising --------------------------------------------------------------------------------------------------------
+
+
+def test_advertised_address_is_published_with_the_port_that_is_listened_on() -> None:
+    listeners = Device(host="127.0.0.1", advertise="192.0.2.7", transport="tcp").listen(4)
+    try:
+        ((host, port),) = [each.getsockname() for each in listeners.sockets]
+        assert host == "127.0.0.1"
+        assert [str(address) for address in listeners.endpoint.addresses] == [f"192.0.2.7:{port}"]
+    finally:
+        listeners.close()
+
+
+@pytest.fixture
+def container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address besides loopback, for which 127.0.0.2 stands: it can be bound anywhere."""
+    monkeypatch.setattr(Interface, "nearness", lambda self, address: Nearness.ORDINARY)
+    monkeypatch.setattr(Interface, "index", 3)
+    pretend(monkeypatch, Interface("eth0", True, (ip_interface("127.0.0.2/24"),)))
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_advertised_address_stands_for_the_own(container: None, monkeypatch: pytest.MonkeyPatch, variable: bool) -> None:
+    if variable:
+        monkeypatch.setenv("GLOOMPI_ADVERTISE", "192.0.2.7")
+    listeners = Device(advertise=None if variable else "192.0.2.7", transport="tcp").listen(4)
+    try:
+        (host, port) = listeners.sockets[0].getsockname()
+        assert host == "127.0.0.2"
+        assert listeners.endpoint.addresses == (Address(ip_interface("192.0.2.7/32"), port, Nearness.ORDINARY),)
+        assert listeners.endpoint.unpack(listeners.endpoint.pack()) == listeners.endpoint
+    finally:
+        listeners.close()
+
+
+def test_advertised_address_needs_one_to_listen_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interface, "nearness", lambda self, address: Nearness.ORDINARY)
+    monkeypatch.setattr(Interface, "index", 3)
+    pretend(monkeypatch, Interface("eth0", True, (ip_interface("127.0.0.2/24"), ip_interface("127.0.0.3/24"))))
+    with pytest.raises(ValueError, match="advertise=192") as caught:
+        Device(advertise="192.0.2.7", port=(40_000, 40_000)).listen(4)
+    assert str(caught.value) == (
+        "advertise=192.0.2.7 needs one address to listen on, there are 2: 127.0.0.2:40000, 127.0.0.3:40000; give host="
+    )
+
+
+@pytest.mark.parametrize("advertise", ["node7", "10.0.0.0/8", "10.0.0.4:5000", "0"])
+def test_advertised_address_that_is_none(advertise: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(advertise))):
+        Device(host="127.0.0.1", advertise=advertise)
+
+
+def test_advertise_is_shown() -> None:
+    assert repr(Device(host="10.0.0.4", advertise="192.0.2.7", port=5000)) == (
+        "Device(interface=None, host='10.0.0.4', advertise='192.0.2.7', port=5000, family=None, transport='auto')"
+    )
+
+
+def test_interfaces_that_are_not_used_are_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "gloompi")
+    lo, down = Interface("lo", True, (ip_interface("127.0.0.1/8"),)), Interface("eth7", False, (ip_interface("10.0.0.4/8"),))
+    pretend(monkeypatch, lo, down, Interface("docker0", True, (ip_interface("172.17.0.1/16"),)))
+    assert published(Device("^docker", transport="tcp")) == ["127.0.0.1"]
+    said = [record.getMessage() for record in caplog.records]
+    assert "not using eth7 (10.0.0.4/8): it is down" in said
+    assert "not using docker0 (172.17.0.1/16): interface='^docker'" in said
+    assert any(text.startswith("listening on 127.0.0.1:") and text.endswith(" (lo, loopback)") for text in said)

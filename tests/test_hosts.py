@@ -164,6 +164,22 @@ def test_firewall_without_the_port_range(hosts: Hosts, verdict: str, answer: str
     assert re.search(rf"could not connect to rank \d \(node\d.invalid, pid \d+\) at 10\.88\.0\.\d:\d+: {answer}", text), text
 
 
+def test_address_that_is_advertised_for_another(hosts: Hosts) -> None:
+    """All ranks listen on the same private address, behind a translation of addresses on every host."""
+    outside = hosts.network("eth1", "10.88.0.0/24")
+    hosts.nat("172.30.0.2", outside, (40_000, 40_009))
+    ranks = hosts.run("behind_nat.py", *outside)
+    for rank, found in enumerate(ranks):
+        for peer, (transport, address, why) in enumerate(found["peers"]):
+            mine, theirs = rank // RANKS_PER_HOST, peer // RANKS_PER_HOST
+            if mine == theirs:
+                assert transport == ("self" if peer == rank else "unix")
+            elif peer < rank:
+                assert (transport, _ip(address), why) == ("tcp", outside[theirs], f"routed from {outside[mine]}/32")
+            else:
+                assert (transport, _ip(address), why) == ("tcp", outside[theirs], "advertised address, it dialed")
+
+
 def test_bridge_with_one_address_on_all_hosts_leads_nowhere(hosts: Hosts) -> None:
     hosts.docker()
     ranks = run(hosts, GLOOMPI_SOCKET_IFNAME="172.17.0.0/16")  # not its link-local address, which differs

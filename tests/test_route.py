@@ -8,7 +8,7 @@ from itertools import permutations
 
 import pytest
 
-from gloompi.transport.endpoint import Address, Endpoint
+from gloompi.transport.endpoint import Address, Endpoint, Nearness
 from gloompi.transport.interfaces import Interface
 from gloompi.transport.route import Route, routes
 
@@ -187,3 +187,23 @@ def test_both_sides_pick_the_same_link(one: int, other: int) -> None:
         return [(way.transport, way.family, way.why.partition(" from ")[0]) for way in routes(mine, theirs)][:1]
 
     assert links(HOSTS[one], HOSTS[other]) == links(HOSTS[other], HOSTS[one])
+
+
+# -- advertised addresses -----------------------------------------------------------------------------------------------
+
+
+def advertised(host: int, ip: str, port: int) -> Endpoint:
+    """A rank behind NAT: no interface of its host has the address, so that its index is 0."""
+    address = Address(ip_interface(ip), port, Nearness.ORDINARY)
+    return Endpoint(f"node{host}", 100 + host, 4, bytes([host]) * 16, b"", (address,))
+
+
+def test_ranks_behind_one_address_reach_each_other() -> None:
+    """An own address that another rank has too leads back to oneself, an advertised one does not."""
+    assert ways(advertised(1, "192.0.2.7", 5001), advertised(2, "192.0.2.7", 5002)) == ["192.0.2.7:5002"]
+    assert ways(endpoint(1, ("eth0", "192.0.2.7/24")), endpoint(2, ("eth0", "192.0.2.7/24"))) == []
+
+
+def test_advertised_address_is_routed_to() -> None:
+    (route,) = routes(endpoint(1, ("eth0", "10.0.0.1/24"), LO), advertised(2, "192.0.2.7", 5002))
+    assert (route.text, route.why) == ("192.0.2.7:5002", "routed from 10.0.0.1/24")

@@ -174,8 +174,8 @@ class Device:
         """What to publish: the addresses themselves, or the one that stands for them elsewhere."""
         if self.advertise is None or self.transport == "unix":
             return addresses
-        local = [address for address in addresses if address.nearness is Nearness.LOOPBACK]
-        others = [address for address in addresses if address.nearness is not Nearness.LOOPBACK]
+        local = [address for address in addresses if self.host is None and address.nearness is Nearness.LOOPBACK]
+        others = [address for address in addresses if address not in local]
         if len(others) != 1:
             shown = ", ".join(map(str, others)) or "none"
             raise ValueError(
