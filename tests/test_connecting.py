@@ -20,6 +20,7 @@ import pytest
 
 from gloompi.deadline import Deadline
 from gloompi.errors import RendezvousError
+from gloompi.rendezvous import attempts
 from gloompi.rendezvous import connecting as module
 from gloompi.rendezvous.connecting import Connecting
 from gloompi.transport.device import Device
@@ -232,7 +233,7 @@ def black_hole() -> Iterator[Route]:
 
 @pytest.mark.parametrize("transport", ["tcp"])
 def test_a_silent_way_leads_to_the_next(two: Ranks, black_hole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ROUTE_SECONDS", 0.1)
+    monkeypatch.setattr(attempts, "_ROUTE_SECONDS", 0.1)
     (good,) = two.ways(1)[0]
     accepting = two.begin(0)
     taken, sockets = two.connect(1, ways=[[black_hole, good], []])
@@ -337,7 +338,7 @@ def test_black_hole(two: Ranks, black_hole: Route) -> None:
 
 @pytest.mark.parametrize("transport", ["tcp"])
 def test_black_hole_is_named(two: Ranks, black_hole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ROUTE_SECONDS", 0.05)
+    monkeypatch.setattr(attempts, "_ROUTE_SECONDS", 0.05)
     told = failure(two, 1, 1.2, [[black_hole], []])
     assert f"could not connect to rank 0 (node0, pid 100) at {black_hole.text}: no answer within 0.1 s; " in told
 

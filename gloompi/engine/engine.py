@@ -15,14 +15,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
+from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError
 from ..transport.frames import Kind, pack_header
 from ..transport.pair import STAGING_NBYTES, Link, Loopback, Pair
 from .farewell import abort_frame, linger
+from .lateness import late, unsent
 from .messages import CLOSED, CREDIT_NBYTES, Messages
-from .operation import Operation, Receive, Scratch, Send, Steps
+from .operation import Receive, Scratch, Steps
 from .polling import Poller
-from .task import Task, peer_of
+from .task import Task
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Engine:
         self.turn = Turn(self._abort)
         self._current: Task | None = None
         self._poller = Poller(crowded, shared, self.turn.woken)
+        self.watch = self._poller.watch
         self._suspecting = False
         self._links: list[Link] = []
         self.messages = Messages(rank, self._links, self._fail, self._lose)
@@ -120,9 +122,6 @@ class Engine:
                 self._poller.add(pair)
                 self._links.append(pair)
         _alive.add(self)
-
-    def watch(self, pair: Pair, writing: bool) -> None:
-        self._poller.watch(pair, writing)
 
     # -- progress -----------------------------------------------------------------------------------------------------
 
@@ -217,7 +216,8 @@ class Engine:
                     continue
                 remaining = deadline.remaining()
                 if remaining == 0:
-                    raise self._late(task, deadline)
+                    self._fail(late(task, deadline, self.peers))
+                    raise self._broken()
                 if task.asked or (remaining is not None and remaining <= _ASK_SECONDS):
                     self._ask(task)
                     if self.error is None:
@@ -284,25 +284,6 @@ class Engine:
         error.__cause__ = cause
         return error
 
-    def _late(self, task: Task, deadline: Deadline) -> OperationTimeoutError:
-        assert deadline.timeout is not None
-        states = [self._state(operation, task.name) for operation in task.awaited if not operation.done]
-        more = f"; and {len(states) - 4} more" if len(states) > 4 else ""
-        error = OperationTimeoutError(task.label, deadline.timeout, "; ".join(states[:4]) + more)
-        self._fail(error)
-        return error
-
-    def _state(self, operation: Operation, name: str) -> str:
-        rank = peer_of(operation)
-        who = "any rank" if rank < 0 else str(self.peers[rank])
-        if isinstance(operation, Receive):
-            total = operation.nbytes or operation.capacity
-            what = f"got {operation.position} of {total} bytes from {who}"
-        else:
-            assert isinstance(operation, Send)
-            what = f"sending {len(operation.payload)} bytes to {who}"
-        return f"{what}, which may have stopped or not entered {name}; see its log"
-
     def _label(self) -> str:
         task = self._current
         return task.label if task is not None and not task.done else ""
@@ -354,13 +335,13 @@ class Engine:
             A peer disagrees about a call of this rank's, and it has only come out now.
         """
         try:
-            unsent = self.messages.unmatched()
+            owing = self.messages.unmatched()
             self._move()
-            if self.error is not None and not unsent and not isinstance(self.error, MismatchError):
+            if self.error is not None and not owing and not isinstance(self.error, MismatchError):
                 return
             while self.error is None and self.messages.unmatched():
                 if deadline.expired():
-                    self._fail(self._unsent(self.messages.unmatched(), deadline))
+                    self._fail(unsent(self.messages.unmatched(), deadline, self.peers))
                 else:
                     self._poller.poll(deadline.remaining())
                     self._resume()
@@ -369,20 +350,15 @@ class Engine:
             pairs = self._poller.pairs()
             for pair in pairs:
                 pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
-            late = linger(pairs, deadline)
+            silent = linger(pairs, deadline)
             self._resume()
         except BaseException as exc:
             self._interrupted(exc)
             raise
         self.error = ContextClosedError("this Context is closed")
         self._release()
-        if late:
-            raise self._unsent([pair.rank for pair in late], deadline)
-
-    def _unsent(self, dests: list[int], deadline: Deadline) -> OperationTimeoutError:
-        assert deadline.timeout is not None
-        names = ", ".join(str(self.peers[dest]) for dest in dests[:4])
-        return OperationTimeoutError("close", deadline.timeout, f"messages to {names} were never received there")
+        if silent:
+            raise unsent([pair.rank for pair in silent], deadline, self.peers)
 
     def _release(self) -> None:
         for pair in self._poller.pairs():

@@ -7,14 +7,12 @@ descriptor and 64 bytes each until then, and the oldest go first when there are 
 from __future__ import annotations
 
 import errno
-import heapq
 import logging
 import select
 import socket
 from collections import deque
 from collections.abc import Collection
 from time import monotonic
-from typing import NamedTuple
 
 from ..deadline import Deadline
 from ..errors import AuthenticationError, RendezvousError
@@ -22,17 +20,14 @@ from ..transport.endpoint import Endpoint
 from ..transport.handshake import Flights, Session, accept, dial
 from ..transport.options import tune
 from ..transport.route import Route, routes
+from .attempts import Attempt, Attempts, Failure, failed
 
-__all__ = ["Connecting", "Failure"]
+__all__ = ["Connecting"]
 
 _log = logging.getLogger("gloompi")
 
-# Seconds a connection has to authenticate, and seconds to wait for an address that does not answer before trying the
-# next; TCP repeats a lost SYN after 1 and 3 s.
+# Seconds a connection has to authenticate.
 _HANDSHAKE_SECONDS = 5.0
-_ROUTE_SECONDS = 4.0
-# The same when little time is left for many addresses.
-_LEAST_SECONDS = 0.5
 # A rank's handshake takes milliseconds: who needs longer than this may be dropped when descriptors run out.
 _PATIENCE_SECONDS = 0.2
 # Connects under way at a time: bounds the backlog that a rank needs when all others dial it.
@@ -41,31 +36,6 @@ _MAX_DIALING = 64
 _MAX_UNKNOWN = 512
 # Errors of accept(2) that are this rank's own trouble.
 _FATAL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADF, errno.EINVAL)
-_BACKOFF_SECONDS = (0.005, 0.5)  # first, longest
-
-
-class Failure(NamedTuple):
-    """What became of an attempt to reach a rank.
-
-    Attributes
-    ----------
-    address : str
-        What was dialed; empty if this rank had to wait to be dialed.
-    reason : str
-    error : int or None
-        The system's errno; None if nothing came back, or the other side hung up.
-    """
-
-    address: str
-    reason: str
-    error: int | None
-
-    def __str__(self) -> str:
-        return f"{self.address}: {self.reason}"
-
-
-def _name(error: int) -> str:
-    return errno.errorcode.get(error, str(error))
 
 
 class _Handshake:
@@ -73,14 +43,14 @@ class _Handshake:
 
     __slots__ = ("attempt", "expires", "fd", "flights", "outgoing", "patience", "peer", "received", "sock", "wanted")
 
-    def __init__(self, sock: socket.socket, flights: Flights, peer: int, patience: float, attempt: int = 0) -> None:
+    def __init__(self, sock: socket.socket, flights: Flights, patience: float, attempt: Attempt | None = None) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.flights = flights
-        self.peer = peer  # -1: whoever it is
+        self.peer = -1 if attempt is None else attempt.peer  # -1: whoever it is
         self.patience = patience  # seconds
         self.expires = monotonic() + patience
-        self.attempt = attempt
+        self.attempt = attempt  # None: it was accepted
         self.outgoing, self.wanted = next(flights)
         self.received = b""
 
@@ -127,10 +97,7 @@ class Connecting:
         self._handshakes: dict[int, _Handshake] = {}
         self._unknown: deque[_Handshake] = deque()
         self._dialing = 0
-        # Nearest first, so that not everybody begins with rank 0.
-        self._due: list[tuple[float, int, int]] = [(0.0, -peer, 0) for peer in self._wanted if peer < rank]
-        heapq.heapify(self._due)
-        self._failed: dict[int, dict[int, Failure]] = {}  # by rank and way
+        self._attempts = Attempts(ways, [peer for peer in self._wanted if peer < rank])
         self._remaining: float | None = None
         self._refused = 0
         self._complained = 0.0
@@ -182,9 +149,7 @@ class Connecting:
             return Failure("", "it did not connect", None)
         route = self._taken[peer]
         address, reason = ("any address", "not tried yet") if route is None else (route.text, "no answer yet")
-        failed = self._failed.get(peer)
-        # The best way should have worked: that it did not says more than what the last resort came to.
-        return failed[min(failed)] if failed else Failure(address, reason, None)
+        return self._attempts.failure(peer) or Failure(address, reason, None)
 
     def hand_over(self) -> tuple[list[socket.socket | None], list[Route | None]]:
         """Return the sockets, which are the caller's now, and the routes they took; None for this rank."""
@@ -203,35 +168,34 @@ class Connecting:
     def _pause(self, deadline: Deadline, now: float) -> float:
         # Expiries are looked at often enough without being computed: at least every half second.
         pause = min(0.5, deadline.before(0.5).timeout or 0.0)
-        if self._due and self._dialing < _MAX_DIALING:
-            pause = min(pause, max(0.0, self._due[0][0] - now))
-        return pause
+        return pause if self._dialing >= _MAX_DIALING else min(pause, self._attempts.pause(now))
 
     # -- dialing --------------------------------------------------------------------------------------------------------
 
     def _dial_due(self, now: float) -> None:
-        while self._due and self._due[0][0] <= now and self._dialing < _MAX_DIALING:
-            _, negative, attempt = heapq.heappop(self._due)
-            self._dial(-negative, attempt)
+        while self._dialing < _MAX_DIALING:
+            attempt = self._attempts.next(now)
+            if attempt is None:
+                return
+            self._dial(attempt)
 
-    def _dial(self, peer: int, attempt: int) -> None:
-        ways = self._ways[peer]
-        route = ways[attempt % len(ways)]
+    def _dial(self, attempt: Attempt) -> None:
+        peer, _, route = attempt
         try:
             sock = socket.socket(route.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as exc:
             if not self._make_room(exc):
                 raise
-            self._again(peer, attempt, Failure(route.text, "no file descriptor was free", exc.errno))
+            self._attempts.again(attempt, Failure(route.text, "no file descriptor was free", exc.errno))
             return
         tune(sock)
         error = sock.connect_ex(route.address)
         if error not in (0, errno.EINPROGRESS):
             sock.close()
-            self._again(peer, attempt, Failure(route.text, _name(error), error))
+            self._attempts.again(attempt, failed(route, error))
             return
         flights = dial(self._session, self._rank, peer)
-        handshake = _Handshake(sock, flights, peer, self._patience(peer), attempt)
+        handshake = _Handshake(sock, flights, self._attempts.patience(peer, self._remaining), attempt)
         self._taken[peer] = route
         self._dialing += 1
         self._handshakes[handshake.fd] = handshake
@@ -240,21 +204,6 @@ class Connecting:
         else:
             self._epoll.register(handshake.fd, select.EPOLLIN)
             self._send(handshake)
-
-    def _patience(self, peer: int) -> float:
-        """Seconds for one way: what is left must do for the others too."""
-        if self._remaining is None or len(self._ways[peer]) == 1:
-            return _ROUTE_SECONDS
-        return min(_ROUTE_SECONDS, max(_LEAST_SECONDS, self._remaining / (len(self._ways[peer]) + 1)))
-
-    def _again(self, peer: int, attempt: int, why: Failure) -> None:
-        failed, way = self._failed.setdefault(peer, {}), attempt % len(self._ways[peer])
-        # Silence after a refusal says nothing new: hosts answer with one ICMP message a second at most.
-        if way not in failed or failed[way].error is None or why.error is not None:
-            failed[way] = why
-        first, longest = _BACKOFF_SECONDS
-        rounds = (attempt + 1) // len(self._ways[peer])
-        heapq.heappush(self._due, (monotonic() + min(longest, first * 2**rounds), -peer, attempt + 1))
 
     # -- accepting ------------------------------------------------------------------------------------------------------
 
@@ -272,7 +221,7 @@ class Connecting:
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
                 tune(sock)  # TCP's has inherited it
-            handshake = _Handshake(sock, accept(self._session, self._rank), -1, _HANDSHAKE_SECONDS)
+            handshake = _Handshake(sock, accept(self._session, self._rank), _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
             self._unknown.append(handshake)
             self._epoll.register(handshake.fd, select.EPOLLIN)
@@ -302,7 +251,7 @@ class Connecting:
                 # A firewall's ICMP message may come as EPOLLERR alone, as an error that only SO_ERROR tells.
                 error = handshake.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error:
-                    self._lose(handshake, _name(error), error)
+                    self._lose(handshake, errno.errorcode.get(error, str(error)), error)
                     return
             if event & select.EPOLLOUT:
                 self._epoll.modify(handshake.fd, select.EPOLLIN)
@@ -374,13 +323,11 @@ class Connecting:
         return Route("tcp", sock.family, None, text, f"{why}, it dialed")
 
     def _lose(self, handshake: _Handshake, why: str, error: int | None = None) -> None:
-        if handshake.peer < 0:
+        if handshake.attempt is None:
             self._refuse(handshake, why)
             return
-        route = self._taken[handshake.peer]
-        assert route is not None
         self._drop(handshake)
-        self._again(handshake.peer, handshake.attempt, Failure(route.text, why, error))
+        self._attempts.again(handshake.attempt, Failure(handshake.attempt.route.text, why, error))
 
     def _refuse(self, handshake: _Handshake, why: str) -> None:
         self._refused += 1

@@ -1,0 +1,47 @@
+"""What a timeout says: with whom the rank was waiting, for what, and how far it had come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..deadline import Deadline
+from ..errors import OperationTimeoutError
+from .operation import Operation, Receive, Send
+from .task import Task, peer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..transport.endpoint import Peer
+
+__all__ = ["late", "unsent"]
+
+# Operations that a text names; ranks that a text names.
+_MOST = 4
+
+
+def late(task: Task, deadline: Deadline, peers: Sequence[Peer]) -> OperationTimeoutError:
+    """The error of a call that is not done when its budget is spent."""
+    assert deadline.timeout is not None
+    states = [_state(operation, task.name, peers) for operation in task.awaited if not operation.done]
+    more = f"; and {len(states) - _MOST} more" if len(states) > _MOST else ""
+    return OperationTimeoutError(task.label, deadline.timeout, "; ".join(states[:_MOST]) + more)
+
+
+def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
+    rank = peer_of(operation)
+    who = "any rank" if rank < 0 else str(peers[rank])
+    if isinstance(operation, Receive):
+        total = operation.nbytes or operation.capacity
+        what = f"got {operation.position} of {total} bytes from {who}"
+    else:
+        assert isinstance(operation, Send)
+        what = f"sending {len(operation.payload)} bytes to {who}"
+    return f"{what}, which may have stopped or not entered {name}; see its log"
+
+
+def unsent(dests: list[int], deadline: Deadline, peers: Sequence[Peer]) -> OperationTimeoutError:
+    """The error of a close that leaves messages behind."""
+    assert deadline.timeout is not None
+    names = ", ".join(str(peers[dest]) for dest in dests[:_MOST])
+    return OperationTimeoutError("close", deadline.timeout, f"messages to {names} were never received there")
