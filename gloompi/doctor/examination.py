@@ -24,7 +24,7 @@ class Wire:
     seconds : float
         Round-trip time, the shortest of all pairs.
     bandwidth : float
-        Bytes per second, the median of all pairs and directions.
+        Bytes per second, the median of all pairs in the slower direction.
     """
 
     one: int
@@ -112,15 +112,16 @@ class Examination:
     def wires(self) -> list[Wire]:
         """What lies between the hosts, and within those that have several ranks, as far as it was measured."""
         times: dict[tuple[int, int], list[float]] = {}
-        rates: dict[tuple[int, int], list[float]] = {}
+        rates: dict[tuple[int, int], list[float]] = {}  # by direction
         for one, other in self.pairs():
-            ends = self.host(one), self.host(other)
-            seconds, there, back = self.round_trip(one, other), self.bandwidth(one, other), self.bandwidth(other, one)
-            if seconds is not None and there is not None and back is not None:
-                wire = min(ends), max(ends)
-                times.setdefault(wire, []).append(seconds)
-                rates.setdefault(wire, []).extend((there, back))
-        return [Wire(*wire, min(times[wire]), statistics.median(rates[wire])) for wire in times]
+            here, there = self.host(one), self.host(other)
+            seconds, out, back = self.round_trip(one, other), self.bandwidth(one, other), self.bandwidth(other, one)
+            if seconds is not None and out is not None and back is not None:
+                times.setdefault((min(here, there), max(here, there)), []).append(seconds)
+                rates.setdefault((here, there), []).append(out)
+                rates.setdefault((there, here), []).append(back)
+        slower = {wire: min(statistics.median(rates[wire]), statistics.median(rates[wire[::-1]])) for wire in times}
+        return [Wire(*wire, min(times[wire]), slower[wire]) for wire in times]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON can carry it; times in seconds, bandwidths in bytes per second."""

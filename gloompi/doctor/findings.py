@@ -54,9 +54,13 @@ def diagnose(examination: Examination) -> list[Finding]:
 
 
 def _listening(exam: Examination) -> Iterator[Finding]:
+    groups: dict[tuple[int, str], list[int]] = {}
     for rank, failure in enumerate(exam.failures):
         if failure:
-            yield Finding(Severity.ERROR, f"{exam.who(rank)} cannot listen: {failure}", _listening_advice(exam, failure))
+            groups.setdefault((exam.host(rank), failure), []).append(rank)
+    for (_, failure), (rank, *others) in groups.items():
+        also = f" (nor can rank {', '.join(map(str, others))})" if others else ""
+        yield Finding(Severity.ERROR, f"{exam.who(rank)} cannot listen{also}: {failure}", _listening_advice(exam, failure))
 
 
 def _listening_advice(exam: Examination, failure: str) -> str:
