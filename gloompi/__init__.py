@@ -8,8 +8,10 @@
 Logging goes through ``logging.getLogger("gloompi")``; GLOOMPI_LOG_LEVEL=debug prints it to stderr.
 """
 
+import importlib as _importlib
 import logging as _logging
 import os as _os
+from typing import TYPE_CHECKING
 
 from .context import Context
 from .engine.operation import ANY_SOURCE, ANY_TAG
@@ -24,15 +26,17 @@ from .errors import (
 )
 from .plan import Status
 from .request import Request
-from .stores.etcd import EtcdStore
-from .stores.file import FileStore
-from .stores.hash import HashStore
-from .stores.prefix import PrefixStore
-from .stores.redis import RedisStore
-from .stores.store import Store
-from .stores.tcp import TCPStore
-from .stores.zookeeper import ZooKeeperStore
 from .transport.device import Device
+
+if TYPE_CHECKING:
+    from .stores.etcd import EtcdStore
+    from .stores.file import FileStore
+    from .stores.hash import HashStore
+    from .stores.prefix import PrefixStore
+    from .stores.redis import RedisStore
+    from .stores.store import Store
+    from .stores.tcp import TCPStore
+    from .stores.zookeeper import ZooKeeperStore
 
 __all__ = [
     "ANY_SOURCE",
@@ -59,6 +63,24 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Stores are loaded when they are asked for: with what they need, they would double the time of `import gloompi`.
+_STORES = {
+    "EtcdStore": "etcd",
+    "FileStore": "file",
+    "HashStore": "hash",
+    "PrefixStore": "prefix",
+    "RedisStore": "redis",
+    "Store": "store",
+    "TCPStore": "tcp",
+    "ZooKeeperStore": "zookeeper",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _STORES:
+        raise AttributeError(f"module 'gloompi' has no attribute {name!r}")
+    return getattr(_importlib.import_module(f".stores.{_STORES[name]}", __name__), name)
 
 
 def _log_to_stderr(level: str) -> None:

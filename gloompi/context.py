@@ -6,14 +6,16 @@ import os
 import warnings
 from operator import index
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .deadline import Deadline, check_timeout
 from .engine.engine import Engine
 from .operations import Operations
-from .stores.store import Store
 from .transport.device import Device
 from .transport.endpoint import Peer
+
+if TYPE_CHECKING:
+    from .stores.store import Store
 
 __all__ = ["Context"]
 
@@ -126,6 +128,7 @@ class Context(Operations):
         """
         from .rendezvous.secret import shared_secret
         from .rendezvous.store import exchange_through
+        from .stores.store import Store
 
         if not isinstance(store, Store):
             raise TypeError(f"store must be a gloompi.Store, not {type(store).__name__}")

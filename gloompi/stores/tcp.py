@@ -20,6 +20,8 @@ __all__ = ["TCPStore"]
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
 _RETRY_SECONDS = 0.05
+# A process that is stopped must not keep the one that serves for ever.
+_LINGER_SECONDS = 30.0
 
 
 class TCPStore(Store):
@@ -32,7 +34,7 @@ class TCPStore(Store):
     port : int or sequence of int
         Ports to try in this order: the first that is free is served, the first that answers is used.
     serve : bool
-        Whether this process serves; then `close` waits until the others have closed theirs, at most `timeout`.
+        Whether this process serves; then `close` waits until the others have closed theirs, 30 s at most.
     clients : int, optional
         For the process that serves: stop listening when so many others have connected.  Default: go on until `close`.
     timeout : float, optional
@@ -149,9 +151,9 @@ class TCPStore(Store):
         self._ask(b"append", key.encode(), value)
 
     def close(self) -> None:
-        """Disconnect; the process that serves waits until the others have, or until `timeout`, and stops serving."""
+        """Disconnect; the process that serves waits until the others have, 30 s at most, and stops serving."""
         if self._server is not None:
-            self._server.close(Deadline(self.timeout))
+            self._server.close(Deadline(self.timeout).before(_LINGER_SECONDS))
         with self._lock, suppress(OSError):
             if self._sock is not None:
                 self._sock.close()
