@@ -54,7 +54,7 @@ def _heat_map(
         image = axes.imshow(values, cmap=colours, norm=LogNorm())
         bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
         bar.ax.yaxis.set_major_formatter("{x:.0f}")
-        bar.ax.yaxis.set_minor_formatter("{x:.0f}")
+        bar.ax.yaxis.set_minor_formatter(lambda x, _: f"{x:.0f}" if f"{x:.0e}"[0] in "25" else "")
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
     axes.set_aspect("equal")
