@@ -75,6 +75,8 @@ def _check_values(store: Store, other: Store) -> None:
     _expect(other.multi_get([keys[0], keys[0]], 1.0), [keys[0].encode()] * 2, "multi_get of one key twice")
     _expect(other.peek([keys[1], "absent", keys[0]]), [keys[1].encode(), None, keys[0].encode()], "peek")
     _expect((other.multi_get([]), other.peek([])), ([], []), "multi_get and peek of no key")
+    store.multi_set({keys[1]: b"from", keys[0]: b"a mapping"})
+    _expect(other.multi_get(keys[:2], 1.0), [b"a mapping", b"from"], "multi_set with a mapping")
     store.multi_set([], [])
     store.delete([*keys, "value", "absent"])
     _expect(other.peek([*keys, "value"]), [None] * 201, "peek after delete")

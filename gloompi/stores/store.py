@@ -85,15 +85,28 @@ class Store(ABC):
         """Set a key, whatever it was."""
         self._write({_key(key): _value(value)})
 
-    def multi_set(self, keys: Sequence[str], values: Sequence[bytes]) -> None:
+    def multi_set(self, keys: Sequence[str] | Mapping[str, bytes], values: Sequence[bytes] | None = None) -> None:
         """Set many keys in one round trip.
+
+        Parameters
+        ----------
+        keys : sequence of str, or mapping
+            A mapping has the values too.
+        values : sequence of bytes, optional
+            One for each key.
 
         Raises
         ------
         ValueError
             There are not as many values as keys.
         """
-        self._write({_key(key): _value(value) for key, value in zip(_keys(keys), values, strict=True)})
+        if isinstance(keys, Mapping):
+            if values is not None:
+                raise TypeError("give a mapping, or keys and values, not a mapping and values")
+            items = list(keys.items())
+        else:
+            items = list(zip(_keys(keys), values or (), strict=True))
+        self._write({_key(key): _value(value) for key, value in items})
 
     def get(self, key: str, timeout: float | None = None) -> bytes:
         """Return the value of a key; wait until it is there.
