@@ -11,7 +11,7 @@ Logging goes through ``logging.getLogger("gloompi")``; GLOOMPI_LOG_LEVEL=debug p
 import importlib as _importlib
 import logging as _logging
 import os as _os
-from typing import TYPE_CHECKING
+import typing as _typing
 
 from .context import Context
 from .engine.operation import ANY_SOURCE, ANY_TAG
@@ -28,7 +28,7 @@ from .plan import Status
 from .request import Request
 from .transport.device import Device
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .stores.etcd import EtcdStore
     from .stores.file import FileStore
     from .stores.hash import HashStore
@@ -81,6 +81,10 @@ def __getattr__(name: str) -> object:
     if name not in _STORES:
         raise AttributeError(f"module 'gloompi' has no attribute {name!r}")
     return getattr(_importlib.import_module(f".stores.{_STORES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _log_to_stderr(level: str) -> None:
