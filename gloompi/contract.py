@@ -38,6 +38,15 @@ def check_store(make: Store | Callable[[], Store]) -> None:
     AssertionError
         The store does something else; the text says what was expected.
     """
+    try:
+        _check(make)
+    except AssertionError:
+        raise
+    except Exception as exc:
+        raise AssertionError(f"the store raised {type(exc).__name__}: {exc}") from exc
+
+
+def _check(make: Store | Callable[[], Store]) -> None:
     prefix = f"check {token_hex(8)}"
 
     @contextmanager
@@ -68,7 +77,11 @@ def _check_values(store: Store, other: Store) -> None:
     values = [b"", b"value", b"\0\n\r\xff=%/ ", bytes(range(256)) * 400]
     for value in values:
         store.set("value", value)
-        _expect(other.get("value", 1.0), value, f"get after set of {len(value)} bytes")
+        what = f"get after set of {len(value)} bytes"
+        try:
+            _expect(other.get("value", 1.0), value, what)
+        except OperationTimeoutError as exc:
+            raise AssertionError(f"{what}: {exc}") from exc
     keys = [f"many {number}" for number in range(200)]
     store.multi_set(keys, [key.encode() for key in keys])
     _expect(other.multi_get(keys[::-1], 5.0), [key.encode() for key in keys[::-1]], "multi_get, in the order asked for")
@@ -88,6 +101,9 @@ def _check_keys(store: Store, other: Store) -> None:
         "a",
         "A",
         "a/b",
+        "a_b",
+        "a-b",
+        "a:b",
         "a/b/c",
         "/a",
         "a/",

@@ -89,7 +89,8 @@ def claimed_sizes() -> list[tuple[str, int]]:
 
 def rank_variables() -> dict[str, str]:
     """Variables that say that this process is one of several, even where none says how many there are."""
-    names = [*(kind.rank for kind in _KINDS if kind.name != "Slurm"), "PMI_ID"]
+    proven = [kind.rank for kind in _KINDS if not kind.guess and (not kind.proof or kind.proof in os.environ)]
+    names = [*proven, "PALS_RANKID", "PMIX_RANK", "PMI_ID"]
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 

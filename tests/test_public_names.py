@@ -19,13 +19,21 @@ NAMES = [
     "Context",
     "ContextClosedError",
     "Device",
+    "EtcdStore",
+    "FileStore",
     "GloompiError",
+    "HashStore",
     "MismatchError",
     "OperationTimeoutError",
     "PeerLostError",
+    "PrefixStore",
+    "RedisStore",
     "RendezvousError",
     "Request",
     "Status",
+    "Store",
+    "TCPStore",
+    "ZooKeeperStore",
 ]
 
 # Without annotations; `i` forms have no timeout, `Request.wait` has.
@@ -53,6 +61,30 @@ SIGNATURES = {
     "close": "(self, *, timeout=None)",
     "abort": "(self, reason)",
     "from_mpi": "(comm=None, *, device=None, timeout=1800.0, connect_timeout=300.0)",
+    "from_store": "(store, rank, size, *, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
+    "from_env": "(*, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
+}
+STORES = {
+    "EtcdStore": "(url='http://127.0.0.1:2379', *, ca_cert=None, cert=None, key=None)",
+    "FileStore": "(folder)",
+    "HashStore": "()",
+    "PrefixStore": "(prefix, store)",
+    "RedisStore": "(url='redis://127.0.0.1:6379/0')",
+    "TCPStore": "(host, port, *, serve=False, clients=None, timeout=300.0)",
+    "ZooKeeperStore": "(hosts='127.0.0.1:2181')",
+}
+STORE_SIGNATURES = {
+    "set": "(self, key, value)",
+    "multi_set": "(self, keys, values=None)",
+    "get": "(self, key, timeout=None)",
+    "multi_get": "(self, keys, timeout=None)",
+    "wait": "(self, keys, timeout=None)",
+    "peek": "(self, keys)",
+    "add": "(self, key, n)",
+    "append": "(self, key, value)",
+    "compare_set": "(self, key, expected, desired)",
+    "delete": "(self, keys)",
+    "close": "(self)",
 }
 ATTRIBUTES = {"closed", "peers"}
 
@@ -67,23 +99,40 @@ def test_the_public_names() -> None:
     assert gloompi.__all__ == NAMES
     for name in NAMES:
         assert getattr(gloompi, name) is not None
-    assert gloompi.testing.__all__ == ["RankError", "run_ranks"]
+    assert set(NAMES) <= set(dir(gloompi))
+    with pytest.raises(AttributeError, match=r"^module 'gloompi' has no attribute 'MemoryStore'$"):
+        _ = gloompi.MemoryStore
+    assert gloompi.testing.__all__ == ["RankError", "check_store", "run_ranks"]
 
 
 def test_the_methods_of_a_context() -> None:
-    public = {name for name in vars(gloompi.Context) if not name.startswith("_")}
+    public = {name for name in dir(gloompi.Context) if not name.startswith("_")}
     assert public == set(SIGNATURES) | ATTRIBUTES
     assert {name: bare_signature(getattr(gloompi.Context, name)) for name in SIGNATURES} == SIGNATURES
 
 
+def test_the_methods_of_a_store() -> None:
+    public = {name for name in vars(gloompi.Store) if not name.startswith("_")}
+    assert public == {*STORE_SIGNATURES, "timeout"}
+    assert {name: bare_signature(getattr(gloompi.Store, name)) for name in STORE_SIGNATURES} == STORE_SIGNATURES
+    for name in STORES:
+        store = getattr(gloompi, name)
+        assert issubclass(store, gloompi.Store)
+        assert {method for method in vars(store) if not method.startswith("_")} <= {"close"}  # all else is alike
+    assert {name: bare_signature(getattr(gloompi, name)) for name in STORES} == STORES
+
+
 def test_other_signatures() -> None:
-    assert bare_signature(gloompi.Device) == "(interface=None, *, host=None, port=0, family=None, transport=None)"
+    assert bare_signature(gloompi.Device) == (
+        "(interface=None, *, host=None, advertise=None, port=0, family=None, transport=None)"
+    )
     assert bare_signature(gloompi.Request.wait) == "(self, timeout=None)"
     assert bare_signature(gloompi.Request.test) == "(self)"
     assert {name for name in vars(gloompi.Request) if not name.startswith("_")} == {"done", "test", "wait"}
     assert gloompi.Status._fields == ("source", "tag", "nbytes")
     assert (gloompi.ANY_SOURCE, gloompi.ANY_TAG) == (-1, -1)
     assert bare_signature(gloompi.testing.run_ranks) == "(n, fn, *, timeout=60.0, device=None)"
+    assert bare_signature(gloompi.testing.check_store) == "(make)"
 
 
 @pytest.mark.parametrize("blocking", [name for name in SIGNATURES if f"i{name}" in SIGNATURES])
@@ -92,7 +141,16 @@ def test_a_non_blocking_form_takes_what_the_blocking_one_does(blocking: str) -> 
     assert [str(each) for each in forms[1].values()] == [str(each) for each in forms[0].values() if each.name != "timeout"]
 
 
-@pytest.mark.parametrize("name", [*NAMES[2:], *(f"Context.{method}" for method in SIGNATURES)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *NAMES[2:],
+        *(f"Context.{method}" for method in SIGNATURES),
+        *(f"Store.{method}" for method in STORE_SIGNATURES),
+        "testing.check_store",
+        "testing.run_ranks",
+    ],
+)
 def test_everything_is_documented(name: str) -> None:
     thing: object = gloompi
     for part in name.split("."):
@@ -117,8 +175,9 @@ def test_the_errors_and_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("module", ["gloompi", "gloompi.testing"])
-def test_an_import_imports_neither_mpi_nor_psutil(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'mpi4py', 'psutil'}} & {{name.split('.')[0] for name in sys.modules}}))"
+def test_an_import_imports_no_optional_and_no_slow_package(module: str) -> None:
+    packages = {"mpi4py", "psutil", "redis", "etcd3gw", "kazoo", "requests"}
+    code = f"import sys, {module}; print(sorted({packages} & {{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=Path(gloompi.__file__).parent.parent,

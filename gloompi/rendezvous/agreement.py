@@ -3,13 +3,14 @@
 A store may hold what an earlier run left there when it was killed, so nothing that is in it proves that its writer is alive.
 Four keys for each rank r settle it::
 
-    rank r      hello/r   a fresh nonce
-    rank 0      offer/r   once all hellos are there: a fresh session id, with rank r's nonce
-    rank r      ack/r     that id, if the nonce is r's own
-    rank 0      offer/r   the same with "go", once every ack has that id
+    rank r      hello/r            a fresh nonce
+    rank 0      offer/r            once all hellos are there: a fresh session id, with rank r's nonce
+    rank r      ack/r, trace/r     that id, if the nonce is r's own
+    rank 0      trace/0            that id, once every ack has it: the ranks have met
 
 A hello from an earlier run is offered an id that nobody takes up; when the real rank r comes and writes over it, rank 0
-makes new offers.  What the run writes from then on lies under the id, which no other run has.
+makes new offers.  What the run writes from then on lies under the id, which no other run has; the traces tell a later run
+where to find it if this one is killed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..stores.store import Store, looks
 
-__all__ = ["agree", "forget", "missing_ranks"]
+__all__ = ["agree", "earlier_run", "forget", "missing_ranks"]
+
+# A trace that names more ranks was not written by this module.
+_MAX_RANKS = 1 << 16
 
 
 def agree(store: Store, rank: int, size: int, deadline: Deadline) -> str:
@@ -41,8 +45,18 @@ def agree(store: Store, rank: int, size: int, deadline: Deadline) -> str:
 
 
 def forget(store: Store, rank: int) -> None:
-    """Delete what `agree` left; every rank for itself, once it needs nobody's answer any more."""
+    """Delete what `agree` left but the trace; every rank for itself, once it needs nobody's answer any more."""
     store.delete([f"hello/{rank}", f"offer/{rank}", f"ack/{rank}"])
+
+
+def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
+    """Session id and size of a run in which this rank was killed; None if there is no trace of one."""
+    session, _, size = (store.peek([f"trace/{rank}"])[0] or b"").decode(errors="replace").partition(" ")
+    return (session, int(size)) if size.isdecimal() and int(size) <= _MAX_RANKS else None
+
+
+def _trace(session: str, size: int) -> bytes:
+    return f"{session} {size}".encode()
 
 
 def _lead(store: Store, hello: bytes, size: int, deadline: Deadline) -> str:
@@ -50,52 +64,66 @@ def _lead(store: Store, hello: bytes, size: int, deadline: Deadline) -> str:
     session, offered = "", [b""]
     hellos: list[bytes | None] = []
     acks: list[bytes | None] = []
+    seen: dict[int, bytes] = {}
     for _ in looks(deadline):
-        mine, *found = store.peek(["hello/0", *(f"hello/{peer}" for peer in others), *(f"ack/{peer}" for peer in others)])
-        hellos, acks = found[: size - 1], found[size - 1 :]
+        keys = [f"{kind}/{peer}" for kind in ("hello", "ack", "offer") for peer in others]
+        mine, *found = store.peek(["hello/0", *keys])
+        hellos, acks, offers = (found[start : start + size - 1] for start in range(0, len(found), size - 1))
+        seen.update((peer, each) for peer, each in zip(others, hellos, strict=True) if each is not None)
         _check(store, 0, hello, mine)
         present = [each for each in hellos if each is not None]
         if len(present) < len(hellos):
             continue
         if present != offered:
             session, offered = token_hex(16), present
-            _offer(store, session, offered, go=False)
+            _offer(store, session, offered)
         elif all(ack == session.encode() for ack in acks):
-            _offer(store, session, offered, go=True)
+            store.set("trace/0", _trace(session, size))
             return session
+        elif None in offers:  # an earlier run has cleaned up late
+            _offer(store, session, offered)
     absent = [
         peer
         for peer, each, ack in zip(others, hellos, acks, strict=True)
-        if each is None or (session and ack != session.encode())
+        if peer not in seen or (session and ack != session.encode())
     ]
-    raise RendezvousError(_absence(store, absent, size, deadline, hellos))
+    why = _absence(store, absent, size, deadline, [hello, *map(seen.get, others)])
+    # Those that wait hear it from rank 0, instead of waiting for the end of their own budget.
+    here = {peer: _fields(each).get("nonce") for peer, each in zip(others, hellos, strict=True) if each is not None}
+    store.multi_set({f"offer/{peer}": json.dumps({"nonce": here[peer], "failed": why}).encode() for peer in here})
+    raise RendezvousError(why)
 
 
-def _offer(store: Store, session: str, hellos: list[bytes], go: bool) -> None:
-    offers = [json.dumps({"session": session, "nonce": _fields(hello).get("nonce"), "go": go}).encode() for hello in hellos]
-    store.multi_set([f"offer/{peer}" for peer in range(1, len(hellos) + 1)], offers)
+def _offer(store: Store, session: str, hellos: list[bytes]) -> None:
+    size = len(hellos) + 1
+    offers = [{"nonce": _fields(hello).get("nonce"), "session": session, "size": size} for hello in hellos]
+    store.multi_set({f"offer/{peer}": json.dumps(each).encode() for peer, each in enumerate(offers, 1)})
 
 
 def _follow(store: Store, rank: int, hello: bytes, size: int, deadline: Deadline) -> str:
     nonce = _fields(hello)["nonce"]
     session = ""
     for _ in looks(deadline):
-        mine, packed = store.peek([f"hello/{rank}", f"offer/{rank}"])
+        mine, packed, ack, go = store.peek([f"hello/{rank}", f"offer/{rank}", f"ack/{rank}", "trace/0"])
         _check(store, rank, hello, mine)
         offer = _fields(packed)
-        if offer.get("nonce") != nonce:
-            continue  # of an earlier run, or none yet
-        if offer["session"] != session:
+        if offer.get("nonce") == nonce:  # not of an earlier run
+            if "failed" in offer:
+                raise RendezvousError(offer["failed"])
             session = offer["session"]
-            store.set(f"ack/{rank}", session.encode())
-        elif offer["go"]:
-            return session
+            if offer["size"] != size:
+                raise RendezvousError(f"rank 0 says that there are {offer['size']} ranks, this is rank {rank} of {size}")
+        if session:
+            if go == _trace(session, size):
+                return session
+            if ack != session.encode():
+                store.multi_set({f"ack/{rank}": session.encode(), f"trace/{rank}": _trace(session, size)})
     hellos = store.peek([f"hello/{peer}" for peer in range(size)])
     absent = [peer for peer, each in enumerate(hellos) if each is None]
     if session:  # rank 0 is there and waits for the others
         acks = store.peek([f"ack/{peer}" for peer in range(size)])
         absent = [peer for peer, ack in enumerate(acks) if peer and ack != session.encode()]
-    raise RendezvousError(_absence(store, absent or [0], size, deadline, hellos[1:]))
+    raise RendezvousError(_absence(store, absent or [0], size, deadline, hellos))
 
 
 def _check(store: Store, rank: int, hello: bytes, found: bytes | None) -> None:
@@ -121,7 +149,7 @@ def _fields(packed: bytes | None) -> dict[str, Any]:
 
 def _absence(store: Store, absent: list[int], size: int, deadline: Deadline, hellos: list[bytes | None]) -> str:
     text = f"{missing_ranks(absent, size)} not shown up in {store!r} within {deadline.timeout or 0:.1f} s"
-    for peer, hello in enumerate(hellos, 1):
+    for peer, hello in enumerate(hellos):
         other = _fields(hello).get("size", size)
         if other != size:
             text += f"; a hello of rank {peer} says that there are {other} ranks"

@@ -12,7 +12,7 @@ from ..deadline import Deadline
 from ..errors import GloompiError, RendezvousError
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store, looks
-from .agreement import agree, forget, missing_ranks
+from .agreement import agree, earlier_run, forget, missing_ranks
 from .exchange import Exchange
 from .local import local_exchanges
 
@@ -61,19 +61,16 @@ class _StoreExchange:
 
     def open(self, deadline: Deadline) -> None:
         store, rank = self._store, self.rank
-        left = store.peek([f"trace/{rank}"])[0]
-        if left is not None:
-            self._clear_up_after(left)
+        earlier = earlier_run(store, rank)
+        if earlier is not None:
+            _log.debug("rank %d: clearing up after an earlier run of %d ranks in %r", rank, earlier[1], store)
+            self._clear_up(earlier[0], _ROUNDS, earlier[1])
         self._session = agree(store, rank, self.size, deadline)
-        store.set(f"trace/{rank}", f"{self._session} {self.size}".encode())
         _log.debug("rank %d of %d: session agreed on in %r", rank, self.size, store)
 
-    def _clear_up_after(self, trace: bytes) -> None:
-        """Delete what a run has left in which this rank was killed."""
-        session, _, size = trace.decode(errors="replace").partition(" ")
-        if size.isdecimal():
-            _log.debug("rank %d: clearing up after an earlier run of %s ranks in %r", self.rank, size, self._store)
-            self._store.delete([*_records(session, _ROUNDS, int(size)), f"{session}/left"])
+    def _clear_up(self, session: str, rounds: int, size: int) -> None:
+        records = [f"{session}/{number}/{peer}" for number in range(rounds) for peer in range(size)]
+        self._store.delete([*records, f"{session}/left"])
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         number, self._round = self._round, self._round + 1
@@ -114,14 +111,10 @@ class _StoreExchange:
         store, session = self._store, self._session
         try:
             forget(store, self.rank)
-            if session:
-                store.delete([f"trace/{self.rank}"])
-                if store.add(f"{session}/left", 1) == self.size:
-                    store.delete([*_records(session, self._round, self.size), f"{session}/left"])
+            if session and store.add(f"{session}/left", 1) == self.size:
+                # A rank that failed early has seen fewer rounds than others may have.
+                self._clear_up(session, max(self._round, _ROUNDS), self.size)
+            store.delete([f"trace/{self.rank}"])
         except (GloompiError, OSError) as exc:
             # The rendezvous has ended, well or not, and that is what the caller has to hear.
             _log.log(logging.WARNING if session else logging.DEBUG, "rank %d left keys in %r: %s", self.rank, store, exc)
-
-
-def _records(session: str, rounds: int, size: int) -> list[str]:
-    return [f"{session}/{number}/{peer}" for number in range(rounds) for peer in range(size)]

@@ -77,6 +77,8 @@ class EtcdStore(Store):
             return dict(self._client.transaction(transaction))
         except self._error as exc:
             raise unreachable(self, "etcd", exc.detail_text or exc) from exc
+        except (ValueError, KeyError) as exc:
+            raise unreachable(self, "etcd", f"what answers is not etcd ({exc})") from None
 
     def _do(self, operations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Operations in as few round trips as etcd allows, and their answers."""

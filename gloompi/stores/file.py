@@ -119,9 +119,12 @@ class FileStore(Store):
         new = token_hex(8)
         if version is not None:
             return self._follow(place, version, new, value)
-        self._make_folder()
         draft = self._folder / f"draft-{new}"
-        draft.mkdir()
+        while True:
+            self._make_folder()
+            with suppress(FileNotFoundError):  # whoever made the folder has just removed it
+                draft.mkdir()
+                break
         try:
             (draft / f"value-{new}").write_bytes(value)
             (draft / f"now-{new}").touch()

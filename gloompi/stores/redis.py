@@ -41,12 +41,17 @@ class RedisStore(Store):
             import redis
 
         self._shown = without_password(url)
-        self._errors = (redis.ConnectionError, redis.TimeoutError, redis.AuthenticationError)
+        self._errors = redis.RedisError
         self._watch_error = redis.WatchError
         self._response_error = redis.ResponseError
-        self._client: Any = redis.Redis.from_url(
-            url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS, decode_responses=False
-        )
+        try:
+            self._client: Any = redis.Redis.from_url(
+                url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS, decode_responses=False
+            )
+            self._client.connection_pool.make_connection()
+        except (ValueError, TypeError) as exc:
+            text = str(exc) if isinstance(exc, TypeError) else "port or option"
+            raise ValueError(f"{self._shown!r} is no URL of a Redis server: {text}") from None
 
     def __repr__(self) -> str:
         return f"RedisStore({self._shown!r})"

@@ -23,8 +23,11 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 def without_password(url: str) -> str:
     """A URL as it may be shown: no user, password or options."""
+    scheme, _, rest = url.partition(":")
+    if "@" in rest or "@" in scheme:  # whatever is before it, quoted or not, may be a password
+        return f"{scheme if '@' not in scheme else ''}://{url.rpartition('@')[2].partition('?')[0]}"
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def unreachable(store: Store, server: str, why: object) -> RendezvousError:

@@ -23,7 +23,7 @@ _log = logging.getLogger("gloompi")
 _GREETING_SECONDS = 5.0
 # Each string of a frame stands behind its length; None has the length -1.
 LENGTH = Struct("<i")
-_MAX_NBYTES = 16 * 1024 * 1024
+MAX_NBYTES = 16 * 1024 * 1024
 # First string of an answer; anything else is the text of an error.
 ANSWER = b"ok"
 
@@ -124,7 +124,11 @@ def listen(host: str, ports: Sequence[int]) -> list[socket.socket]:
         try:
             for address in addresses:
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                sockets.append(socket.create_server((address, port), family=family, backlog=1024))
+                try:
+                    sockets.append(socket.create_server((address, port), family=family, backlog=1024))
+                except OSError as exc:
+                    if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or family == socket.AF_INET:
+                        raise
             return sockets
         except OSError as exc:
             for each in sockets:
@@ -185,6 +189,8 @@ class Server:
             self._listening.append(await asyncio.start_server(self._serve, sock=sock))
         await self._stop.wait()
         self._stop_listening()
+        for writer in self._clients:
+            writer.transport.abort()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -202,11 +208,11 @@ class Server:
             writer.write(self._greeting)
             while True:
                 (nbytes,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                if not 0 < nbytes <= _MAX_NBYTES:
+                if not 0 < nbytes <= MAX_NBYTES:
                     return
                 writer.write(pack(answer(self._store, unpack(await reader.readexactly(nbytes)))))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, ValueError):
+        except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, ValueError, asyncio.CancelledError):
             pass  # it has gone, or talks another language: there is nobody to tell
         finally:
             self._clients.discard(writer)

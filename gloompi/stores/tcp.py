@@ -12,7 +12,7 @@ from ..deadline import Deadline, check_timeout
 from ..errors import RendezvousError
 from .hash import HashStore
 from .remote import unreachable
-from .serving import ANSWER, LENGTH, Server, answer, greeting, listen, pack, unpack
+from .serving import ANSWER, LENGTH, MAX_NBYTES, Server, answer, greeting, listen, pack, unpack
 from .store import Store
 
 __all__ = ["TCPStore"]
@@ -122,8 +122,11 @@ class TCPStore(Store):
     def _ask_remote(self, request: Sequence[bytes | None]) -> list[bytes | None]:
         if self._sock is None:
             raise RendezvousError(f"{self!r} was closed")
+        packed = pack(request)
+        if len(packed) > MAX_NBYTES:
+            raise ValueError(f"a request of {len(packed)} bytes; a TCPStore takes up to {MAX_NBYTES}")
         try:
-            self._sock.sendall(pack(request))
+            self._sock.sendall(packed)
             (nbytes,) = LENGTH.unpack(_receive(self._sock, LENGTH.size))
             return unpack(_receive(self._sock, nbytes))
         except OSError as exc:

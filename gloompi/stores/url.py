@@ -16,7 +16,7 @@ _FORMS = (
 )
 
 
-def open_store(url: str, *, clients: int | None = None) -> Store:
+def open_store(url: str, *, clients: int | None = None, timeout: float | None = Store.timeout) -> Store:
     """Open the store that a URL names.
 
     Parameters
@@ -34,7 +34,11 @@ def open_store(url: str, *, clients: int | None = None) -> Store:
     ImportError
         The store's package is missing; the text names the extra.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port if parts.scheme != "zookeeper" else None
+    except ValueError:
+        raise ValueError(f"{without_password(url)!r} has no port that is a number") from None
     if parts.scheme in ("redis", "rediss"):
         from .redis import RedisStore
 
@@ -46,9 +50,9 @@ def open_store(url: str, *, clients: int | None = None) -> Store:
     if parts.scheme == "zookeeper" and parts.netloc:
         from .zookeeper import ZooKeeperStore
 
-        return ZooKeeperStore(parts.netloc + parts.path)
+        return ZooKeeperStore(parts.netloc.rpartition("@")[2] + parts.path)
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FileStore(unquote(parts.path))
     if parts.scheme == "tcp" and parts.hostname and parts.port:
-        return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients)
+        return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients, timeout=timeout)
     raise ValueError(f"{without_password(url)!r} names no store; there are: {_FORMS}")

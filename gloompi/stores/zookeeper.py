@@ -47,7 +47,7 @@ class ZooKeeperStore(Store):
             from kazoo import exceptions
             from kazoo.client import KazooClient
             from kazoo.handlers.threading import KazooTimeoutError
-        self._hosts = hosts
+        self._hosts = hosts.rpartition("@")[2]
         self._errors = exceptions
         self._late = KazooTimeoutError
         # Whoever has lost its connection has lost its place in the rendezvous: kazoo would try again for ever.
@@ -58,8 +58,12 @@ class ZooKeeperStore(Store):
         except (OSError, KazooTimeoutError) as exc:
             self.close()
             raise unreachable(self, "ZooKeeper", exc) from exc
-        with self._asking(), suppress(exceptions.NodeExistsError):
-            self._client.create_async(_ROOT).get(timeout=_SECONDS)
+        try:
+            with self._asking(), suppress(exceptions.NodeExistsError):
+                self._client.create_async(_ROOT).get(timeout=_SECONDS)
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         return f"ZooKeeperStore({self._hosts!r})"

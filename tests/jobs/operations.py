@@ -17,7 +17,7 @@ from gloompi import ANY_SOURCE, ANY_TAG, Context
 COUNTS = (0, 1, 7, 20_000)
 
 # What a Context has beside operations.
-NOT_OPERATIONS = {"from_mpi", "from_store", "rank", "size", "timeout", "peers", "closed", "close", "abort"}
+NOT_OPERATIONS = {"from_mpi", "from_store", "from_env", "rank", "size", "timeout", "peers", "closed", "close", "abort"}
 
 
 def _values(rank: int, count: int) -> np.ndarray:

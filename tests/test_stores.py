@@ -1,0 +1,713 @@
+"""Stores: the contract on each that is shipped, the faults that it finds, waiting, addresses, servers that do not answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from time import sleep
+
+import pytest
+from servers import HOST, Server, free_port, running_etcd, running_redis, running_zookeeper
+
+from gloompi import (
+    EtcdStore,
+    FileStore,
+    HashStore,
+    OperationTimeoutError,
+    PrefixStore,
+    RedisStore,
+    RendezvousError,
+    Store,
+    TCPStore,
+    ZooKeeperStore,
+)
+from gloompi.stores.url import open_store
+from gloompi.testing import check_store
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+PASSWORD = "hunter2"
+CLIENTS = {"redis": "redis", "rediss": "redis", "etcd": "etcd3gw", "etcds": "etcd3gw", "zookeeper": "kazoo"}
+
+
+def require_client(url: str) -> None:
+    """Skip the test if the Python package of a URL's store is not installed."""
+    package = CLIENTS.get(url.partition(":")[0])
+    if package:
+        pytest.importorskip(package, reason=f"no {package}: pip install {package}")
+
+
+def secured(server: Server, password: str | None = None) -> str:
+    """The URL of a Redis with password and TLS."""
+    return f"rediss://:{password or server.password}@{HOST}:{server.port}/0?ssl_ca_certs={server.ca}"
+
+
+@pytest.fixture(params=["hash", "file", "prefix", "tcp", "redis", "redis_tls", "etcd", "zookeeper"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """A function that opens a store of some kind once more."""
+    shared = HashStore()
+    match request.param:
+        case "hash":
+            yield lambda: shared
+        case "file":
+            yield lambda: FileStore(tmp_path / "store")
+        case "prefix":
+            yield lambda: PrefixStore("a/b ☃", shared)
+        case "tcp":
+            port = free_port()
+            with TCPStore(HOST, port, serve=True):
+                yield lambda: TCPStore(HOST, port)
+        case "redis":
+            url = request.getfixturevalue("redis_server").url
+            yield lambda: RedisStore(url)
+        case "redis_tls":
+            url = secured(request.getfixturevalue("redis_tls_server"))
+            yield lambda: RedisStore(url)
+        case "etcd":
+            url = request.getfixturevalue("etcd_server").url
+            yield lambda: EtcdStore(url)
+        case "zookeeper":
+            url = request.getfixturevalue("zookeeper_server").url
+            yield lambda: ZooKeeperStore(url)
+
+
+class Recorded(Store):
+    """Another store, and the keys that were ever written there."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.keys: set[str] = set()
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._store._read(keys)
+
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        self.keys.update(items)
+        self._store._write(items)
+
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        self.keys.add(key)
+        return self._store._swap(key, old, new)
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        self._store._remove(keys)
+
+    def _add(self, key: str, n: int) -> int:
+        self.keys.add(key)
+        return self._store._add(key, n)
+
+    def _append(self, key: str, value: bytes) -> None:
+        self.keys.add(key)
+        self._store._append(key, value)
+
+
+# -- the contract -------------------------------------------------------------------------------------------------------
+
+
+def test_every_client_of_a_store_keeps_the_contract(reopen: Callable[[], Store]) -> None:
+    check_store(reopen)
+
+
+def test_one_client_keeps_the_contract_and_nothing_stays(reopen: Callable[[], Store]) -> None:
+    with reopen() as store:
+        recorded = Recorded(store)
+        check_store(recorded)
+        keys = sorted(recorded.keys)
+        assert len(keys) > 200
+        assert store.peek(keys) == [None] * len(keys)
+
+
+def test_prefixes_do_not_meet(reopen: Callable[[], Store]) -> None:
+    with reopen() as store:
+        views = [PrefixStore(prefix, store) for prefix in ("a", "a/b", "a%2Fb", "A", "ä", "a b")]
+        for number, view in enumerate(views):
+            view.set("b/key", b"%d" % number)
+        assert [view.peek(["b/key", "key"]) for view in views] == [[b"%d" % number, None] for number in range(len(views))]
+        views[0].close()
+        assert views[1].get("b/key", 0.0) == b"1"  # the store below is open
+        for view in views:
+            view.delete(["b/key"])
+
+
+# -- faults that check_store finds --------------------------------------------------------------------------------------
+
+
+class LosesUpdates(HashStore):
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        if self._read([key]) != [old]:
+            return False
+        sleep(0.001)  # lets the other threads in
+        self._write({key: new})
+        return True
+
+
+class SwapsAlways(HashStore):
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        self._write({key: new})
+        return True
+
+
+class TakesEmptyForAbsent(HashStore):
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        return super()._swap(key, old or None, new)
+
+
+class AddsInTwoSteps(HashStore):
+    def _add(self, key: str, n: int) -> int:
+        total = int(self._read([key])[0] or b"0") + n
+        sleep(0.001)
+        self._write({key: b"%d" % total})
+        return total
+
+
+class ReturnsTheOldCount(HashStore):
+    def _add(self, key: str, n: int) -> int:
+        return super()._add(key, n) - n
+
+
+class CountsInBinary(HashStore):
+    def _add(self, key: str, n: int) -> int:
+        old = self._read([key])[0]
+        total = int.from_bytes(old or b"", "little", signed=True) + n
+        self._write({key: total.to_bytes(8, "little", signed=True)})
+        return total
+
+
+class AppendsInTwoSteps(HashStore):
+    def _append(self, key: str, value: bytes) -> None:
+        whole = (self._read([key])[0] or b"") + value
+        sleep(0.001)
+        self._write({key: whole})
+
+
+class DoesNotWait(HashStore):
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [value or b"" for value in super()._read(keys)]
+
+
+class LosesEmptyValues(HashStore):
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [value or None for value in super()._read(keys)]
+
+
+class SortsKeys(HashStore):
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return super()._read(sorted(keys))
+
+
+class EndsValuesAtZeros(HashStore):
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        super()._write({key: value.split(b"\0")[0] for key, value in items.items()})
+
+
+class ForgetsToDelete(HashStore):
+    def _remove(self, keys: Sequence[str]) -> None:
+        pass
+
+
+class DeletesWhatIsThere(HashStore):
+    def _remove(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            del self._items[key]
+
+
+class DeletesBelow(HashStore):
+    def _remove(self, keys: Sequence[str]) -> None:
+        super()._remove([each for each in self._items if each.startswith(tuple(keys))])
+
+
+class Renames(HashStore):
+    """Keys do not stay what they are."""
+
+    def _name(self, key: str) -> str:
+        raise NotImplementedError
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return super()._read([self._name(key) for key in keys])
+
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        super()._write({self._name(key): value for key, value in items.items()})
+
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        return super()._swap(self._name(key), old, new)
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        super()._remove([self._name(key) for key in keys])
+
+
+class BlindToCase(Renames):
+    def _name(self, key: str) -> str:
+        return key.lower()
+
+
+class CutsKeys(Renames):
+    def _name(self, key: str) -> str:
+        return key[:255]
+
+
+class QuotesSlashes(Renames):
+    def _name(self, key: str) -> str:
+        return key.replace("/", "%2F")
+
+
+class FlattensSlashes(Renames):
+    def _name(self, key: str) -> str:
+        return key.replace("/", "_")
+
+
+class FlattensSlashesToDots(Renames):
+    def _name(self, key: str) -> str:
+        return key.replace("/", ".")
+
+
+class ForgetsThePrefix(Renames):
+    def _name(self, key: str) -> str:
+        return key.rpartition("/")[2]
+
+
+class NormalizesPaths(Renames):
+    def _name(self, key: str) -> str:
+        return os.path.normpath(key)
+
+
+KEYS = "keys of all kinds, none mistaken for another: "
+
+
+@pytest.mark.parametrize(
+    ("faulty", "text"),
+    [
+        (LosesUpdates, "every add returns a number of its own: "),
+        (SwapsAlways, "compare_set of a key that is not there with an empty value: expected False, not True"),
+        (TakesEmptyForAbsent, "compare_set of a key that is not there with an empty value: expected False, not True"),
+        (AddsInTwoSteps, "every add returns a number of its own: "),
+        (ReturnsTheOldCount, r"add, in turn: expected \[5, -2, -2\], not \[0, 5, -2\]"),
+        (CountsInBinary, "a counter's value is a decimal number: expected b'-2', not b"),
+        (AppendsInTwoSteps, "append of several clients at once: "),
+        (DoesNotWait, "peek: "),
+        (LosesEmptyValues, "get after set of 0 bytes: "),
+        (SortsKeys, "multi_get, in the order asked for: "),
+        (EndsValuesAtZeros, "get after set of 8 bytes: "),
+        (ForgetsToDelete, "peek after delete: "),
+        (DeletesWhatIsThere, ".*(delete|KeyError)"),
+        (DeletesBelow, r"delete of one key: expected \[b'a', None, b'a/b/c'\], not \[b'a', None, None\]"),
+        (BlindToCase, KEYS),
+        (CutsKeys, KEYS),
+        (QuotesSlashes, KEYS),
+        (FlattensSlashes, KEYS),
+        (FlattensSlashesToDots, KEYS),
+        (ForgetsThePrefix, KEYS),
+        (NormalizesPaths, KEYS),
+    ],
+)
+def test_check_store_finds(faulty: type[Store], text: str) -> None:
+    with pytest.raises(AssertionError, match=f"^{text}"):
+        check_store(faulty())
+
+
+def test_check_store_finds_clients_that_do_not_see_each_other() -> None:
+    with pytest.raises(AssertionError, match=r"^get after set of 0 bytes: "):
+        check_store(HashStore)
+
+
+def test_check_store_finds_clients_that_see_the_past() -> None:
+    shared = HashStore()
+
+    class Remembers(HashStore):
+        def _write(self, items: Mapping[str, bytes]) -> None:
+            self._items.update(items)
+            shared._write(items)
+
+        def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+            fresh = zip(keys, shared._read(keys), strict=True)
+            return [self._items.setdefault(key, value) if value is not None else None for key, value in fresh]
+
+    with pytest.raises(AssertionError, match=r"^get after set of 5 bytes: expected b'value', not b''"):
+        check_store(Remembers)
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------------
+
+
+class Clock(HashStore):
+    """A store that is looked at in a time of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer_seconds: float = 0.0) -> None:
+        super().__init__()
+        self.now, self.looks, self._answer_seconds = 1000.0, list[float](), answer_seconds
+        for name in ("gloompi.stores.store.monotonic", "gloompi.deadline.monotonic"):
+            monkeypatch.setattr(name, lambda: self.now)
+        monkeypatch.setattr("gloompi.stores.store.sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        self.looks.append(self.now - 1000.0)
+        self.now += self._answer_seconds
+        return super()._read(keys)
+
+    def pauses(self) -> list[float]:
+        return [later - earlier for earlier, later in pairwise(self.looks)]
+
+
+def test_waiting_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Clock(monkeypatch)
+    with pytest.raises(OperationTimeoutError) as caught:
+        store.get("absent", 10.0)
+    assert str(caught.value) == (
+        "get timed out after 10.0 s: 1 of 1 keys not in Clock(): 'absent'; whoever sets them is late, has died, or uses "
+        "another store or prefix"
+    )
+    *pauses, _ = store.pauses()
+    assert store.looks[0] == 0.0
+    assert store.looks[-1] == pytest.approx(10.0)
+    assert min(pauses) > 0.999e-3  # 1000 looks a second at most, from the first two on
+    assert all(shorter < longer + 1e-9 for shorter, longer in pairwise(pauses))
+    assert sum(look < 1.0 for look in store.looks) < 50
+    assert len(store.looks) < 250
+
+
+def test_waiting_asks_a_slow_store_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Clock(monkeypatch, answer_seconds=0.5)
+    with pytest.raises(OperationTimeoutError):
+        store.wait(["absent"], 10.0)
+    assert store.pauses()[:-1] == [pytest.approx(1.0)] * 9
+    assert store.now - 1000.0 == pytest.approx(10.0, abs=0.6)
+
+
+def test_no_time_to_wait_is_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Clock(monkeypatch)
+    with pytest.raises(OperationTimeoutError, match=r"^get timed out after 0\.0 s: "):
+        store.get("absent", 0.0)
+    assert store.looks == [0.0]
+
+
+def test_what_is_set_at_the_last_moment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Clock(monkeypatch)
+
+    def sleep_until_set(seconds: float) -> None:
+        store.now += seconds
+        if store.now >= 1003.0:
+            store.set("late", b"value")
+
+    monkeypatch.setattr("gloompi.stores.store.sleep", sleep_until_set)
+    assert store.get("late", 3.0) == b"value"
+    assert store.now == pytest.approx(1003.0)
+
+
+def test_default_budget_is_the_stores_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Clock(monkeypatch)
+    store.timeout = 2.0
+    with pytest.raises(
+        OperationTimeoutError, match=r"^multi_get timed out after 2\.0 s: 1 of 1 keys not in PrefixStore\('p', "
+    ):
+        PrefixStore("p", store).multi_get(["absent"])
+    with pytest.raises(ValueError, match=r"^timeout must be seconds >= 0 or None, not -1$"):
+        store.get("absent", -1)
+
+
+def test_timeout_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Clock(monkeypatch)
+    store.set("b", b"")
+    with pytest.raises(OperationTimeoutError) as caught:
+        store.wait(["a", "b", "c", "d", "c", "e", "f"], 1.0)
+    assert str(caught.value).startswith(
+        "wait timed out after 1.0 s: 5 of 6 keys not in Clock(): 'a', 'c', 'd' and 2 more; whoever sets them "
+    )
+
+
+# -- arguments ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda store: store.set(b"key", b""), TypeError, "a key must be a str, not bytes"),
+        (lambda store: store.get("", 0.0), ValueError, "a key must not be empty"),
+        (lambda store: store.set("key", "text"), TypeError, "a value must be bytes, not str"),
+        (lambda store: store.append("key", 7), TypeError, "a value must be bytes, not int"),
+        (lambda store: store.compare_set("key", "old", b""), TypeError, "a value must be bytes, not str"),
+        (lambda store: store.multi_get("key"), TypeError, "keys must be a list of str, not the str 'key'"),
+        (lambda store: store.delete("key"), TypeError, "keys must be a list of str, not the str 'key'"),
+        (lambda store: store.multi_set({"key": b""}, [b""]), TypeError, "give a mapping, or keys and values, not "),
+        (lambda store: store.add("key", True), TypeError, "n must be an int, not bool"),
+        (lambda store: store.add("text", 1), ValueError, "the key 'text' holds b'abc', which is no number"),
+    ],
+)
+def test_misuse(call: Callable[[Store], object], error: type[Exception], text: str) -> None:
+    store = HashStore()
+    store.set("text", b"abc")
+    with pytest.raises(error, match=f"^{text}"):
+        call(store)
+    assert store._items == {"text": b"abc"}
+
+
+@pytest.mark.parametrize("values", [[], [b"1"], [b"1", b"2", b"3"], None])
+def test_not_as_many_values_as_keys(values: list[bytes] | None) -> None:
+    store = HashStore()
+    with pytest.raises(ValueError, match=r"^zip\(\) argument 2 is "):
+        store.multi_set(["a", "b"], values)
+    assert store._items == {}
+
+
+def test_values_are_copied() -> None:
+    store = HashStore()
+    value = bytearray(b"before")
+    store.set("array", value)  # type: ignore[arg-type]
+    store.set("view", memoryview(value)[1:3])  # type: ignore[arg-type]
+    value[:] = b"after!"
+    assert store.multi_get(["array", "view"], 0.0) == [b"before", b"ef"]
+
+
+# -- packages that are not installed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("store", "package", "extra", "url"),
+    [
+        (RedisStore, "redis", "redis", "redis://127.0.0.1:1"),
+        (EtcdStore, "etcd3gw", "etcd", "etcd://127.0.0.1:1"),
+        (ZooKeeperStore, "kazoo", "zookeeper", "zookeeper://127.0.0.1:1"),
+    ],
+)
+def test_missing_package(store: type[Store], package: str, extra: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for make in (store, lambda: open_store(url)):
+        with pytest.raises(ImportError) as caught:
+            make()
+        assert str(caught.value) == f"{store.__name__} needs the package {package}: pip install 'gloompi[{extra}]'"
+        assert caught.value.name == package
+
+
+# -- addresses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://node7:6380/1", "RedisStore('redis://node7:6380/1')"),
+        ("redis://user:hunter2@node7/0?socket_timeout=1", "RedisStore('redis://node7/0')"),
+        ("rediss://:hunter2@node7:6380", "RedisStore('rediss://node7:6380')"),
+        ("etcd://node7:2380", "EtcdStore('http://node7:2380')"),
+        ("etcd://[::1]:2380", "EtcdStore('http://[::1]:2380')"),
+        ("etcds://node7:2380", "EtcdStore('https://node7:2380')"),
+    ],
+)
+def test_store_by_url(url: str, shown: str) -> None:
+    require_client(url)
+    with open_store(url) as store:
+        assert repr(store) == shown
+
+
+def test_file_store_by_url(tmp_path: Path) -> None:
+    with open_store(f"file://{tmp_path}/a%20b") as store:
+        assert repr(store) == f"FileStore('{tmp_path}/a b')"
+
+
+def test_tcp_store_by_url() -> None:
+    url = f"tcp://{HOST}:{free_port()}"
+    with open_store(url, clients=1) as served, open_store(url) as store:
+        store.set("key", b"value")
+        assert served.get("key", 0.0) == b"value"
+        store.close()
+
+
+def test_zookeeper_store_by_url(zookeeper_server: Server) -> None:
+    with open_store(f"zookeeper://{zookeeper_server.url}") as store:
+        assert repr(store) == f"ZooKeeperStore('{zookeeper_server.url}')"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "redis", "http://node7", "node7:6379", "etcd://", "zookeeper://", "file:folder", "file://node7/folder",
+     "tcp://node7", "tcp://:29500", "tcp://node7:0"],
+)  # fmt: skip
+def test_url_that_names_no_store(url: str) -> None:
+    with pytest.raises(ValueError, match=r"names no store; there are: redis://host:port/db, rediss://.*, tcp://host:port$"):
+        open_store(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@node7",
+        "file://user:hunter2@node7/folder",
+        "tcp://user:hunter2@node7",
+        "redis//:hunter2@node7:6379/0",
+        "redis:/:hunter2@node7:6379/0",
+        "redis://:hunter2@node7:port/0",
+        "redis://:hunter2/hunter2@node7:6379/0",  # a slash, hash or question mark in a password has to be quoted
+        "redis://:hunter2#hunter2@node7:6379/0",
+        "redis://:hunter2?hunter2@node7:6379/0",
+        "zookeeper://user:hunter2@node7:port",
+        "etcd://user:hunter2@node7:port",
+    ],
+)
+def test_bad_url_does_not_show_its_password(url: str) -> None:
+    require_client(url)
+    with pytest.raises(ValueError, match=r".") as caught:
+        open_store(url)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_option_that_redis_does_not_have() -> None:
+    require_client("redis:")
+    with pytest.raises(ValueError, match="nonsense"):
+        with open_store("redis://127.0.0.1:1/0?nonsense=1") as store:
+            store.get("key", 0.0)
+
+
+@pytest.mark.parametrize("prefix", ["", None, b"job", 7])
+def test_bad_prefix(prefix: object) -> None:
+    with pytest.raises(ValueError, match=r"^prefix must be a str that is not empty, not "):
+        PrefixStore(prefix, HashStore())  # type: ignore[arg-type]
+
+
+def test_prefix_of_no_store() -> None:
+    with pytest.raises(TypeError, match=r"^store must be a gloompi.Store, not dict$"):
+        PrefixStore("job", {})  # type: ignore[arg-type]
+
+
+# -- servers that do not answer -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:hunter2@127.0.0.1:{port}/0", "RedisStore('redis://127.0.0.1:{port}/0')"),
+        ("rediss://:hunter2@127.0.0.1:{port}", "RedisStore('rediss://127.0.0.1:{port}')"),
+        ("etcd://user:hunter2@127.0.0.1:{port}", "EtcdStore('http://127.0.0.1:{port}')"),
+        ("zookeeper://user:hunter2@127.0.0.1:{port}", "ZooKeeperStore('127.0.0.1:{port}')"),
+    ],
+)
+def test_nobody_is_there(url: str, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    require_client(url)
+    caplog.set_level(logging.DEBUG)
+    port = free_port()
+    with pytest.raises(RendezvousError, match="refused") as caught:
+        with open_store(url.format(port=port)) as store:
+            store.get("key", 5.0)
+    assert shown.format(port=port) in str(caught.value)
+    assert PASSWORD not in str(caught.value) + caplog.text
+
+
+def test_nobody_serves() -> None:
+    port = free_port()
+    with pytest.raises(RendezvousError) as caught:
+        TCPStore(HOST, port, timeout=0.3)
+    assert str(caught.value) == (
+        f"rendezvous failed: nobody serves TCPStore('127.0.0.1', {port}): [Errno 111] Connection refused after 0.3 s; the "
+        "rank that serves is late, has died or is behind a firewall, or host and port are wrong"
+    )
+
+
+def test_wrong_password(redis_tls_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    told = ""
+    for password in (PASSWORD, redis_tls_server.password):
+        with RedisStore(secured(redis_tls_server, password)) as store:
+            told += repr(store)
+            if password != PASSWORD:
+                assert store.peek(["key"]) == [None]
+                continue
+            with pytest.raises(RendezvousError, match="invalid username-password pair") as caught:
+                store.peek(["key"])
+            told += str(caught.value)
+    with RedisStore(f"rediss://:{redis_tls_server.password}@{HOST}:{redis_tls_server.port}/0") as store:
+        with pytest.raises(RendezvousError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            store.peek(["key"])
+    told += str(caught.value) + caplog.text
+    assert f"rediss://{HOST}:{redis_tls_server.port}/0" in told
+    assert redis_tls_server.password is not None
+    assert redis_tls_server.password not in told
+    assert PASSWORD not in told
+
+
+def test_redis_that_refuses(redis_server: Server) -> None:
+    with RedisStore(f"{redis_server.url}/99") as store:
+        with pytest.raises(RendezvousError, match="DB index is out of range"):
+            store.peek(["key"])
+
+
+def test_zookeeper_that_is_lost_at_once_leaves_nothing(zookeeper_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kazoo.client import KazooClient
+    from kazoo.exceptions import ConnectionLoss
+
+    def lost(*args: object, **options: object) -> None:
+        raise ConnectionLoss
+
+    monkeypatch.setattr(KazooClient, "create_async", lost)
+    with pytest.raises(RendezvousError, match=str(zookeeper_server.port)):
+        ZooKeeperStore(zookeeper_server.url)
+
+
+@contextmanager
+def stranger(says: bytes) -> Iterator[int]:
+    """The port of a program that reads a little, says something else, and hangs up."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(says)
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+            thread.join()
+
+
+STRANGE = pytest.mark.parametrize("says", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"\xff" * 100])
+
+
+@STRANGE
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "etcd", "zookeeper"])
+def test_somebody_else_is_there(scheme: str, says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_client(scheme)
+    monkeypatch.setattr("gloompi.stores.zookeeper._SECONDS", 0.5)
+    with stranger(says) as port:
+        with pytest.raises(RendezvousError, match=str(port)):
+            with open_store(f"{scheme}://{HOST}:{port}") as store:
+                store.get("key", 1.0)
+
+
+@STRANGE
+def test_somebody_else_serves(says: bytes) -> None:
+    with stranger(says) as port:
+        with pytest.raises(RendezvousError, match=str(port)):
+            TCPStore(HOST, port, timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    ("running", "make"), [(running_redis, RedisStore), (running_etcd, EtcdStore), (running_zookeeper, ZooKeeperStore)]
+)
+def test_server_that_dies(running: Callable[[], AbstractContextManager[Server]], make: Callable[[str], Store]) -> None:
+    with running() as server:
+        with make(server.url) as store:
+            store.set("key", b"1")
+            os.kill(server.pid, 9)
+            for use in (
+                lambda: store.set("key", b"2"),
+                lambda: store.compare_set("key", b"1", b"2"),
+                lambda: store.add("key", 1),
+                lambda: store.append("key", b"1"),
+                lambda: store.get("key", 1.0),
+                lambda: store.delete(["key"]),
+            ):
+                with pytest.raises(RendezvousError, match=str(server.port)):
+                    use()
