@@ -1,4 +1,4 @@
-"""Ranks that listen on an address which all hosts have and are reached at another: `behind_nat.py ADDRESS ...`, one a host."""
+"""Ranks that listen on an address which all hosts have, reached at another: `behind_nat.py ADDRESS ...`, one a host."""
 
 import sys
 
