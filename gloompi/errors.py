@@ -73,7 +73,8 @@ class RendezvousError(GloompiError):
     def _text(self) -> str:
         if self.rank is None:
             return f"rendezvous failed: {self.reason}"
-        return f"rendezvous failed at rank {self.rank} ({self.host}, pid {self.pid}): {self.reason}"
+        where = f" ({self.host}, pid {self.pid})" if self.host else ""
+        return f"rendezvous failed at rank {self.rank}{where}: {self.reason}"
 
 
 class PeerLostError(GloompiError, ConnectionError):

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -353,3 +354,14 @@ def test_leftovers_of_killed_processes(folder: Path) -> None:
     store.delete(["key", "counter"])
     assert store.peek(["key", "counter"]) == [None, None]
     assert not key.exists()
+
+
+def test_what_killed_processes_left_is_swept_up(tmp_path: Path) -> None:
+    """Not what somebody may still be making."""
+    for name, hours in (("draft-old", 2), ("trash-old", 2), ("draft-new", 0), ("key=old", 2), ("other", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "value-1").touch()
+        os.utime(folder, (time.time() - 3600 * hours,) * 2)
+    FileStore(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["draft-new", "key=old", "other"]

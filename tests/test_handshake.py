@@ -269,6 +269,11 @@ def test_key_depends_on_every_rank_and_their_order() -> None:
     assert len(keys) == 6
 
 
+def test_key_depends_on_the_secret_too() -> None:
+    keys = {Session(entropy, secret)._key for entropy in (ENTROPY, ENTROPY[::-1]) for secret in (b"", b"one", b"another")}
+    assert len(keys) == 6
+
+
 def test_key_is_in_no_text(session: Session) -> None:
     key = session._key
     log = Log(lambda flight, sent: bytes(len(sent)) if flight == "proof" else sent)

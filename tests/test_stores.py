@@ -495,6 +495,7 @@ def test_missing_package(store: type[Store], package: str, extra: str, url: str,
         ("redis://node7:6380/1", "RedisStore('redis://node7:6380/1')"),
         ("redis://user:hunter2@node7/0?socket_timeout=1", "RedisStore('redis://node7/0')"),
         ("rediss://:hunter2@node7:6380", "RedisStore('rediss://node7:6380')"),
+        ("rediss://:hunter2@node7/0?ssl_ca_certs=/home/me@site/ca.pem", "RedisStore('rediss://node7/0')"),
         ("etcd://node7:2380", "EtcdStore('http://node7:2380')"),
         ("etcd://[::1]:2380", "EtcdStore('http://[::1]:2380')"),
         ("etcds://node7:2380", "EtcdStore('https://node7:2380')"),
@@ -583,7 +584,7 @@ def test_prefix_of_no_store() -> None:
     [
         ("redis://user:hunter2@127.0.0.1:{port}/0", "RedisStore('redis://127.0.0.1:{port}/0')"),
         ("rediss://:hunter2@127.0.0.1:{port}", "RedisStore('rediss://127.0.0.1:{port}')"),
-        ("etcd://user:hunter2@127.0.0.1:{port}", "EtcdStore('http://127.0.0.1:{port}')"),
+        ("etcd://127.0.0.1:{port}", "EtcdStore('http://127.0.0.1:{port}')"),
         ("zookeeper://user:hunter2@127.0.0.1:{port}", "ZooKeeperStore('127.0.0.1:{port}')"),
     ],
 )
@@ -711,3 +712,10 @@ def test_server_that_dies(running: Callable[[], AbstractContextManager[Server]],
             ):
                 with pytest.raises(RendezvousError, match=str(server.port)):
                     use()
+
+
+def test_etcd_takes_no_password() -> None:
+    pytest.importorskip("etcd3gw")
+    with pytest.raises(ValueError, match="has no passwords") as caught:
+        EtcdStore("http://me:hunter2@node7:2379")
+    assert "hunter2" not in str(caught.value)

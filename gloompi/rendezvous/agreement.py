@@ -25,7 +25,7 @@ from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..stores.store import Store, looks
 
-__all__ = ["agree", "earlier_run", "forget", "missing_ranks"]
+__all__ = ["agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
 
 # A trace that names more ranks was not written by this module.
 _MAX_RANKS = 1 << 16
@@ -53,6 +53,12 @@ def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
     """Session id and size of a run in which this rank was killed; None if there is no trace of one."""
     session, _, size = (store.peek([f"trace/{rank}"])[0] or b"").decode(errors="replace").partition(" ")
     return (session, int(size)) if size.isdecimal() and int(size) <= _MAX_RANKS else None
+
+
+def forget_trace(store: Store, rank: int, session: str, size: int) -> None:
+    """Delete the trace of this run, unless it is that of another: a process that came later may have the same rank."""
+    if store.peek([f"trace/{rank}"])[0] == _trace(session, size):
+        store.delete([f"trace/{rank}"])
 
 
 def _trace(session: str, size: int) -> bytes:
@@ -142,7 +148,7 @@ def _fields(packed: bytes | None) -> dict[str, Any]:
     """What a key holds; nothing if it was not written by this module."""
     try:
         fields = json.loads(packed or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 

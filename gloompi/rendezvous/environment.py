@@ -44,10 +44,10 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     """
     url = os.environ.get("GLOOMPI_STORE")
     launcher = started_by(guess=bool(url))
-    if launcher is None and os.environ.get("RANK"):
+    if launcher is None and os.environ.get("RANK") and os.environ.get("WORLD_SIZE"):
         raise RendezvousError(
-            f"RANK={os.environ['RANK']!r} and WORLD_SIZE={os.environ.get('WORLD_SIZE')!r} must be numbers, the first "
-            f"below the second"
+            f"RANK={os.environ['RANK']!r} and WORLD_SIZE={os.environ['WORLD_SIZE']!r} must be numbers, the first below the "
+            f"second"
         )
     with ExitStack() as opened:
         if url:
@@ -81,7 +81,7 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
 
 @contextmanager
 def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
-    serving = url.startswith("tcp:") and launcher.rank == 0
+    serving = url.lower().startswith("tcp:") and launcher.rank == 0
     with open_store(url, clients=launcher.size - 1 if serving else None, timeout=deadline.remaining()) as store:
         with exchange_through(_of_this_job(store, launcher), launcher.rank, launcher.size, secret, deadline) as exchange:
             yield exchange

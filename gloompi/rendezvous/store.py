@@ -12,7 +12,7 @@ from ..deadline import Deadline
 from ..errors import GloompiError, RendezvousError
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store, looks
-from .agreement import agree, earlier_run, forget, missing_ranks
+from .agreement import agree, earlier_run, forget, forget_trace, missing_ranks
 from .exchange import Exchange
 from .local import local_exchanges
 
@@ -114,7 +114,7 @@ class _StoreExchange:
             if session and store.add(f"{session}/left", 1) == self.size:
                 # A rank that failed early has seen fewer rounds than others may have.
                 self._clear_up(session, max(self._round, _ROUNDS), self.size)
-            store.delete([f"trace/{self.rank}"])
+            forget_trace(store, self.rank, session, self.size)
         except (GloompiError, OSError) as exc:
             # The rendezvous has ended, well or not, and that is what the caller has to hear.
             _log.log(logging.WARNING if session else logging.DEBUG, "rank %d left keys in %r: %s", self.rank, store, exc)

@@ -53,6 +53,8 @@ class EtcdStore(Store):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url must be http://host:port or https://host:port, not {without_password(url)!r}")
+        if parts.username is not None:
+            raise ValueError(f"the client of etcd has no passwords: {without_password(url)!r} takes cert= and key= instead")
         self._shown = without_password(url)
         self._error = etcd3gw.exceptions.Etcd3Exception
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -10,6 +10,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
+from time import time
 from urllib.parse import quote
 
 from ..deadline import Deadline
@@ -22,6 +23,8 @@ __all__ = ["FileStore"]
 _MAX_NAME = 200
 # A key that changes under every look, or a folder whose listing stays out of date (NFS caches it), is given up after this.
 _SETTLE_SECONDS = 90.0
+# Nobody takes this long to make or delete a key, even by the clock of another host.
+_ABANDONED_SECONDS = 3600.0
 # What opening a file that was replaced since the folder was listed may give; the second one over NFS.
 _REPLACED = (errno.ENOENT, errno.ESTALE)
 
@@ -52,12 +55,22 @@ class FileStore(Store):
         self._folder = Path(folder).absolute()
         self._made = not self._folder.exists()
         self._make_folder()
+        self._sweep()
 
     def __repr__(self) -> str:
         return f"FileStore({str(self._folder)!r})"
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _sweep(self) -> None:
+        """Delete what processes have left that were killed while they made or deleted a key."""
+        with os.scandir(self._folder) as entries:
+            old = [each for each in entries if each.name.startswith(("draft-", "trash-"))]
+        for entry in old:
+            with suppress(FileNotFoundError):
+                if time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
     def _place(self, key: str) -> Path:
         """The folder of a key; two keys never have the same."""
@@ -130,8 +143,7 @@ class FileStore(Store):
             (draft / f"now-{new}").touch()
             draft.rename(place)
         except OSError as exc:
-            # Over NFS a rename may be done, its answer lost and the repetition refused.
-            if not (place / f"now-{new}").exists():
+            if not (place / f"now-{new}").exists():  # see `_follow`
                 shutil.rmtree(draft, ignore_errors=True)
                 if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -143,6 +155,7 @@ class FileStore(Store):
             (place / f"value-{new}").write_bytes(value)
             (place / f"now-{version}").rename(place / f"now-{new}")
         except FileNotFoundError:
+            # Over NFS a rename may be done, its answer lost and the repetition refused.
             if not (place / f"now-{new}").exists():
                 with suppress(FileNotFoundError):
                     (place / f"value-{new}").unlink()

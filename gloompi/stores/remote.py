@@ -23,11 +23,18 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 def without_password(url: str) -> str:
     """A URL as it may be shown: no user, password or options."""
-    scheme, _, rest = url.partition(":")
-    if "@" in rest or "@" in scheme:  # whatever is before it, quoted or not, may be a password
-        return f"{scheme if '@' not in scheme else ''}://{url.rpartition('@')[2].partition('?')[0]}"
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+    try:
+        parts = urlsplit(url)
+        clear = bool(parts.hostname) and (parts.port or 1) and "@" not in parts.path + parts.fragment
+    except ValueError:
+        clear = False
+    if clear:
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    # Not a URL as it should be: whatever is before the last "@" may be a password.
+    scheme, colon, rest = url.partition(":")
+    if "@" in url:
+        scheme, rest = (scheme if colon and "@" not in scheme else ""), url.rpartition("@")[2]
+    return f"{scheme}://{rest.partition('?')[0].lstrip('/')}"
 
 
 def unreachable(store: Store, server: str, why: object) -> RendezvousError:

@@ -48,9 +48,10 @@ class Session:
 
     def __init__(self, entropy: list[bytes], secret: bytes = b"") -> None:
         self.size = len(entropy)
-        # HKDF's extract and expand (RFC 5869): either part alone does not give the key away.
-        together = hmac.digest(secret, b"".join(entropy), "sha256")
-        self._key = hmac.digest(together, b"gloompi session key\x01", "sha256")
+        together = b"".join(entropy)
+        if secret:  # neither part alone gives the key away
+            together = hmac.digest(secret, together, "sha256")
+        self._key = hmac.digest(together, b"gloompi session key", "sha256")
         # Public: it only lets a listener drop the leftovers of another session without an HMAC.
         self._label = sha256(b"gloompi session label" + self._key).digest()[:16]
 
