@@ -6,6 +6,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import RendezvousError
 from .facts import Facts
 from .measure import Measured
 from .trial import Outcome
@@ -50,6 +51,8 @@ class Examination:
         Row r has what rank r measured, by partner.
     trouble : list of str
         Why a rank stopped measuring; empty if it did not.
+    silence : RendezvousError or None
+        Why there is nothing of the other ranks in the last two; None if there is.
     """
 
     facts: list[Facts]
@@ -58,10 +61,12 @@ class Examination:
     outcomes: list[list[Outcome]]
     measured: list[dict[int, Measured]] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
+    silence: RendezvousError | None = None
 
     def __post_init__(self) -> None:
         ids = list(dict.fromkeys(each.host_id for each in self.facts))
         self._host_of = [ids.index(each.host_id) for each in self.facts]
+        self._ranks = [[rank for rank, host in enumerate(self._host_of) if host == number] for number in range(len(ids))]
         names = [next(each.host for each in self.facts if each.host_id == id_) for id_ in ids]
         # Containers often have one name: then a number tells them apart.
         self.hosts = [name if names.count(name) == 1 else f"{name}#{number}" for number, name in enumerate(names)]
@@ -75,7 +80,15 @@ class Examination:
         return self._host_of[rank]
 
     def ranks(self, host: int) -> list[int]:
-        return [rank for rank in range(self.size) if self._host_of[rank] == host]
+        return self._ranks[host]
+
+    def cores(self, host: int) -> int:
+        """How many cores the ranks of a host may use together: launchers may bind each to its own."""
+        return len(set().union(*(self.facts[rank].cores for rank in self._ranks[host])))
+
+    def crowded(self, host: int) -> bool:
+        """Whether a host has more ranks than cores."""
+        return len(self._ranks[host]) > self.cores(host)
 
     def who(self, rank: int) -> str:
         return f"rank {rank} ({self.hosts[self.host(rank)]})"

@@ -49,7 +49,9 @@ class Facts:
 
     Attributes
     ----------
-    rank, pid, cores : int
+    rank, pid : int
+    cores : list of int
+        The cores that it may use.
     host, host_id : str
         Its name, and what its processes have in common.
     launcher : str
@@ -73,7 +75,7 @@ class Facts:
 
     rank: int
     pid: int
-    cores: int
+    cores: list[int]
     host: str
     host_id: str
     launcher: str
@@ -95,7 +97,7 @@ class Facts:
         return cls(
             rank=rank,
             pid=os.getpid(),
-            cores=len(os.sched_getaffinity(0)),
+            cores=sorted(os.sched_getaffinity(0)),
             host=socket.gethostname(),
             host_id=host_id().hex(),
             launcher="" if launcher is None else launcher.name,
@@ -121,7 +123,10 @@ class Facts:
 def _versions() -> dict[str, str]:
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:
-        versions[package] = importlib.metadata.version(package)
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "missing"
     if "mpi4py.MPI" in sys.modules:
         from mpi4py import MPI
 

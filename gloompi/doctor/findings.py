@@ -7,8 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import ip_interface
 
+from ..transport.endpoint import Nearness
+from ..transport.interfaces import Interface
 from .examination import Examination
+from .facts import Port
 from .slowness import slow_hosts_and_pairs
 
 __all__ = ["Finding", "Severity", "diagnose"]
@@ -16,7 +20,7 @@ __all__ = ["Finding", "Severity", "diagnose"]
 # Sockets beyond one per peer that a rank needs for a moment: listening, epoll, strangers.
 _SPARE_FILES = 16
 # Fewer open files than this are too few for the jobs that people run on clusters; 1024 is what most systems give.
-_FEW_FILES = 1024
+_FEW_FILES, _GOOD_FILES = 1024, 4096
 # Log files of ranks whose clocks are further apart cannot be read side by side.
 _CLOCK_SECONDS = 1.0
 
@@ -60,12 +64,13 @@ def _listening(exam: Examination) -> Iterator[Finding]:
             groups.setdefault((exam.host(rank), failure), []).append(rank)
     for (_, failure), (rank, *others) in groups.items():
         also = f" (nor can rank {', '.join(map(str, others))})" if others else ""
-        yield Finding(Severity.ERROR, f"{exam.who(rank)} cannot listen{also}: {failure}", _listening_advice(exam, failure))
+        advice = _listening_advice(exam, rank, failure)
+        yield Finding(Severity.ERROR, f"{exam.who(rank)} cannot listen{also}: {failure}", advice)
 
 
-def _listening_advice(exam: Examination, failure: str) -> str:
+def _listening_advice(exam: Examination, rank: int, failure: str) -> str:
     if "file descriptors" in failure:
-        return "raise the limit of open files in the job script (ulimit -n 4096)"
+        return _files_advice(exam, rank)
     if "no free port" in failure:
         return "widen GLOOMPI_PORT_RANGE to at least twice the ranks of a host"
     common = sorted(set.intersection(*(_usable(exam, host) for host in range(len(exam.hosts)))))
@@ -76,9 +81,14 @@ def _listening_advice(exam: Examination, failure: str) -> str:
 
 
 def _usable(exam: Examination, host: int) -> set[str]:
-    """Interfaces of a host that are up and lead somewhere else."""
-    ports = exam.facts[exam.ranks(host)[0]].interfaces
-    return {port.name for port in ports if port.up and port.addresses and not port.addresses[0].startswith(("127.", "::1"))}
+    """Interfaces of a host that lead to other hosts."""
+    return {port.name for port in exam.facts[exam.ranks(host)[0]].interfaces if port.up and _leads_on(port)}
+
+
+def _leads_on(port: Port) -> bool:
+    """Whether an interface has an address that other hosts may reach; every interface that is up has a link-local one."""
+    interface = Interface(port.name, port.up, ())
+    return any(interface.nearness(ip_interface(address)) < Nearness.VIRTUAL for address in port.addresses)
 
 
 def _connections(exam: Examination) -> Iterator[Finding]:
@@ -132,6 +142,12 @@ def _shown(pairs: list[tuple[int, int]]) -> str:
 
 
 def _trouble(exam: Examination) -> Iterator[Finding]:
+    if exam.silence is not None:
+        yield Finding(
+            Severity.ERROR,
+            f"some rank did not say what it measured, so this is only what rank 0 knows: {exam.silence.reason}",
+            "look whether all processes of the job live and run",
+        )
     for rank, text in enumerate(exam.trouble):
         if text:
             yield Finding(Severity.ERROR, f"{exam.who(rank)} stopped measuring: {text}")
@@ -143,13 +159,12 @@ def _limits(exam: Examination) -> Iterator[Finding]:
         facts = min((exam.facts[rank] for rank in exam.ranks(host)), key=lambda each: each.open_files % (1 << 62))
         limit, used = facts.open_files, facts.open_files_used
         possible = max(0, limit - used - _SPARE_FILES)
-        if 0 <= limit < _FEW_FILES:
-            hard = "unlimited" if facts.open_files_hard < 0 else facts.open_files_hard
+        if limit >= 0 and (limit < _FEW_FILES or possible < exam.size):
             yield Finding(
                 Severity.ERROR if possible < exam.size else Severity.WARNING,
                 f"{exam.who(facts.rank)} may open {limit} files and has {used} open: enough for {possible} ranks, there are "
                 f"{exam.size}",
-                f"ulimit -n 4096 in the job script (the hard limit is {hard})",
+                _files_advice(exam, facts.rank),
             )
         if 0 < facts.somaxconn < exam.size:
             yield Finding(
@@ -160,17 +175,36 @@ def _limits(exam: Examination) -> Iterator[Finding]:
             )
 
 
+def _files_advice(exam: Examination, rank: int) -> str:
+    hard, good = exam.facts[rank].open_files_hard, max(_GOOD_FILES, 2 * exam.size)
+    if 0 <= hard < good:
+        return f"ulimit -n {good} in the job script, once the administrators have raised the hard limit, which is {hard}"
+    return f"ulimit -n {good} in the job script"
+
+
 def _interfaces(exam: Examination) -> Iterator[Finding]:
     usable = [_usable(exam, host) for host in range(len(exam.hosts))]
     having = Counter(name for names in usable for name in names)
     for name, count in sorted(having.items()):
-        without = [exam.hosts[host] for host, names in enumerate(usable) if name not in names]
-        if without and count > len(without):
+        without: dict[str, list[str]] = {}
+        for host, names in enumerate(usable):
+            if name not in names:
+                without.setdefault(_state(exam, host, name), []).append(exam.hosts[host])
+        if without and count > len(exam.hosts) - count:
+            states = ", ".join(f"{state} on {', '.join(hosts)}" for state, hosts in without.items())
             yield Finding(
                 Severity.WARNING,
-                f"interface {name} is missing, down or without address on {', '.join(without)}; {count} other hosts have it",
+                f"interface {name} is {states}; {count} other hosts have it",
                 "ask the administrators; until then name an interface that all hosts have (GLOOMPI_SOCKET_IFNAME)",
             )
+
+
+def _state(exam: Examination, host: int, name: str) -> str:
+    """Why an interface does not lead to other hosts."""
+    ports = {port.name: port for port in exam.facts[exam.ranks(host)[0]].interfaces}
+    if name not in ports:
+        return "missing"
+    return "without address" if ports[name].up else "down"
 
 
 def _software(exam: Examination) -> Iterator[Finding]:
@@ -192,12 +226,9 @@ def _software(exam: Examination) -> Iterator[Finding]:
             "this is the wrong mpiexec for this mpi4py: use the one beside the python in use",
         )
     for host, name in enumerate(exam.hosts):
-        ranks = exam.ranks(host)
-        if len(ranks) > exam.facts[ranks[0]].cores:
-            yield Finding(
-                Severity.NOTE,
-                f"{name} has {len(ranks)} ranks on {exam.facts[ranks[0]].cores} cores: they wait for each other",
-            )
+        if exam.crowded(host):
+            ranks, cores = len(exam.ranks(host)), exam.cores(host)
+            yield Finding(Severity.NOTE, f"{name} has {ranks} ranks on {cores} cores: they wait for each other")
 
 
 def _clocks(exam: Examination) -> Iterator[Finding]:

@@ -12,13 +12,16 @@ import numpy as np
 
 from ..context import Context
 
-__all__ = ["Measured", "measure_all", "measure_pair", "rounds"]
+__all__ = ["Measured", "measure_all", "measure_pair", "patience", "rounds"]
 
 _PINGS = 40
 _WARM_PINGS = 5
 # One message goes on growing until it takes this long or is this big: long enough that its first bytes do not matter.
 _ENOUGH_SECONDS = 0.03
 _FIRST_NBYTES, _LARGEST_NBYTES = 256 * 1024, 16 * 1024 * 1024
+# Who waits for a rank that measures another pair, in two directions, is patient for so many messages: also, the rank whose
+# partner has stopped is then the first to say so.
+_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ def rounds(size: int) -> Iterator[list[tuple[int, int]]]:
         places = [places[0], places[-1], *places[1:-1]]
 
 
+def patience(ctx: Context) -> float | None:
+    """Seconds to wait for a rank that may be measuring another pair."""
+    return None if ctx.timeout is None else _PATIENCE * ctx.timeout
+
+
 def measure_pair(ctx: Context, partner: int) -> Measured:
     """Measure the way to `partner`, which must call this with the rank of this one.
 
@@ -61,7 +69,8 @@ def measure_pair(ctx: Context, partner: int) -> Measured:
     GloompiError
         The partner was lost or late.
     """
-    ctx.sendrecv(np.empty(0), partner, np.empty(0), partner)  # both are here now: nobody's waiting is measured
+    # Afterwards both are here: nobody's waiting is measured.
+    ctx.sendrecv(np.empty(0), partner, np.empty(0), partner, timeout=patience(ctx))
     if ctx.rank < partner:
         seconds, clock = _ping(ctx, partner)
         _answer(ctx, partner)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .examination import Examination
 
-__all__ = ["plot"]
+__all__ = ["check_format", "plot"]
 
 # Labels and numbers are left out when there are more ranks than this.
 _MAX_LABELS, _MAX_NUMBERS = 40, 12
+# Colours span at least this factor: what differs by less looks alike.
+_LEAST_SPAN = 4.0
+
+
+def check_format(path: str) -> None:
+    """Raise ValueError if matplotlib has no format for the ending of `path`."""
+    if Path(path).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise ValueError(f"no picture can be written to {path!r}: its name must end in .png, .svg or .pdf")
 
 
 def plot(exam: Examination, path: str) -> None:
@@ -32,8 +42,17 @@ def plot(exam: Examination, path: str) -> None:
     _heat_map(left, exam, exam.bandwidth, 1e-6, "bandwidth from row to column, MB/s", "viridis")
     _heat_map(right, exam, exam.round_trip, 1e6, "round trip of 8 bytes, us", "viridis_r")
     more = f" and {len(exam.hosts) - 6} more" if len(exam.hosts) > 6 else ""
-    figure.suptitle(f"ranks 0 to {exam.size - 1} on {', '.join(exam.hosts[:6])}{more}")
+    ranks = f"ranks 0 to {exam.size - 1}" if exam.size > 1 else "rank 0"
+    hatched = "" if exam.complete else "; hatched: not connected"
+    figure.suptitle(f"{ranks} on {', '.join(exam.hosts[:6])}{more}{hatched}")
     figure.savefig(path, dpi=120)
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest value, further apart if they are close."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    wider = max(1.0, (_LEAST_SPAN * low / high) ** 0.5)
+    return low / wider, high * wider
 
 
 def _heat_map(
@@ -51,7 +70,7 @@ def _heat_map(
     axes.set_ylabel("rank")
     axes.set_facecolor("white")
     if not np.isnan(values).all():
-        image = axes.imshow(values, cmap=colours, norm=LogNorm())
+        image = axes.imshow(values, cmap=colours, norm=LogNorm(*_span(values)))
         bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
         bar.ax.yaxis.set_major_formatter("{x:.0f}")
         bar.ax.yaxis.set_minor_formatter(lambda x, _: f"{x:.0f}" if f"{x:.0e}"[0] in "25" else "")

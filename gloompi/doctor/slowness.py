@@ -40,8 +40,7 @@ def slow_hosts_and_pairs(exam: Examination) -> Iterator[str]:
     for wire in slow:
         if wire.one not in slow_hosts and wire.other not in slow_hosts:
             yield f"the link {exam.hosts[wire.one]} - {exam.hosts[wire.other]} is slow: {_complaint(exam, wire, wires)}"
-    for one, other in suspects(exam):
-        rate, usual = _rate(exam, one, other), _usual(exam, one, other)
+    for one, other, rate, usual in _slow_pairs(exam):
         yield (
             f"the pair {exam.who(one)} - {exam.who(other)} is slow: {rate / 1e6:.0f} MB/s, other pairs of its hosts have "
             f"{usual / 1e6:.0f} MB/s"
@@ -79,23 +78,18 @@ def suspects(exam: Examination) -> list[tuple[int, int]]:
 
     Ranks that share cores are not judged: their times are those of the scheduler.
     """
-    found = []
+    return [(one, other) for one, other, _, _ in _slow_pairs(exam)]
+
+
+def _slow_pairs(exam: Examination) -> Iterator[tuple[int, int, float, float]]:
+    """Two ranks, the bandwidth of their slower direction and the median of it between their hosts."""
+    alike: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
     for one, other in exam.pairs():
-        crowded = any(len(exam.ranks(exam.host(rank))) > exam.facts[rank].cores for rank in (one, other))
-        usual = _usual(exam, one, other)
-        if not crowded and usual and 0 < _rate(exam, one, other) < _SLOW_PART * usual:
-            found.append((one, other))
-    return found
-
-
-def _rate(exam: Examination, one: int, other: int) -> float:
-    """Bytes per second in the slower direction; 0 if it was not measured."""
-    return min(exam.bandwidth(one, other) or 0.0, exam.bandwidth(other, one) or 0.0)
-
-
-def _usual(exam: Examination, one: int, other: int) -> float:
-    """The median of the pairs between the hosts of these two ranks; 0 if there are too few to compare."""
-    here, there = exam.ranks(exam.host(one)), exam.ranks(exam.host(other))
-    rates = [_rate(exam, a, b) for a in here for b in there if a != b]
-    rates = [rate for rate in rates if rate]
-    return statistics.median(rates) if len(rates) >= 3 else 0.0
+        rates = exam.bandwidth(one, other), exam.bandwidth(other, one)
+        hosts = exam.host(one), exam.host(other)
+        if all(rates):
+            alike.setdefault((min(hosts), max(hosts)), []).append((one, other, min(filter(None, rates))))
+    for hosts, pairs in alike.items():
+        usual = statistics.median(rate for _, _, rate in pairs)
+        if len(pairs) >= 3 and not any(exam.crowded(host) for host in hosts):
+            yield from ((one, other, rate, usual) for one, other, rate in pairs if rate < _SLOW_PART * usual)

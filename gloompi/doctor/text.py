@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import combinations, product
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,36 +13,12 @@ from .examination import Examination
 from .facts import Port
 from .findings import Finding, Severity
 
-__all__ = ["console", "print_examination"]
+__all__ = ["print_examination"]
 
-# Ranks whose pairs still fit side by side; with more, hosts stand for them.
-_MAX_COLUMNS = 16
-_PLAIN_WIDTH = 140
+# A column of the matrix: five digits, padding and a border.
+_COLUMN_WIDTH = 8
+_NONE = "[bold red]none[/]"
 _STYLES = {Severity.NOTE: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
-
-
-def console(stderr: bool = False) -> Console:
-    """A console that knows the terminal at the other end of mpiexec's pipe, if this host has it."""
-    stream = sys.stderr if stderr else sys.stdout
-    terminal = None if stream.isatty() else _terminal_of_launcher(stream.fileno())
-    if terminal is not None:
-        return Console(stderr=stderr, force_terminal=True, width=terminal)
-    return Console(stderr=stderr, width=None if stream.isatty() else _PLAIN_WIDTH, soft_wrap=not stream.isatty())
-
-
-def _terminal_of_launcher(fd: int) -> int | None:
-    """The width of the terminal that a parent of this process writes to; None if there is none."""
-    import psutil
-
-    try:
-        for parent in psutil.Process().parents():
-            path = os.readlink(f"/proc/{parent.pid}/fd/{fd}")
-            if path.startswith("/dev/pts/"):
-                with open(path, "rb") as terminal:
-                    return os.get_terminal_size(terminal.fileno()).columns
-    except (OSError, psutil.Error):
-        return None
-    return None
 
 
 def print_examination(exam: Examination, findings: Iterable[Finding], out: Console) -> None:
@@ -59,7 +34,7 @@ def print_examination(exam: Examination, findings: Iterable[Finding], out: Conso
     if exam.size > 1:
         out.print(_connections(exam))
     if any(exam.measured):
-        out.print(_matrix(exam))
+        out.print(_matrix(exam, out.width))
     for finding in findings:
         style = _STYLES[finding.severity]
         out.print(f"[{style}]{finding.severity.name.lower()}[/] ", end="")
@@ -85,7 +60,7 @@ def _hosts(exam: Examination) -> Table:
         table.add_row(
             name,
             _ranges(ranks),
-            str(facts.cores),
+            str(exam.cores(host)),
             escape("\n".join(_shown(port) for port in facts.interfaces)),
             str(facts.somaxconn),
             "\n".join(buffers),
@@ -140,7 +115,7 @@ def _connections(exam: Examination) -> Table:
     wires = {(wire.one, wire.other): wire for wire in exam.wires()}
     for here in range(len(exam.hosts)):
         for there in range(here, len(exam.hosts)):
-            pairs = [pair for pair in exam.pairs() if {exam.host(pair[0]), exam.host(pair[1])} == {here, there}]
+            pairs = _pairs(exam, here, there)
             if not pairs:
                 continue
             connected = [pair for pair in pairs if exam.connected(*pair)]
@@ -153,32 +128,63 @@ def _connections(exam: Examination) -> Table:
     return table
 
 
-def _matrix(exam: Examination) -> Table:
-    """Bandwidth from row to column, in MB/s; below it the round trip in us."""
-    by_rank = exam.size <= _MAX_COLUMNS
-    names = [str(rank) for rank in range(exam.size)] if by_rank else exam.hosts
+def _pairs(exam: Examination, here: int, there: int) -> list[tuple[int, int]]:
+    """The pairs between two hosts, or within one, the lower rank first."""
+    if here == there:
+        return list(combinations(exam.ranks(here), 2))
+    return [(min(pair), max(pair)) for pair in product(exam.ranks(here), exam.ranks(there))]
+
+
+def _matrix(exam: Examination, width: int) -> Table | str:
+    """Bandwidth from row to column, in MB/s, above the round trip in us; of hosts if there are too many ranks for it."""
+    by_rank = exam.size < width // _COLUMN_WIDTH
+    rows = [str(rank) for rank in range(exam.size)] if by_rank else [f"{name} #{n}" for n, name in enumerate(exam.hosts)]
+    if len(rows) * _COLUMN_WIDTH + max(map(len, rows)) + 4 > width:
+        return f"no room for a matrix of {len(rows)} hosts: --plot FILE draws it, --json FILE has the numbers of all pairs"
     unit = "rank" if by_rank else "host"
     table = Table(title=f"MB/s from {unit} to {unit}, round trip in us", title_justify="left", show_lines=True)
-    table.add_column("", justify="right")
-    for name in names:
-        table.add_column(name, justify="right")
-    wires = {(wire.one, wire.other): wire for wire in exam.wires()}
-    rates = [rate for one, other in exam.pairs() if (rate := exam.bandwidth(one, other))]
-    best = max(rates, default=1.0)
-    for row, name in enumerate(names):
-        cells = []
-        for column in range(len(names)):
-            if by_rank:
-                rate, seconds = exam.bandwidth(row, column), exam.round_trip(row, column)
-                cells.append("[bold red]none[/]" if not exam.connected(row, column) else _cell(rate, seconds, best))
-            else:
-                wire = wires.get((min(row, column), max(row, column)))
-                cells.append("" if wire is None else _cell(wire.bandwidth, wire.seconds, best))
-        table.add_row(name, *cells)
+    for header in ["", *(name.rpartition(" ")[2] for name in rows)]:
+        table.add_column(header, justify="right", no_wrap=True)
+    cell = _cells_of_ranks(exam) if by_rank else _cells_of_hosts(exam)
+    for row, name in enumerate(rows):
+        table.add_row(name, *(cell(row, column) for column in range(len(rows))))
     return table
 
 
+def _cells_of_ranks(exam: Examination) -> Callable[[int, int], str]:
+    best: dict[bool, float] = {}  # within a host, between hosts
+    for one, other in exam.pairs():
+        near = exam.host(one) == exam.host(other)
+        best[near] = max(best.get(near, 0.0), exam.bandwidth(one, other) or 0.0, exam.bandwidth(other, one) or 0.0)
+
+    def cell(row: int, column: int) -> str:
+        if row != column and not exam.connected(row, column):
+            return _NONE
+        near = exam.host(row) == exam.host(column)
+        return _cell(exam.bandwidth(row, column), exam.round_trip(row, column), best.get(near, 0.0))
+
+    return cell
+
+
+def _cells_of_hosts(exam: Examination) -> Callable[[int, int], str]:
+    wires = {(wire.one, wire.other): wire for wire in exam.wires()}
+    best: dict[bool, float] = {}
+    for (here, there), wire in wires.items():
+        best[here == there] = max(best.get(here == there, 0.0), wire.bandwidth)
+
+    def cell(row: int, column: int) -> str:
+        here, there = min(row, column), max(row, column)
+        pairs = _pairs(exam, here, there)
+        if pairs and not any(exam.connected(*pair) for pair in pairs):
+            return _NONE
+        wire = wires.get((here, there))
+        return "" if wire is None else _cell(wire.bandwidth, wire.seconds, best[row == column])
+
+    return cell
+
+
 def _cell(rate: float | None, seconds: float | None, best: float) -> str:
+    """Coloured by what the best of its kind has."""
     if rate is None or seconds is None:
         return ""
     style = "green" if rate > best / 2 else "yellow" if rate > best / 10 else "red"
