@@ -110,9 +110,10 @@ class Context(Operations):
         rank, size : int
             0 <= rank < size; every rank once, the same size everywhere.
         secret : bytes or str, optional
-            Known to all ranks and to nobody else: then nobody who can read or write the store can join or listen in on the
-            rendezvous.  Default: the content of the file that GLOOMPI_SECRET_FILE names; without one the session key goes
-            through the store, and whoever can read it there can pose as a rank.
+            Known to all ranks and to nobody else, and random, 128 bits or more (whoever reads the store can try at leisure
+            what it may be): then nobody who can read or write the store can join the ranks.  Default: the content of the
+            file that GLOOMPI_SECRET_FILE names; without one the session key goes through the store, and whoever can read it
+            there can pose as a rank.
         device, timeout, connect_timeout
             As for `from_mpi`.
 
@@ -154,8 +155,9 @@ class Context(Operations):
         """Connect the processes that a launcher has started together, over what the environment offers.
 
         In this order: the store that GLOOMPI_STORE names (``redis://``, ``file:///``, ``etcd://``, ``zookeeper://``,
-        ``tcp://``), with the launcher's rank and size; torchrun's RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or the same
-        variables set by hand, with a small store that rank 0 serves; MPI.COMM_WORLD; this process alone.
+        ``tcp://``), with the launcher's rank and size; torchrun's RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, with a
+        store that rank 0 serves; the communicator of an MPI launcher; the same four variables set by hand; MPI.COMM_WORLD,
+        which without a launcher is this process alone.
 
         Parameters
         ----------

@@ -51,13 +51,13 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
 # TORCHELASTIC_RESTART_COUNT is not alike on all ranks, nor is SLURM_STEP_ID under Open MPI's mpiexec. In a batch script that
 # has no srun in it, SLURM_PROCID is 0 without SLURM_STEP_ID.
 _KINDS = (
-    _Kind("torchrun", "RANK", "WORLD_SIZE", ("TORCHELASTIC_RUN_ID",), mpi=False, proof="TORCHELASTIC_RUN_ID"),
+    _Kind("torchrun", "RANK", "WORLD_SIZE", ("TORCHELASTIC_RUN_ID", "MASTER_PORT"), mpi=False, proof="TORCHELASTIC_RUN_ID"),
     _Kind("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("PMIX_NAMESPACE",)),
     _Kind("Flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", ("FLUX_JOB_ID",)),
     _Kind("PALS", "PALS_RANKID", "PMI_SIZE", ("PALS_APID",)),
     _Kind("PMI", "PMI_RANK", "PMI_SIZE", (*_SLURM, "PBS_JOBID")),
     _Kind("Slurm with PMIx", "PMIX_RANK", "SLURM_STEP_NUM_TASKS", _SLURM, proof="SLURM_STEP_ID"),
-    _Kind("RANK and WORLD_SIZE", "RANK", "WORLD_SIZE", ("MASTER_ADDR", "MASTER_PORT"), mpi=False, proof="MASTER_ADDR"),
+    _Kind("RANK and WORLD_SIZE", "RANK", "WORLD_SIZE", ("MASTER_PORT",), mpi=False, proof="MASTER_ADDR"),
     _Kind("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", _SLURM, proof="SLURM_STEP_ID"),
     _Kind("RANK and WORLD_SIZE", "RANK", "WORLD_SIZE", (), mpi=False),
     _Kind("Slurm", "SLURM_PROCID", "SLURM_NTASKS", _SLURM, guess=True),

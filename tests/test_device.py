@@ -397,11 +397,15 @@ def test_advertised_address_needs_one_to_listen_on(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="advertise=192") as caught:
         Device(advertise="192.0.2.7", port=(40_000, 40_000)).listen(4)
     assert str(caught.value) == (
-        "advertise=192.0.2.7 needs one address to listen on, there are 2: 127.0.0.2:40000, 127.0.0.3:40000; give host="
+        "advertise=192.0.2.7 (GLOOMPI_ADVERTISE) needs one address to listen on, there are 2: 127.0.0.2:40000, "
+        "127.0.0.3:40000; give host=, or a network that has one of them: interface= (GLOOMPI_SOCKET_IFNAME), such as "
+        "10.0.0.0/8"
     )
 
 
-@pytest.mark.parametrize("advertise", ["node7", "10.0.0.0/8", "10.0.0.4:5000", "0"])
+@pytest.mark.parametrize(
+    "advertise", ["node7", "10.0.0.0/8", "10.0.0.4:5000", "0", "0.0.0.0", "::", "224.0.0.1", "fe80::1%eth0"]
+)
 def test_advertised_address_that_is_none(advertise: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(advertise))):
         Device(host="127.0.0.1", advertise=advertise)

@@ -97,8 +97,8 @@ def test_networks_that_others_do_not_have_are_no_fault(hosts: Hosts) -> None:
 def no_way_to_node0(why: str) -> list[str]:
     """One finding for each of the other hosts."""
     return [
-        rf"error rank {dialer} \(node{there}\.invalid\) could not connect to rank 0 \(node0\.invalid\){why}; so with 4 pairs "
-        rf"of node0\.invalid and node{there}\.invalid: 0-{dialer}, 0-{dialer + 1}, 1-{dialer}, 1-{dialer + 1}"
+        rf"error rank {dialer} \(node{there}\.invalid\) could not connect to rank 0 \(node0\.invalid\){why}; so with 4 "
+        rf"pairs of node0\.invalid and node{there}\.invalid: 0-{dialer}, 0-{dialer + 1}, 1-{dialer}, 1-{dialer + 1}"
         for there, dialer in ((1, 2), (2, 4))
     ]
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import errno
 import io
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
 import pytest
 from examined import GIGA, LO, disconnect, eth, examined, measure
+from rich.console import Console
 
 from gloompi.doctor.examination import Examination
 from gloompi.doctor.facts import Port
 from gloompi.doctor.findings import Finding, Severity, diagnose
 from gloompi.doctor.measure import rounds
 from gloompi.doctor.slowness import suspects
+from gloompi.doctor.text import _ranges, print_examination
 from gloompi.doctor.trial import Outcome
 from gloompi.errors import RendezvousError
 
 
 def texts(exam: Examination, severity: Severity = Severity.WARNING) -> list[str]:
     return [finding.text for finding in diagnose(exam) if finding.severity >= severity]
-
-
-def only(exam: Examination) -> Finding:
-    (finding,) = diagnose(exam)
-    return finding
 
 
 @pytest.mark.parametrize("hosts", ["a", "aa", "ab", "aabbcc", "aaabbc", "a" * 8, "abcd" * 5])
@@ -39,12 +35,8 @@ def test_nothing_is_wrong(hosts: str) -> None:
 
 
 def test_order_of_findings() -> None:
-    exam = examined("ab", cores=lambda _: [0], somaxconn=lambda _: 1, open_files=lambda _: 40)
-    exam.facts[1] = replace(exam.facts[1], cores=[])
+    exam = examined("aab", cores=lambda _: [0], somaxconn=lambda _: 1, open_files=lambda _: 40)
     assert [finding.severity.name for finding in diagnose(exam)] == ["ERROR"] * 2 + ["WARNING"] * 2 + ["NOTE"]
-
-
-# -- listening ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -65,26 +57,19 @@ def test_rank_that_cannot_listen(failure: str, advice: str) -> None:
         for other in set(range(5)) - {rank}:
             exam.outcomes[rank][other] = exam.outcomes[other][rank] = Outcome(failure=f"rank {rank} does not listen")
     text = f"rank 2 (node-b) cannot listen (nor can rank 3, 4): {failure}"
-    assert only(exam) == Finding(Severity.ERROR, text, advice)
+    assert diagnose(exam) == [Finding(Severity.ERROR, text, advice)]
 
-
-def test_ranks_of_several_hosts_that_cannot_listen() -> None:
-    exam = examined("ab")
-    exam.failures[:] = ["no interface", "no interface"]
-    assert texts(exam) == ["rank 0 (node-a) cannot listen: no interface", "rank 1 (node-b) cannot listen: no interface"]
-
-
-# -- connections ----------------------------------------------------------------------------------------------------------
 
 FILTERED = (
-    "filtered: a firewall drops the packets (open a range and set GLOOMPI_PORT_RANGE=low:high), or the address is of a network "
-    "that the other host cannot reach (GLOOMPI_SOCKET_IFNAME, GLOOMPI_ADVERTISE behind NAT)"
+    "filtered: a firewall drops the packets (open a range and set GLOOMPI_PORT_RANGE=low:high), or the address is of a "
+    "network that the other host cannot reach (GLOOMPI_SOCKET_IFNAME, GLOOMPI_ADVERTISE behind NAT)"
 )
 REFUSED = (
     "a firewall rejects the port: open a range and set GLOOMPI_PORT_RANGE=low:high, or take another interface "
     "(GLOOMPI_SOCKET_IFNAME)"
 )
 UNREACHABLE = "there is no route, or a firewall says so: take an interface that all hosts share (GLOOMPI_SOCKET_IFNAME)"
+GIVE_BOTH = "give both an interface of one network (GLOOMPI_SOCKET_IFNAME), or the same address family"
 DEBUG = "run with GLOOMPI_LOG_LEVEL=debug to see every attempt"
 
 
@@ -95,26 +80,17 @@ DEBUG = "run with GLOOMPI_LOG_LEVEL=debug to see every attempt"
         ("no answer yet", None, "timed out (no answer yet)", FILTERED),
         ("ECONNREFUSED", errno.ECONNREFUSED, "refused (ECONNREFUSED)", REFUSED),
         ("EHOSTUNREACH", errno.EHOSTUNREACH, "unreachable (EHOSTUNREACH)", UNREACHABLE),
-        ("ENETUNREACH", errno.ENETUNREACH, "unreachable (ENETUNREACH)", UNREACHABLE),
         ("it closed the connection during the handshake", None, "it closed the connection during the handshake", DEBUG),
         ("[Errno 24] Too many open files", None, "[Errno 24] Too many open files", DEBUG),
+        ("no address of one can be reached", None, "no address of one can be reached", GIVE_BOTH),
     ],
 )
 def test_pair_that_is_not_connected(failure: str, error: int | None, reason: str, advice: str) -> None:
     exam = examined("aabb")
-    disconnect(exam, 1, 2, failure, error, "10.0.0.1:4000")
-    text = f"rank 2 (node-b) could not connect to rank 1 (node-a) at 10.0.0.1:4000: {reason}"
-    assert only(exam) == Finding(Severity.ERROR, text, advice)
-
-
-def test_pairs_without_a_way() -> None:
-    exam = examined("ab")
-    disconnect(exam, 0, 1, "no address of one can be reached from an address of the other")
-    finding = only(exam)
-    assert finding.text == (
-        "rank 1 (node-b) could not connect to rank 0 (node-a): no address of one can be reached from an address of the other"
-    )
-    assert finding.advice == "give both an interface of one network (GLOOMPI_SOCKET_IFNAME), or the same address family"
+    address = "" if advice is GIVE_BOTH else "10.0.0.1:4000"
+    disconnect(exam, 1, 2, failure, error, address)
+    text = f"rank 2 (node-b) could not connect to rank 1 (node-a){f' at {address}' if address else ''}: {reason}"
+    assert diagnose(exam) == [Finding(Severity.ERROR, text, advice)]
 
 
 def test_pair_that_is_connected_on_one_side() -> None:
@@ -142,33 +118,25 @@ def test_pairs_with_one_reason_are_one_finding() -> None:
     ]
 
 
-def test_trouble_is_told_once() -> None:
+def test_measuring_that_ended_early() -> None:
     exam = examined("abc")
-    exam.trouble = ["", "lost rank 2 (node-c, pid 1002)", "lost rank 1"]
-    assert texts(exam) == ["rank 1 (node-b) stopped measuring: lost rank 2 (node-c, pid 1002)"]
-
-
-def test_silence() -> None:
-    exam = examined("ab")
-    exam.silence = RendezvousError("rank 1 of 2 has not got through")
+    exam.trouble = ["", "lost rank 2 (node-c, pid 1002)", "lost rank 1"]  # rank 2 stopped because rank 1 did
+    exam.silence = RendezvousError("rank 2 of 3 has not got through")
     assert texts(exam) == [
-        "some rank did not say what it measured, so this is only what rank 0 knows: rank 1 of 2 has not got through"
+        "some rank did not say what it measured, so this is only what rank 0 knows: rank 2 of 3 has not got through",
+        "rank 1 (node-b) stopped measuring: lost rank 2 (node-c, pid 1002)",
     ]
 
 
 # -- limits, interfaces, software, clocks ---------------------------------------------------------------------------------
 
 
+W, E = Severity.WARNING, Severity.ERROR
+
+
 @pytest.mark.parametrize(
     ("limit", "hard", "severity", "possible"),
-    [
-        (-1, -1, None, 0),
-        (1024, 4096, None, 0),
-        (1023, 4096, Severity.WARNING, 977),
-        (50, -1, Severity.WARNING, 4),
-        (49, -1, Severity.ERROR, 3),
-        (20, 4095, Severity.ERROR, 0),
-    ],
+    [(-1, -1, None, 0), (1024, 4096, None, 0), (1023, 4096, W, 977), (50, -1, W, 4), (49, -1, E, 3), (20, 4095, E, 0)],
 )
 def test_open_files(limit: int, hard: int, severity: Severity | None, possible: int) -> None:
     exam = examined("aabb", open_files=lambda rank: limit if rank == 3 else 4096, open_files_hard=lambda _: hard)
@@ -181,43 +149,35 @@ def test_open_files(limit: int, hard: int, severity: Severity | None, possible: 
 
 @pytest.mark.parametrize(("somaxconn", "short"), [(0, False), (1, True), (2, False)])
 def test_somaxconn(somaxconn: int, short: bool) -> None:
-    text = "node-a lets 1 connections wait at a listening socket (somaxconn), there are 2 ranks: connecting may take seconds longer"
-    assert texts(examined("aa", somaxconn=lambda _: somaxconn)) == [text] * short
+    text = "node-a lets 1 connections wait at a listening socket (somaxconn), there are 2 ranks: connecting may take seconds"
+    assert texts(examined("aa", somaxconn=lambda _: somaxconn)) == [f"{text} longer"] * short
 
 
-DOWN, BARE = eth(1, 1, up=False), eth(1, 1, addresses=["fe80::1/64"])
+ETH1, DOWN, BARE = eth(1, 1), eth(1, 1, up=False), eth(1, 1, addresses=["fe80::1/64"])
+DOCKER = Port("docker0", True, ["172.17.0.1/16"], 0, 1500)
 
 
 @pytest.mark.parametrize(
-    ("others", "states"),
+    ("ports", "states"),
     [
-        ([eth(1, 1)] * 3, ""),
-        ([[], eth(1, 1), eth(1, 1)], "missing on node-b; 3 other hosts have it"),
-        ([DOWN, eth(1, 1), eth(1, 1)], "down on node-b; 3 other hosts have it"),
-        ([BARE, eth(1, 1), eth(1, 1)], "without address on node-b; 3 other hosts have it"),
-        ([[], DOWN, eth(1, 1)], ""),  # two of four: who is right?
-        ([[], [], []], ""),
+        ([[ETH1], [ETH1], [ETH1], [ETH1]], ""),
+        ([[ETH1], [], [ETH1], [ETH1]], "missing on node-b; 3 other hosts have it"),
+        ([[ETH1], [DOWN], [ETH1], [ETH1]], "down on node-b; 3 other hosts have it"),
+        ([[ETH1], [BARE], [ETH1], [ETH1]], "without address on node-b; 3 other hosts have it"),
+        ([[ETH1], [], [DOWN], [ETH1]], ""),  # two of four: who is right?
+        ([[], [DOCKER], [DOCKER], [DOCKER]], ""),  # leads to no other host
     ],
 )
-def test_interfaces(others: list[Port | list[Port]], states: str) -> None:
-    ports = [eth(1, 1), *others]
-    exam = examined("abcd", interfaces=lambda rank: [LO, eth(0, rank), *(ports[rank] and [ports[rank]])])
+def test_interfaces(ports: list[list[Port]], states: str) -> None:
+    exam = examined("abcd", interfaces=lambda rank: [LO, eth(0, rank), *ports[rank]])
     assert texts(exam) == [f"interface eth1 is {states}"] * bool(states)
 
 
-def test_interfaces_of_containers_are_not_compared() -> None:
-    docker = Port("docker0", True, ["172.17.0.1/16"], 0, 1500)
-    assert texts(examined("abc", interfaces=lambda rank: [LO, eth(0, rank), *[docker] * (rank > 0)])) == []
-
-
 def test_versions() -> None:
-    exam = examined(
-        "aabb",
-        versions=lambda rank: {"numpy": "2.1"} | {"gloompi": "0.2" if rank == 3 else "0.1"} | {"MPI": "x"} * (rank < 3),
-    )
-    assert texts(exam) == [
-        "the ranks have different versions of MPI: missing, x; missing on rank 3 (node-b)",
+    versions = [{"gloompi": "0.1", "numpy": "2.1"}] * 3 + [{"gloompi": "0.2"}]
+    assert texts(examined("aabb", versions=lambda rank: versions[rank])) == [
         "the ranks have different versions of gloompi: 0.1, 0.2; 0.2 on rank 3 (node-b)",
+        "the ranks have different versions of numpy: 2.1, missing; missing on rank 3 (node-b)",
     ]
 
 
@@ -242,65 +202,60 @@ def test_clocks(clock: float, says: str) -> None:
 # -- speed ----------------------------------------------------------------------------------------------------------------
 
 
-def slow(hosts: str, *pairs: tuple[int, int], **changes: float) -> Examination:
-    exam = examined(hosts)
+def slow(hosts: str, *pairs: tuple[int, int], claim: int = 0, **changes: float) -> Examination:
+    """Some pairs are slower; the interfaces in use claim so many Mbit/s, the others little."""
+    exam = examined(hosts, interfaces=lambda rank: [LO, eth(0, ord(hosts[rank]), speed=claim), eth(1, 1, speed=10)])
     for one, other in pairs:
         measure(exam, one, other, **changes)
     return exam
 
 
-def test_slow_host() -> None:
-    exam = slow("aabbcc", *((one, other) for one in range(4) for other in (4, 5)), bandwidth=0.01 * GIGA)
-    assert texts(exam) == [
-        "host node-c is slow: 10 MB/s at best to every other host, other hosts have 1000 MB/s between them; its round trips take 50 us"
-    ]
+TO_C = [(one, other) for one in range(4) for other in (4, 5)]
+LINK = "the link node-a - node-b is slow: "
 
 
-@pytest.mark.parametrize(("bandwidth", "is_slow"), [(0.25, False), (0.249, True)])
-def test_slow_link(bandwidth: float, is_slow: bool) -> None:
-    text = "the link node-a - node-b is slow: 249 MB/s, the best link has 1000 MB/s"
-    assert texts(slow("abc", (0, 1), bandwidth=bandwidth * GIGA)) == [text] * is_slow
+@pytest.mark.parametrize(
+    ("exam", "found"),
+    [
+        (
+            slow("aabbcc", *TO_C, bandwidth=0.01 * GIGA),
+            "host node-c is slow: 10 MB/s at best to every other host, other hosts have 1000 MB/s between them; its round "
+            "trips take 50 us",
+        ),
+        (slow("abc", (0, 1), bandwidth=0.25 * GIGA), ""),
+        (slow("abc", (0, 1), bandwidth=0.249 * GIGA), LINK + "249 MB/s, the best link has 1000 MB/s"),
+        (slow("abc", (0, 1), seconds=1.04e-3), ""),
+        (slow("abc", (0, 1), seconds=1.06e-3), LINK + "a round trip takes 1060 us, 50 us on the fastest link"),
+        (slow("ab", (0, 1), claim=1000, bandwidth=26e6), ""),
+        (slow("ab", (0, 1), claim=1000, bandwidth=24e6), LINK + "24 MB/s over interfaces that claim 125 MB/s or more"),
+        (slow("ab", (0, 1), claim=100_000, bandwidth=251e6), ""),  # one stream cannot fill it
+        (slow("ab", (0, 1), claim=100_000, bandwidth=249e6), LINK + "249 MB/s over interfaces that claim 1250 MB/s or more"),
+        (slow("ab", (0, 1), bandwidth=1e6), ""),  # nothing to compare it with
+    ],
+)
+def test_slow_hosts_and_links(exam: Examination, found: str) -> None:
+    assert texts(exam) == [found] * bool(found)
 
 
 def test_link_that_is_slow_in_one_direction() -> None:
     exam = examined("abc")
     exam.measured[1][0] = replace(exam.measured[1][0], bandwidth=0.1 * GIGA)
-    assert texts(exam) == ["the link node-a - node-b is slow: 100 MB/s, the best link has 1000 MB/s"]
-
-
-@pytest.mark.parametrize(("milliseconds", "is_slow"), [(1.05, False), (1.06, True)])
-def test_slow_round_trip(milliseconds: float, is_slow: bool) -> None:
-    text = "the link node-a - node-b is slow: a round trip takes 1060 us, 50 us on the fastest link"
-    assert texts(slow("abc", (0, 1), seconds=milliseconds * 1e-3)) == [text] * is_slow
+    assert texts(exam) == [LINK + "100 MB/s, the best link has 1000 MB/s"]
 
 
 @pytest.mark.parametrize(
-    ("claim", "rate", "claimed"), [(1000, 26, ""), (1000, 24, "125"), (100_000, 251, ""), (100_000, 249, "1250"), (0, 1, "")]
+    ("hosts", "rate", "usual"),
+    [("aaa", 1.24, 5000), ("aaa", 1.26, 0), ("aa", 0.1, 0), ("abab", 0.249, 1000), ("abab", 0.251, 0), ("abb", 0.1, 0)],
 )
-def test_interface_that_claims_more(claim: int, rate: int, claimed: str) -> None:
-    exam = slow("ab", (0, 1), bandwidth=rate * 1e6)
-    for rank in (0, 1):
-        exam.facts[rank] = replace(
-            exam.facts[rank], interfaces=[LO, eth(0, ord("ab"[rank]), speed=claim), eth(1, 1, speed=10)]
-        )
-    text = f"the link node-a - node-b is slow: {rate} MB/s over interfaces that claim {claimed} MB/s or more"
-    assert texts(exam) == [text] * bool(claimed)
-
-
-@pytest.mark.parametrize(
-    ("hosts", "rate", "found"), [("aaa", 1.24, [(0, 1)]), ("aaa", 1.26, []), ("aa", 0.1, []), ("aabb", 0.1, [])]
-)
-def test_slow_pair_of_a_host(hosts: str, rate: float, found: list[tuple[int, int]]) -> None:
+def test_slow_pair(hosts: str, rate: float, usual: int) -> None:
     exam = slow(hosts, (0, 1), bandwidth=rate * GIGA)
-    assert suspects(exam) == found
-    text = "the pair rank 0 (node-a) - rank 1 (node-a) is slow: 1240 MB/s, other pairs of its hosts have 5000 MB/s"
-    assert texts(exam) == [text] * bool(found)
+    assert suspects(exam) == [(0, 1)] * bool(usual)
+    text = (
+        f"the pair {exam.who(0)} - {exam.who(1)} is slow: {rate * 1e3:.0f} MB/s, other pairs of its hosts have {usual} MB/s"
+    )
+    assert [found for found in texts(exam) if "pair" in found] == [text] * bool(usual)
     exam.facts[:] = [replace(each, cores=[0]) for each in exam.facts]
-    assert suspects(exam) == []  # crowded
-
-
-def test_slow_pair_of_two_hosts() -> None:
-    assert suspects(slow("aabb", (1, 2), bandwidth=0.2 * GIGA)) == [(1, 2)]
+    assert suspects(exam) == []  # crowded: these are the scheduler's times
 
 
 # -- the rest -------------------------------------------------------------------------------------------------------------
@@ -308,8 +263,8 @@ def test_slow_pair_of_two_hosts() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 13])
 def test_rounds(size: int) -> None:
-    found = list(rounds(size))
-    assert len(found) == (0 if size == 1 else size - 1 + size % 2)
+    found = [pairs for pairs in rounds(size) if pairs]
+    assert len(found) == (size - 1 + size % 2) * (size > 1)
     for pairs in found:
         assert len({rank for pair in pairs for rank in pair}) == 2 * len(pairs)
     assert sorted(tuple(sorted(pair)) for pairs in found for pair in pairs) == list(combinations(range(size), 2))
@@ -321,13 +276,8 @@ def test_hosts_with_one_name_are_told_apart() -> None:
     assert exam.who(3) == "rank 3 (box#0)"
 
 
-def printed(exam: Examination, width: int = 140) -> str:
-    pytest.importorskip("rich", reason="needs rich: pip install 'gloompi[doctor]'")
-    from rich.console import Console
-
-    from gloompi.doctor.text import print_examination
-
-    out = Console(file=io.StringIO(), width=width, force_terminal=False)
+def printed(exam: Examination) -> str:
+    out = Console(file=io.StringIO(), width=140, force_terminal=False, soft_wrap=True)
     print_examination(exam, diagnose(exam), out)
     return out.file.getvalue()
 
@@ -342,17 +292,9 @@ def test_matrix_of_hosts() -> None:
     assert "│ node-a #0 │ 5000 │ 1000 │ 1000 │ 1000 │ none │\n│           │   50 │   50 │   50 │   50 │      │\n" in text
     assert "│ node-a │ 0, 5, 10, 15 │ 8 " in text
     assert "│ node-a │ node-e │ 0 of 16 │ " in text
-    assert (
-        re.search(
-            "^error rank 4 .* so with 16 pairs of node-a and node-e: 0-4, 0-9, 0-14, 0-19, 5-9, .* and 10 more$", text, re.M
-        )
-        is None
-    )
+    assert re.search(r"^error rank \d+ .* so with 16 pairs of node-a and node-e: 0-4, .* and 10 more$", text, re.MULTILINE)
     assert "no room for a matrix of 20 hosts" in printed(examined("abcdefghijklmnopqrst"))
 
 
 def test_ranges() -> None:
-    pytest.importorskip("rich", reason="needs rich: pip install 'gloompi[doctor]'")
-    from gloompi.doctor.text import _ranges
-
     assert [_ranges(ranks) for ranks in ([3], [0, 1], [0, 1, 2, 8], [0, 2, 4, 5])] == ["3", "0-1", "0-2, 8", "0, 2, 4-5"]

@@ -250,7 +250,7 @@ def test_store_without_a_launcher(tmp_path: Path) -> None:
 def test_store_that_there_is_not() -> None:
     found = alone(RANK="0", WORLD_SIZE="2", GLOOMPI_STORE="http://user:hunter2@node7:80")
     assert found["error"] == "ValueError"
-    assert found["text"].startswith("'http://node7:80' names no store; there are: redis://host:port/db, ")
+    assert found["text"].startswith("GLOOMPI_STORE: 'http://node7:80' names no store; there are: redis://host:port/db, ")
 
 
 def test_server_that_is_not_there() -> None:
@@ -330,8 +330,9 @@ def test_slurm_with_an_mpi_that_does_not_know_it(mpi_jobs: None) -> None:
     found = alone(**slurm(4), SLURM_PROCID="3")
     assert found["error"] == "RendezvousError"
     assert found["text"] == (
-        "rendezvous failed: Slurm has started 4 processes, but MPI.COMM_WORLD has 1 rank: this mpi4py's MPI does not know "
-        "that launcher (srun --mpi=list; the mpiexec of that MPI); GLOOMPI_STORE=URL does without MPI"
+        "rendezvous failed: Slurm has started 4 processes, but MPI.COMM_WORLD has 1 rank; this mpi4py's MPI does not know "
+        "that launcher (srun --mpi=list; the mpiexec of that MPI), or WORLD_SIZE is missing; GLOOMPI_STORE=URL does "
+        "without MPI"
     )
 
 

@@ -392,7 +392,7 @@ def test_answer_that_is_late_is_not_taken_for_the_next(monkeypatch: pytest.Monke
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.sendall(greeting(port))
+                connection.sendall(greeting(port) + pack([ANSWER]))
                 assert done.wait(20.0)
                 connection.sendall(pack([ANSWER, b"late"]))
 

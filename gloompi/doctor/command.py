@@ -22,7 +22,7 @@ from .examination import Examination
 from .facts import Facts
 from .findings import Finding, Severity, diagnose
 from .gathering import gather
-from .measure import Measured, measure_all, measure_pair, patience
+from .measure import Measured, measure_all, measure_pair, patience, rounds
 from .slowness import suspects
 from .trial import Trial, try_out
 
@@ -137,7 +137,9 @@ def _measure(exchange: Exchange, exam: Examination, trial: Trial, progress: Call
     found: dict[int, Measured] = {}
     trouble = ""
     try:
-        measure_all(ctx, exam.connected, found, progress)
+        # First one pair of each two hosts, so that no ranks share an interface; then all pairs.
+        lone = [[exam.pair_between(*hosts) for hosts in each] for each in rounds(len(exam.hosts))]
+        measure_all(ctx, [*lone, *rounds(exam.size)], exam.connected, found, progress)
     except GloompiError as exc:
         trouble = str(exc)
     _share(exchange, exam, found, trouble)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any
 
 from ..errors import RendezvousError
@@ -25,7 +25,8 @@ class Wire:
     seconds : float
         Round-trip time, the shortest of all pairs.
     bandwidth : float
-        Bytes per second, the median of all pairs in the slower direction.
+        Bytes per second, the best of all pairs in its slower direction: others have shared the interface while they were
+        measured.
     """
 
     one: int
@@ -122,19 +123,23 @@ class Examination:
         found = self.measured[0].get(rank) if self.measured else None
         return None if found is None else found.clock
 
+    def pair_between(self, here: int, there: int) -> tuple[int, int]:
+        """A pair of ranks of two hosts that are connected, if there is one; the first one."""
+        pairs = list(product(self.ranks(here), self.ranks(there)))
+        return next((pair for pair in pairs if self.connected(*pair)), pairs[0])
+
     def wires(self) -> list[Wire]:
         """What lies between the hosts, and within those that have several ranks, as far as it was measured."""
         times: dict[tuple[int, int], list[float]] = {}
-        rates: dict[tuple[int, int], list[float]] = {}  # by direction
+        rates: dict[tuple[int, int], list[float]] = {}
         for one, other in self.pairs():
-            here, there = self.host(one), self.host(other)
+            ends = self.host(one), self.host(other)
+            wire = min(ends), max(ends)
             seconds, out, back = self.round_trip(one, other), self.bandwidth(one, other), self.bandwidth(other, one)
             if seconds is not None and out is not None and back is not None:
-                times.setdefault((min(here, there), max(here, there)), []).append(seconds)
-                rates.setdefault((here, there), []).append(out)
-                rates.setdefault((there, here), []).append(back)
-        slower = {wire: min(statistics.median(rates[wire]), statistics.median(rates[wire[::-1]])) for wire in times}
-        return [Wire(*wire, min(times[wire]), slower[wire]) for wire in times]
+                times.setdefault(wire, []).append(seconds)
+                rates.setdefault(wire, []).append(min(out, back))
+        return [Wire(*wire, min(times[wire]), max(rates[wire])) for wire in times]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON can carry it; times in seconds, bandwidths in bytes per second."""

@@ -98,7 +98,8 @@ def _connections(exam: Examination) -> Iterator[Finding]:
         if exam.connected(one, other) or exam.failures[one] or exam.failures[other]:
             continue
         reason, advice = _reason(exam, one, other)
-        groups.setdefault((reason, advice, exam.host(one), exam.host(other)), []).append((one, other))
+        here, there = sorted((exam.host(one), exam.host(other)))
+        groups.setdefault((reason, advice, here, there), []).append((one, other))
     for (reason, advice, here, there), pairs in groups.items():
         one, other = pairs[0]
         tried = exam.outcomes[other][one].address

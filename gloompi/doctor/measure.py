@@ -139,6 +139,7 @@ def _pull(ctx: Context, partner: int) -> None:
 
 def measure_all(
     ctx: Context,
+    all_rounds: list[list[tuple[int, int]]],
     connected: Callable[[int, int], bool],
     found: dict[int, Measured],
     progress: Callable[[int, int], None],
@@ -147,10 +148,12 @@ def measure_all(
 
     Parameters
     ----------
+    all_rounds : list of list of (int, int)
+        Pairs of ranks that are measured at the same time; no rank is twice in one of the lists.
     connected : callable
         Whether two ranks are, alike on all of them.
     found : dict
-        Receives what was measured, by partner; what was found before an error stays in it.
+        Receives what was measured, by partner, the better of several; what was found before an error stays in it.
     progress : callable
         Told how many rounds of how many are done.
 
@@ -159,11 +162,11 @@ def measure_all(
     GloompiError
         A partner was lost or late.
     """
-    all_rounds = list(rounds(ctx.size))
     for number, pairs in enumerate(all_rounds):
         progress(number, len(all_rounds))
         for one, other in pairs:
             if ctx.rank in (one, other) and connected(one, other):
                 partner = other if ctx.rank == one else one
-                found[partner] = measure_pair(ctx, partner)
+                measured = measure_pair(ctx, partner)
+                found[partner] = max(found.get(partner, measured), measured, key=lambda each: each.bandwidth)
     progress(len(all_rounds), len(all_rounds))

@@ -52,8 +52,9 @@ def _complaint(exam: Examination, wire: Wire, wires: list[Wire]) -> str:
     best = max(each.bandwidth for each in wires)
     if wire.bandwidth < _SLOW_PART * best:
         return f"{wire.bandwidth / 1e6:.0f} MB/s, the best link has {best / 1e6:.0f} MB/s"
-    claim = min(_ONE_STREAM, _claimed(exam, wire.one), _claimed(exam, wire.other))
-    if wire.bandwidth < _CLAIM_PART * claim:
+    claims = _claimed(exam, wire.one), _claimed(exam, wire.other)
+    claim = min(_ONE_STREAM, *claims)
+    if all(claims) and wire.bandwidth < _CLAIM_PART * claim:
         return f"{wire.bandwidth / 1e6:.0f} MB/s over interfaces that claim {claim / 1e6:.0f} MB/s or more"
     shortest = min(each.seconds for each in wires)
     if wire.seconds > max(_SLOW_TIMES * shortest, shortest + _SLOW_SECONDS):
@@ -62,7 +63,7 @@ def _complaint(exam: Examination, wire: Wire, wires: list[Wire]) -> str:
 
 
 def _claimed(exam: Examination, host: int) -> float:
-    """What the slowest interface that the host listens on claims, bytes per second; infinite if none says anything."""
+    """What the slowest interface that the host listens on claims, bytes per second; 0 if none says anything."""
     rank = exam.ranks(host)[0]
     used = {address.rpartition(":")[0].strip("[]") for address in exam.published[rank]}
     speeds = [
@@ -70,7 +71,7 @@ def _claimed(exam: Examination, host: int) -> float:
         for port in exam.facts[rank].interfaces
         if port.speed and used & {address.partition("/")[0] for address in port.addresses}
     ]
-    return min(speeds, default=float("inf"))
+    return min(speeds, default=0.0)
 
 
 def suspects(exam: Examination) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ from ..stores.store import Store, looks
 __all__ = ["agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
 
 # A trace that names more ranks was not written by this module.
-_MAX_RANKS = 1 << 16
+_MAX_DIGITS = 5
 
 
 def agree(store: Store, rank: int, size: int, deadline: Deadline) -> str:
@@ -51,8 +51,13 @@ def forget(store: Store, rank: int) -> None:
 
 def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
     """Session id and size of a run in which this rank was killed; None if there is no trace of one."""
-    session, _, size = (store.peek([f"trace/{rank}"])[0] or b"").decode(errors="replace").partition(" ")
-    return (session, int(size)) if size.isdecimal() and int(size) <= _MAX_RANKS else None
+    mine = store.peek([f"trace/{rank}"])[0] or b""
+    session, _, digits = mine.decode(errors="replace").partition(" ")
+    if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
+        return None
+    # One rank clears up after all: the first of those that have a trace.
+    first = store.peek([f"trace/{peer}" for peer in range(int(digits))]).index(mine) if rank < int(digits) else rank
+    return (session, int(digits)) if first == rank else None
 
 
 def forget_trace(store: Store, rank: int, session: str, size: int) -> None:
@@ -67,7 +72,8 @@ def _trace(session: str, size: int) -> bytes:
 
 def _lead(store: Store, hello: bytes, size: int, deadline: Deadline) -> str:
     others = range(1, size)
-    session, offered = "", [b""]
+    session = ""
+    offered, packed = [b""], [b""]
     hellos: list[bytes | None] = []
     acks: list[bytes | None] = []
     seen: dict[int, bytes] = {}
@@ -82,48 +88,55 @@ def _lead(store: Store, hello: bytes, size: int, deadline: Deadline) -> str:
             continue
         if present != offered:
             session, offered = token_hex(16), present
-            _offer(store, session, offered)
+            packed = _offers(session, offered)
+            _put(store, packed)
         elif all(ack == session.encode() for ack in acks):
             store.set("trace/0", _trace(session, size))
             return session
-        elif None in offers:  # an earlier run has cleaned up late
-            _offer(store, session, offered)
+        elif offers != packed:  # an earlier run has cleaned up late, or its rank 0 has not noticed yet that it is not alone
+            _put(store, packed)
     absent = [
         peer
         for peer, each, ack in zip(others, hellos, acks, strict=True)
         if peer not in seen or (session and ack != session.encode())
     ]
     why = _absence(store, absent, size, deadline, [hello, *map(seen.get, others)])
-    # Those that wait hear it from rank 0, instead of waiting for the end of their own budget.
+    # Those that wait say the same when their time is up.
     here = {peer: _fields(each).get("nonce") for peer, each in zip(others, hellos, strict=True) if each is not None}
     store.multi_set({f"offer/{peer}": json.dumps({"nonce": here[peer], "failed": why}).encode() for peer in here})
     raise RendezvousError(why)
 
 
-def _offer(store: Store, session: str, hellos: list[bytes]) -> None:
+def _offers(session: str, hellos: list[bytes]) -> list[bytes]:
     size = len(hellos) + 1
     offers = [{"nonce": _fields(hello).get("nonce"), "session": session, "size": size} for hello in hellos]
-    store.multi_set({f"offer/{peer}": json.dumps(each).encode() for peer, each in enumerate(offers, 1)})
+    return [json.dumps(each).encode() for each in offers]
+
+
+def _put(store: Store, packed: list[bytes]) -> None:
+    store.multi_set({f"offer/{peer}": each for peer, each in enumerate(packed, 1)})
 
 
 def _follow(store: Store, rank: int, hello: bytes, size: int, deadline: Deadline) -> str:
     nonce = _fields(hello)["nonce"]
-    session = ""
+    session, told = "", ""
     for _ in looks(deadline):
         mine, packed, ack, go = store.peek([f"hello/{rank}", f"offer/{rank}", f"ack/{rank}", "trace/0"])
+        if session and go == _trace(session, size):
+            return session
         _check(store, rank, hello, mine)
         offer = _fields(packed)
         if offer.get("nonce") == nonce:  # not of an earlier run
-            if "failed" in offer:
-                raise RendezvousError(offer["failed"])
-            session = offer["session"]
-            if offer["size"] != size:
-                raise RendezvousError(f"rank 0 says that there are {offer['size']} ranks, this is rank {rank} of {size}")
-        if session:
-            if go == _trace(session, size):
-                return session
-            if ack != session.encode():
-                store.multi_set({f"ack/{rank}": session.encode(), f"trace/{rank}": _trace(session, size)})
+            # A rank 0 that gives up may be one of an earlier run; the right one may come yet.
+            told = str(offer.get("failed", ""))
+            session = str(offer.get("session", ""))
+            if session and offer.get("size") != size:
+                raise RendezvousError(f"rank 0 says that there are {offer.get('size')} ranks, this is rank {rank} of {size}")
+        if session and ack != session.encode():
+            store.multi_set({f"ack/{rank}": session.encode(), f"trace/{rank}": _trace(session, size)})
+    forget_trace(store, rank, session, size)
+    if told:
+        raise RendezvousError(told)
     hellos = store.peek([f"hello/{peer}" for peer in range(size)])
     absent = [peer for peer, each in enumerate(hellos) if each is None]
     if session:  # rank 0 is there and waits for the others

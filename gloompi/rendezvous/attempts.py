@@ -97,7 +97,7 @@ class Attempts:
         if way not in failures or failures[way].error is None or why.error is not None:
             failures[way] = why
         first, longest = _BACKOFF_SECONDS
-        rounds = (number + 1) // len(self._ways[peer])
+        rounds = min((number + 1) // len(self._ways[peer]), 10)  # far beyond the longest
         heapq.heappush(self._due, (monotonic() + min(longest, first * 2**rounds), -peer, number + 1))
 
     def failure(self, peer: int) -> Failure | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from ..deadline import Deadline
@@ -13,7 +13,6 @@ from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store
-from ..stores.tcp import TCPStore
 from ..stores.url import open_store
 from .exchange import Exchange
 from .local import local_exchanges
@@ -27,13 +26,19 @@ _log = logging.getLogger("gloompi")
 # Ports from MASTER_PORT on that rank 0 tries: the first may be taken by torchrun's own store, or by the program's.
 _PORTS = 4
 
+_ADVICE = (
+    "this mpi4py's MPI does not know that launcher (srun --mpi=list; the mpiexec of that MPI), or WORLD_SIZE is missing; "
+    "GLOOMPI_STORE=URL does without MPI"
+)
+
 
 @contextmanager
 def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     """An exchange between the processes that the launcher has started together.
 
     In this order: the store that GLOOMPI_STORE names, with the launcher's rank and size; torchrun's RANK, WORLD_SIZE,
-    MASTER_ADDR and MASTER_PORT, or the same variables set by hand; MPI.COMM_WORLD; this process alone.
+    MASTER_ADDR and MASTER_PORT; the communicator of an MPI launcher; the same four variables set by hand; MPI.COMM_WORLD,
+    which without a launcher is this process alone.
 
     Raises
     ------
@@ -61,17 +66,19 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
             yield opened.enter_context(_through_rank_zero(launcher, secret, deadline))
         elif _has_mpi():
             exchange = opened.enter_context(exchange_over(None, deadline))
+            claimed = max((int(rank) + 1 for rank in rank_variables().values() if rank.isdecimal()), default=1)
+            if launcher is None and exchange.size == 1 < claimed:
+                raise RendezvousError(
+                    f"this process is one of several ({_told()}), but MPI.COMM_WORLD has 1 rank; {_ADVICE}"
+                )
             if launcher is not None and exchange.size == 1 < launcher.size:
                 raise RendezvousError(
-                    f"{launcher.name} has started {launcher.size} processes, but MPI.COMM_WORLD has 1 rank: this mpi4py's "
-                    f"MPI does not know that launcher (srun --mpi=list; the mpiexec of that MPI); GLOOMPI_STORE=URL does "
-                    f"without MPI"
+                    f"{launcher.name} has started {launcher.size} processes, but MPI.COMM_WORLD has 1 rank; {_ADVICE}"
                 )
             yield exchange
         elif launcher is not None or rank_variables():
-            variables = ", ".join(f"{name}={value}" for name, value in rank_variables().items())
             raise RendezvousError(
-                f"this process is one of several ({variables}), but no MPI library can be loaded; install one, or set "
+                f"this process is one of several ({_told()}), but no MPI library can be loaded; install one, or set "
                 f"GLOOMPI_STORE=URL to do without"
             )
         else:
@@ -82,7 +89,10 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
 @contextmanager
 def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     serving = url.lower().startswith("tcp:") and launcher.rank == 0
-    with open_store(url, clients=launcher.size - 1 if serving else None, timeout=deadline.remaining()) as store:
+    clients = launcher.size - 1 if serving else None
+    with _named(
+        "GLOOMPI_STORE", lambda: open_store(url, clients=clients, rank=launcher.rank, timeout=deadline.remaining())
+    ) as store:
         with exchange_through(_of_this_job(store, launcher), launcher.rank, launcher.size, secret, deadline) as exchange:
             yield exchange
 
@@ -100,16 +110,34 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
         )
     # torchrun's agent listens on MASTER_PORT itself, with a protocol of its own.
     taken = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    ports = range(int(port) + taken, int(port) + taken + _PORTS)
+    ports = [each for each in range(int(port) + taken, int(port) + taken + _PORTS) if 0 < each < 65536]
+    if not ports:
+        raise RendezvousError(f"MASTER_PORT={port} leaves rank 0 no port to serve on; 1 to {65535 - taken} would")
+    from ..stores.tcp import TCPStore  # brings asyncio
+
     store = TCPStore(
         address,
-        [each for each in ports if each < 65536],
+        ports,
         serve=launcher.rank == 0,
         clients=launcher.size - 1,
+        rank=launcher.rank,
         timeout=deadline.remaining(),
     )
-    with store, exchange_through(_of_this_job(store, launcher), launcher.rank, launcher.size, secret, deadline) as exchange:
+    # The store is this job's own: it needs no prefix, which spellings of MASTER_ADDR could tell apart.
+    with store, exchange_through(store, launcher.rank, launcher.size, secret, deadline) as exchange:
         yield exchange
+
+
+def _told() -> str:
+    return ", ".join(f"{name}={value}" for name, value in rank_variables().items())
+
+
+def _named(variable: str, opening: Callable[[], Store]) -> Store:
+    """A store whose URL is in a variable: what is wrong with it is said with the variable's name."""
+    try:
+        return opening()
+    except ValueError as exc:
+        raise ValueError(f"{variable}: {exc}") from exc
 
 
 def _of_this_job(store: Store, launcher: Launcher) -> Store:

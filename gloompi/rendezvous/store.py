@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from ..deadline import Deadline
-from ..errors import GloompiError, RendezvousError
+from ..errors import RendezvousError
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store, looks
 from .agreement import agree, earlier_run, forget, forget_trace, missing_ranks
@@ -44,11 +44,17 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
         yield local_exchanges(1)[0]
         return
     exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size, secret)
+    reason = ""
     try:
         exchange.open(deadline)
         yield exchange
+    except RendezvousError:
+        raise  # the others have it too, or will have one that says as much
+    except BaseException as exc:
+        reason = f"{type(exc).__name__}: {exc}".removesuffix(": ")
+        raise
     finally:
-        exchange.leave()
+        exchange.leave(reason)
 
 
 class _StoreExchange:
@@ -70,19 +76,23 @@ class _StoreExchange:
 
     def _clear_up(self, session: str, rounds: int, size: int) -> None:
         records = [f"{session}/{number}/{peer}" for number in range(rounds) for peer in range(size)]
-        self._store.delete([*records, f"{session}/left"])
+        self._store.delete([*records, f"{session}/left", f"{session}/gone"])
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         number, self._round = self._round, self._round + 1
-        self._store.set(f"{self._session}/{number}/{self.rank}", self._signature(number, self.rank, record) + record)
-        found: dict[int, bytes] = {}
+        mine = self._signature(number, self.rank, record) + record
+        self._store.set(f"{self._session}/{number}/{self.rank}", mine)
+        found = {self.rank: mine}
         watched = monotonic()
         for _ in looks(deadline):
             missing = [peer for peer in range(self.size) if peer not in found]
-            values = self._store.peek([f"{self._session}/{number}/{peer}" for peer in missing])
+            keys = [f"{self._session}/{number}/{peer}" for peer in missing]
+            gone, *values = self._store.peek([f"{self._session}/gone", *keys])
             found.update((peer, value) for peer, value in zip(missing, values, strict=True) if value is not None)
             if len(found) == self.size:
                 return [self._verified(number, peer, found[peer]) for peer in range(self.size)]
+            if gone is not None:
+                raise RendezvousError(gone.decode(errors="replace"))
             if monotonic() - watched >= _WATCH_SECONDS:
                 watched = monotonic()
                 watch()
@@ -106,15 +116,17 @@ class _StoreExchange:
             )
         return record
 
-    def leave(self) -> None:
-        """Clean up; the last rank to leave deletes what all had to read."""
+    def leave(self, reason: str) -> None:
+        """Tell the others if this rank gives up; clean up; the last rank to leave deletes what all had to read."""
         store, session = self._store, self._session
         try:
+            if reason and session:
+                store.set(f"{session}/gone", f"rank {self.rank} gave up: {reason}".encode())
             forget(store, self.rank)
             if session and store.add(f"{session}/left", 1) == self.size:
                 # A rank that failed early has seen fewer rounds than others may have.
                 self._clear_up(session, max(self._round, _ROUNDS), self.size)
             forget_trace(store, self.rank, session, self.size)
-        except (GloompiError, OSError) as exc:
+        except Exception as exc:  # a store of the user's may raise anything
             # The rendezvous has ended, well or not, and that is what the caller has to hear.
             _log.log(logging.WARNING if session else logging.DEBUG, "rank %d left keys in %r: %s", self.rank, store, exc)

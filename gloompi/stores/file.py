@@ -142,12 +142,14 @@ class FileStore(Store):
             (draft / f"value-{new}").write_bytes(value)
             (draft / f"now-{new}").touch()
             draft.rename(place)
-        except OSError as exc:
+        except BaseException as exc:
             if not (place / f"now-{new}").exists():  # see `_follow`
                 shutil.rmtree(draft, ignore_errors=True)
-                if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if not isinstance(exc, OSError) or exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 return False
+            if not isinstance(exc, OSError):
+                raise
         return True
 
     def _follow(self, place: Path, version: str, new: str, value: bytes) -> bool:

@@ -27,7 +27,7 @@ class PrefixStore(Store):
         if not isinstance(store, Store):
             raise TypeError(f"store must be a gloompi.Store, not {type(store).__name__}")
         # The first slash ends the prefix: it must not have one itself.
-        self._prefix = quote(prefix, safe="") + "/"
+        self._prefix = quote(prefix, safe="", errors="surrogateescape") + "/"
         self._shown = prefix
         self._store = store
         self.timeout = store.timeout

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .remote import extra, unreachable, without_password
+from .remote import extra, refused, unreachable, without_password
 from .store import Store, number
 
 __all__ = ["RedisStore"]
@@ -44,6 +44,7 @@ class RedisStore(Store):
         self._errors = redis.RedisError
         self._watch_error = redis.WatchError
         self._response_error = redis.ResponseError
+        self._denied = redis.AuthenticationError
         try:
             self._client: Any = redis.Redis.from_url(
                 url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS, decode_responses=False
@@ -60,6 +61,8 @@ class RedisStore(Store):
     def _asking(self) -> Iterator[None]:
         try:
             yield
+        except (self._response_error, self._denied) as exc:
+            raise refused(self, exc) from exc
         except self._errors as exc:
             raise unreachable(self, "redis-server", exc) from exc
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ..errors import RendezvousError
 from .store import Store
 
-__all__ = ["extra", "unreachable", "without_password"]
+__all__ = ["extra", "refused", "unreachable", "without_password"]
 
 
 @contextmanager
@@ -40,3 +40,8 @@ def without_password(url: str) -> str:
 def unreachable(store: Store, server: str, why: object) -> RendezvousError:
     """The error for a server that does not answer."""
     return RendezvousError(f"{store!r} cannot be used: {why}; is {server} running there, and is the address right?")
+
+
+def refused(store: Store, why: object) -> RendezvousError:
+    """The error for a server that answers with one."""
+    return RendezvousError(f"{store!r} refused a request: {why}")

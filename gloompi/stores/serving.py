@@ -21,6 +21,8 @@ _log = logging.getLogger("gloompi")
 
 # Seconds until a stranger that does not greet is dropped.
 _GREETING_SECONDS = 5.0
+# How many may be about to greet.
+_MAX_STRANGERS = 512
 # Each string of a frame stands behind its length; None has the length -1.
 LENGTH = Struct("<i")
 MAX_NBYTES = 16 * 1024 * 1024
@@ -150,7 +152,7 @@ class Server:
     port : int
         The port that the store is known by, the first of those that were tried.
     clients : int or None
-        Stop listening when so many have connected: one that comes later means the next store on this port.
+        Stop listening when so many of different names are connected: one that comes later means the next store here.
     """
 
     def __init__(self, store: HashStore, sockets: list[socket.socket], port: int, clients: int | None) -> None:
@@ -159,7 +161,8 @@ class Server:
         self._greeting = greeting(port)
         self._expected = clients
         self._listening: list[asyncio.Server] = []
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._strangers = 0
+        self._clients: dict[asyncio.StreamWriter, bytes] = {}  # with the names that they joined by
         self._closing = False
         self._alone = threading.Event()
         self._stop = asyncio.Event()
@@ -171,10 +174,12 @@ class Server:
         """Wait until the clients have gone, stop listening, end the thread."""
         if not self._thread.is_alive():
             return
-        self._loop.call_soon_threadsafe(self._begin_to_close)
-        self._alone.wait(deadline.remaining())
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        try:
+            self._loop.call_soon_threadsafe(self._begin_to_close)
+            self._alone.wait(deadline.remaining())
+        finally:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
 
     # -- in the thread --------------------------------------------------------------------------------------------------
 
@@ -185,6 +190,8 @@ class Server:
             self._loop.close()
 
     async def _main(self) -> None:
+        # What asyncio has to say is about strangers, such as one that finds no file descriptor free.
+        self._loop.set_exception_handler(lambda _, context: _log.debug("store: %s", context.get("message")))
         for sock in self._sockets:
             self._listening.append(await asyncio.start_server(self._serve, sock=sock))
         await self._stop.wait()
@@ -198,26 +205,42 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if await asyncio.wait_for(reader.readexactly(len(self._greeting)), _GREETING_SECONDS) != self._greeting:
+            if not await self._greet(reader):
                 return
-            self._clients.add(writer)
-            if self._expected is not None:
-                self._expected -= 1
-                if self._expected == 0:
-                    self._stop_listening()
+            self._clients[writer] = b""
             writer.write(self._greeting)
             while True:
                 (nbytes,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
                 if not 0 < nbytes <= MAX_NBYTES:
                     return
-                writer.write(pack(answer(self._store, unpack(await reader.readexactly(nbytes)))))
+                match unpack(await reader.readexactly(nbytes)):
+                    case [b"join", bytes(name)]:
+                        self._join(writer, name)
+                        writer.write(pack([ANSWER]))
+                    case request:
+                        writer.write(pack(answer(self._store, request)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, ValueError, asyncio.CancelledError):
             pass  # it has gone, or talks another language: there is nobody to tell
         finally:
-            self._clients.discard(writer)
+            self._clients.pop(writer, None)
             writer.close()
             self._tell_if_alone()
+
+    async def _greet(self, reader: asyncio.StreamReader) -> bool:
+        if self._strangers >= _MAX_STRANGERS:
+            return False
+        self._strangers += 1
+        try:
+            return await asyncio.wait_for(reader.readexactly(len(self._greeting)), _GREETING_SECONDS) == self._greeting
+        finally:
+            self._strangers -= 1
+
+    def _join(self, writer: asyncio.StreamWriter, name: bytes) -> None:
+        # All at the same time: one that has gone, or is there twice, does not take another's place.
+        self._clients[writer] = name
+        if len(set(self._clients.values()) - {b""}) == self._expected:
+            self._stop_listening()
 
     def _begin_to_close(self) -> None:
         self._closing = True

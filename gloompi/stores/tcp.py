@@ -6,7 +6,9 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from secrets import token_hex
 from time import sleep
+from types import TracebackType
 
 from ..deadline import Deadline, check_timeout
 from ..errors import RendezvousError
@@ -21,7 +23,7 @@ _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
 _RETRY_SECONDS = 0.05
 # A process that is stopped must not keep the one that serves for ever.
-_LINGER_SECONDS = 30.0
+_LINGER_SECONDS, _FAILURE_SECONDS = 30.0, 1.0
 
 
 class TCPStore(Store):
@@ -36,7 +38,9 @@ class TCPStore(Store):
     serve : bool
         Whether this process serves; then `close` waits until the others have closed theirs, 30 s at most.
     clients : int, optional
-        For the process that serves: stop listening when so many others have connected.  Default: go on until `close`.
+        For the process that serves: stop listening when so many others are connected.  Default: go on until `close`.
+    rank : int, optional
+        Of a process that does not serve: counts as one client however often it connects.
     timeout : float, optional
         Default budget for waiting, and for reaching the process that serves; seconds.
 
@@ -60,6 +64,7 @@ class TCPStore(Store):
         *,
         serve: bool = False,
         clients: int | None = None,
+        rank: int | None = None,
         timeout: float | None = Store.timeout,
     ) -> None:
         self.timeout = check_timeout(timeout)
@@ -76,6 +81,7 @@ class TCPStore(Store):
             self._server = Server(self._items, listen(host, self._ports), self._ports[0], clients)
         else:
             self._sock = self._connect(Deadline(self.timeout))
+            self._ask(b"join", (token_hex(8) if rank is None else str(rank)).encode())
 
     def __repr__(self) -> str:
         ports = ", ".join(map(str, self._ports))
@@ -129,11 +135,13 @@ class TCPStore(Store):
             self._sock.sendall(packed)
             (nbytes,) = LENGTH.unpack(_receive(self._sock, LENGTH.size))
             return unpack(_receive(self._sock, nbytes))
-        except OSError as exc:
+        except BaseException as exc:
             # An answer that is late would be taken for that to the next request.
             self._sock.close()
             self._sock = None
-            raise unreachable(self, "the rank that serves it", exc) from exc
+            if isinstance(exc, OSError):
+                raise unreachable(self, "the rank that serves it", exc) from exc
+            raise
 
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._ask(b"read", *(key.encode() for key in keys))
@@ -155,8 +163,15 @@ class TCPStore(Store):
 
     def close(self) -> None:
         """Disconnect; the process that serves waits until the others have, 30 s at most, and stops serving."""
+        self._end(_LINGER_SECONDS)
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        # After a failure there is little to wait for: just what the others are reading at this moment.
+        self._end(_LINGER_SECONDS if kind is None else _FAILURE_SECONDS)
+
+    def _end(self, linger: float) -> None:
         if self._server is not None:
-            self._server.close(Deadline(self.timeout).before(_LINGER_SECONDS))
+            self._server.close(Deadline(self.timeout).before(linger))
         with self._lock, suppress(OSError):
             if self._sock is not None:
                 self._sock.close()

@@ -7,7 +7,6 @@ from urllib.parse import unquote, urlsplit
 from .file import FileStore
 from .remote import without_password
 from .store import Store
-from .tcp import TCPStore
 
 __all__ = ["open_store"]
 
@@ -16,7 +15,9 @@ _FORMS = (
 )
 
 
-def open_store(url: str, *, clients: int | None = None, timeout: float | None = Store.timeout) -> Store:
+def open_store(
+    url: str, *, clients: int | None = None, rank: int | None = None, timeout: float | None = Store.timeout
+) -> Store:
     """Open the store that a URL names.
 
     Parameters
@@ -26,6 +27,8 @@ def open_store(url: str, *, clients: int | None = None, timeout: float | None = 
         ``tcp://``.
     clients : int, optional
         For ``tcp://``: this process serves the store to so many others.
+    rank, timeout
+        For ``tcp://``: see `TCPStore`.
 
     Raises
     ------
@@ -54,5 +57,7 @@ def open_store(url: str, *, clients: int | None = None, timeout: float | None = 
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FileStore(unquote(parts.path))
     if parts.scheme == "tcp" and parts.hostname and parts.port:
-        return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients, timeout=timeout)
+        from .tcp import TCPStore  # brings asyncio
+
+        return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients, rank=rank, timeout=timeout)
     raise ValueError(f"{without_password(url)!r} names no store; there are: {_FORMS}")

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
@@ -91,7 +91,7 @@ class Device:
         if host is not None and ip_address(host).is_unspecified:
             raise ValueError(f"host must be one address of this host, not {host}: gloompi never listens on all")
         advertise = advertise or os.environ.get("GLOOMPI_ADVERTISE") or None
-        self.advertise = None if advertise is None else ip_address(advertise)
+        self.advertise = None if advertise is None else _reachable(advertise)
         self.ports = _port_range(port)
         self.family = family
         self.transport = transport or os.environ.get("GLOOMPI_TRANSPORT") or "auto"
@@ -179,7 +179,9 @@ class Device:
         if len(others) != 1:
             shown = ", ".join(map(str, others)) or "none"
             raise ValueError(
-                f"advertise={self.advertise} needs one address to listen on, there are {len(others)}: {shown}; give host="
+                f"advertise={self.advertise} (GLOOMPI_ADVERTISE) needs one address to listen on, there are {len(others)}: "
+                f"{shown}; give host=, or a network that has one of them: interface= (GLOOMPI_SOCKET_IFNAME), such as "
+                f"10.0.0.0/8"
             )
         outside = Address(ip_interface(self.advertise), others[0].port, Nearness.ORDINARY)
         _log.debug("advertising %s for %s", outside, others[0])
@@ -209,6 +211,16 @@ class Device:
         raise OSError(
             last.errno, f"no free port in {low}-{high} on {address.ip} ({interface.name}): {last}; widen the range"
         )
+
+
+def _reachable(advertise: str) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(str(advertise))
+    except ValueError as exc:
+        raise ValueError(f"advertise (GLOOMPI_ADVERTISE) must be an IP address, not {advertise!r}") from exc
+    if address.is_unspecified or address.is_multicast or "%" in str(address):
+        raise ValueError(f"advertise (GLOOMPI_ADVERTISE) must be an address that others can reach, not {advertise!r}")
+    return address
 
 
 def _listen_unix(name: bytes, backlog: int) -> socket.socket:

@@ -50,7 +50,7 @@ class Session:
         self.size = len(entropy)
         together = b"".join(entropy)
         if secret:  # neither part alone gives the key away
-            together = hmac.digest(secret, together, "sha256")
+            together = hmac.digest(secret, b"gloompi entropy\0" + together, "sha256")
         self._key = hmac.digest(together, b"gloompi session key", "sha256")
         # Public: it only lets a listener drop the leftovers of another session without an HMAC.
         self._label = sha256(b"gloompi session label" + self._key).digest()[:16]
