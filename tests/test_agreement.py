@@ -465,3 +465,76 @@ def test_second_run_after_a_killed_one(victims: list[int], n: int) -> None:
     found = together(lambda rank: exchange(store, rank, 3), range(3))
     assert found == dict.fromkeys(range(3), records(3))
     assert store._items == {}
+
+
+# -- ranks that give up -------------------------------------------------------------------------------------------------
+
+
+def test_earlier_rank_0_that_gives_up_does_not_stop_the_next_run() -> None:
+    store = HashStore()
+    began = threading.Event()
+
+    def run(rank: int) -> object:
+        if rank == 3:  # rank 0 of an earlier run, whose others are dead
+            began.set()
+            return exchange(store, 0, 3, 0.4)
+        assert began.wait(10.0)
+        if rank != 1:
+            sleep(0.6)
+        return exchange(store, rank, 3)
+
+    found = together(run, range(4))
+    assert isinstance(found.pop(3), RendezvousError)
+    assert found == {rank: records(3) for rank in range(3)}
+
+
+class Overwriting(HashStore):
+    """Another rank 0, which has not noticed yet that it is not alone, offers something else as often as it is told to."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        super()._write(items)
+        for key in items:
+            if key.startswith("gloompi/offer/") and self.times:
+                self.times -= 1
+                nonce = json.loads(items[key])["nonce"]
+                offer = {"nonce": nonce, "session": "0" * 32, "size": 3}
+                super()._write({key: json.dumps(offer).encode()})
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_offers_that_another_overwrote_are_made_again(times: int) -> None:
+    store = Overwriting(times)
+    assert together(lambda rank: exchange(store, rank, 3), range(3)) == {rank: records(3) for rank in range(3)}
+
+
+def test_interrupted_rank_tells_the_others() -> None:
+    store = HashStore()
+
+    def run(rank: int) -> object:
+        deadline = Deadline(60.0)
+        with exchange_through(store, rank, 3, b"", deadline) as channel:
+            if rank == 1:
+                raise KeyboardInterrupt
+            return channel(b"record", deadline, lambda: None)
+
+    found = together(run, range(3))
+    assert isinstance(found.pop(1), KeyboardInterrupt)
+    assert {str(error) for error in found.values()} == {"rendezvous failed: rank 1 gave up: KeyboardInterrupt"}
+    assert store.peek(["gloompi/trace/0", "gloompi/trace/1", "gloompi/trace/2"]) == [None] * 3
+
+
+class Flaky(HashStore):
+    def _remove(self, keys: Sequence[str]) -> None:
+        raise LookupError("out of order")
+
+
+def test_clean_up_that_fails_does_not_fail_the_rendezvous(caplog: pytest.LogCaptureFixture) -> None:
+    store = Flaky()
+    assert together(lambda rank: exchange(store, rank, 2), range(2)) == {rank: records(2) for rank in range(2)}
+    assert {record.getMessage() for record in caplog.records if record.levelname == "WARNING"} == {
+        f"rank {rank} left keys in PrefixStore('gloompi', Flaky()): out of order" for rank in range(2)
+    }

@@ -415,3 +415,54 @@ def test_value_that_is_too_long_says_so(served: TCPStore, port: int) -> None:
         with pytest.raises(ValueError, match="bytes"):
             client.set("longer", bytes(17_000_000))
         assert client.peek(["longer"]) == [None]
+
+
+# -- who counts, and who is interrupted ---------------------------------------------------------------------------------
+
+
+def test_client_that_has_gone_does_not_take_a_place(port: int) -> None:
+    with TCPStore(HOST, port, serve=True, clients=2):
+        TCPStore(HOST, port, rank=1).close()
+        with TCPStore(HOST, port, rank=1) as first, TCPStore(HOST, port, rank=1) as again:
+            assert (first.peek(["key"]), again.peek(["key"])) == ([None], [None])
+            with connected(port) as stranger:
+                stranger.sendall(greeting(port))  # and nothing more
+                with TCPStore(HOST, port, rank=2) as other:
+                    assert other.peek(["key"]) == [None]
+                    with pytest.raises(ConnectionRefusedError):
+                        connected(port)
+
+
+def test_interrupted_request_ends_the_connection(served: TCPStore, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its answer would be taken for that to the next request."""
+
+    def interrupted(sock: socket.socket, nbytes: int) -> bytes:
+        raise KeyboardInterrupt
+
+    with TCPStore(HOST, port) as client:
+        monkeypatch.setattr(tcp, "_receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.peek(["key"])
+        monkeypatch.undo()
+        with pytest.raises(RendezvousError, match=r"was closed$"):
+            client.peek(["key"])
+
+
+def test_interrupted_close_ends_the_thread(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: threading.Event, timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+    server = TCPStore(HOST, port, serve=True)
+    with TCPStore(HOST, port):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(serving.threading.Event, "wait", interrupted)
+            server.close()
+        with pytest.raises(ConnectionRefusedError):
+            connected(port)
+
+
+def test_failure_does_not_wait_for_clients(port: int) -> None:
+    began = monotonic()
+    with TCPStore(HOST, port, serve=True, timeout=20.0) as server, TCPStore(HOST, port):
+        server.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert monotonic() - began < 10.0
