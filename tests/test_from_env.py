@@ -351,3 +351,20 @@ def test_rank_of_unknown_size_without_mpi(without_mpi: dict[str, str], name: str
         f"rendezvous failed: this process is one of several ({name}=3), but no MPI library can be loaded; install one, or "
         "set GLOOMPI_STORE=URL to do without"
     )
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": ""}, {"PALS_RANKID": "1"}])
+def test_rank_without_a_size_is_not_alone(variables: dict[str, str]) -> None:
+    found = alone(**variables)
+    assert found["error"] == "RendezvousError"
+    name, rank = next(iter(variables.items()))
+    assert f"this process is one of several ({name}={rank})" in found["text"]
+
+
+def test_master_address_may_be_spelled_in_several_ways() -> None:
+    """Rank 0 serves the store of this job alone: there is nobody to be told apart from."""
+    variables = {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
+    with ThreadPoolExecutor(2) as pool:
+        zero = pool.submit(run, 1, variables={**variables, "MASTER_ADDR": HOST})
+        one = pool.submit(run, 2, first=1, variables={**variables, "MASTER_ADDR": "localhost"})
+        assert zero.result() + one.result() == met(2)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
 from ..stores.prefix import PrefixStore
-from ..stores.store import Store
 from ..stores.url import open_store
 from .exchange import Exchange
 from .local import local_exchanges
@@ -32,8 +31,7 @@ _ADVICE = (
 )
 
 
-@contextmanager
-def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
+def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManager[Exchange]:
     """An exchange between the processes that the launcher has started together.
 
     In this order: the store that GLOOMPI_STORE names, with the launcher's rank and size; torchrun's RANK, WORLD_SIZE,
@@ -46,6 +44,8 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
         The environment says that there are several ranks, but not how they find each other, or they do not.
     ValueError, ImportError
         GLOOMPI_STORE names no store, or its package is missing.
+    OSError
+        Rank 0 cannot serve a store.
     """
     url = os.environ.get("GLOOMPI_STORE")
     launcher = started_by(guess=bool(url))
@@ -54,46 +54,51 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
             f"RANK={os.environ['RANK']!r} and WORLD_SIZE={os.environ['WORLD_SIZE']!r} must be numbers, the first below the "
             f"second"
         )
-    with ExitStack() as opened:
-        if url:
-            if launcher is None:
-                raise RendezvousError(
-                    "GLOOMPI_STORE is set, but no launcher has set rank and size; set RANK and WORLD_SIZE, or use "
-                    "Context.from_store(store, rank, size)"
-                )
-            yield opened.enter_context(_through(url, launcher, secret, deadline))
-        elif launcher is not None and not launcher.mpi:
-            yield opened.enter_context(_through_rank_zero(launcher, secret, deadline))
-        elif _has_mpi():
-            exchange = opened.enter_context(exchange_over(None, deadline))
-            claimed = max((int(rank) + 1 for rank in rank_variables().values() if rank.isdecimal()), default=1)
-            if launcher is None and exchange.size == 1 < claimed:
-                raise RendezvousError(
-                    f"this process is one of several ({_told()}), but MPI.COMM_WORLD has 1 rank; {_ADVICE}"
-                )
-            if launcher is not None and exchange.size == 1 < launcher.size:
-                raise RendezvousError(
-                    f"{launcher.name} has started {launcher.size} processes, but MPI.COMM_WORLD has 1 rank; {_ADVICE}"
-                )
-            yield exchange
-        elif launcher is not None or rank_variables():
+    if url:
+        if launcher is None:
             raise RendezvousError(
-                f"this process is one of several ({_told()}), but no MPI library can be loaded; install one, or set "
-                f"GLOOMPI_STORE=URL to do without"
+                "GLOOMPI_STORE is set, but no launcher has set rank and size; set RANK and WORLD_SIZE, or use "
+                "Context.from_store(store, rank, size)"
             )
-        else:
-            _log.info("no launcher, no MPI library: this process is the only rank")
-            yield local_exchanges(1)[0]
+        return _through(url, launcher, secret, deadline)
+    if launcher is not None and not launcher.mpi:
+        return _through_rank_zero(launcher, secret, deadline)
+    if _has_mpi():
+        return _over_mpi(launcher, deadline)
+    told = rank_variables()
+    if launcher is not None or told:
+        raise RendezvousError(
+            f"this process is one of several ({_shown(told)}), but no MPI library can be loaded; install one, or set "
+            f"GLOOMPI_STORE=URL to do without"
+        )
+    _log.info("no launcher, no MPI library: this process is the only rank")
+    return nullcontext(local_exchanges(1)[0])
+
+
+@contextmanager
+def _over_mpi(launcher: Launcher | None, deadline: Deadline) -> Iterator[Exchange]:
+    with exchange_over(None, deadline) as exchange:
+        told = rank_variables()
+        beyond = any(rank.isdecimal() and int(rank) > 0 for rank in told.values())
+        if exchange.size == 1 and (beyond if launcher is None else launcher.size > 1):
+            who = f"this process is one of several ({_shown(told)})"
+            if launcher is not None:
+                who = f"{launcher.name} has started {launcher.size} processes"
+            raise RendezvousError(f"{who}, but MPI.COMM_WORLD has 1 rank; {_ADVICE}")
+        yield exchange
 
 
 @contextmanager
 def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     serving = url.lower().startswith("tcp:") and launcher.rank == 0
     clients = launcher.size - 1 if serving else None
-    with _named(
-        "GLOOMPI_STORE", lambda: open_store(url, clients=clients, rank=launcher.rank, timeout=deadline.remaining())
-    ) as store:
-        with exchange_through(_of_this_job(store, launcher), launcher.rank, launcher.size, secret, deadline) as exchange:
+    try:
+        store = open_store(url, clients=clients, rank=launcher.rank, timeout=deadline.remaining())
+    except ValueError as exc:
+        raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
+    with store:
+        named = PrefixStore(launcher.job, store) if launcher.job else store
+        with exchange_through(named, launcher.rank, launcher.size, secret, deadline) as exchange:
             yield exchange
 
 
@@ -128,20 +133,8 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
         yield exchange
 
 
-def _told() -> str:
-    return ", ".join(f"{name}={value}" for name, value in rank_variables().items())
-
-
-def _named(variable: str, opening: Callable[[], Store]) -> Store:
-    """A store whose URL is in a variable: what is wrong with it is said with the variable's name."""
-    try:
-        return opening()
-    except ValueError as exc:
-        raise ValueError(f"{variable}: {exc}") from exc
-
-
-def _of_this_job(store: Store, launcher: Launcher) -> Store:
-    return PrefixStore(launcher.job, store) if launcher.job else store
+def _shown(variables: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in variables.items())
 
 
 def _has_mpi() -> bool:
