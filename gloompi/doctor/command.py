@@ -20,7 +20,7 @@ from ..rendezvous.secret import shared_secret
 from ..stores.remote import extra
 from .examination import Examination
 from .facts import Facts
-from .findings import Finding, Severity, diagnose
+from .findings import Finding, diagnose, wrong
 from .gathering import gather
 from .measure import Measured, measure_all, measure_pair, patience, rounds
 from .slowness import suspects
@@ -84,7 +84,7 @@ def _run(exchange: Exchange, secret: bytes, options: argparse.Namespace) -> int:
             print(f"gloompi doctor: {trouble}", file=sys.stderr)
         raise exam.silence
     _only_rank_0(exchange, lambda: _report(exam, findings, options))
-    return int(any(finding.severity > Severity.NOTE for finding in findings))
+    return int(wrong(findings))
 
 
 def _only_rank_0(exchange: Exchange, action: Callable[[], None]) -> None:
@@ -210,7 +210,7 @@ def _report(exam: Examination, findings: list[Finding], options: argparse.Namesp
     else:
         everything = exam.to_json()
         everything["findings"] = [{**asdict(each), "severity": each.severity.name.lower()} for each in findings]
-        everything["ok"] = not any(each.severity > Severity.NOTE for each in findings)
+        everything["ok"] = not wrong(findings)
         text = json.dumps(everything, indent=2)
         if options.json == "-":
             print(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_interface
@@ -15,7 +15,7 @@ from .examination import Examination
 from .facts import Port
 from .slowness import slow_hosts_and_pairs
 
-__all__ = ["Finding", "Severity", "diagnose"]
+__all__ = ["Finding", "Severity", "diagnose", "wrong"]
 
 # Sockets beyond one per peer that a rank needs for a moment: listening, epoll, strangers.
 _SPARE_FILES = 16
@@ -49,6 +49,11 @@ class Finding:
     severity: Severity
     text: str
     advice: str = ""
+
+
+def wrong(findings: Iterable[Finding]) -> bool:
+    """Whether there is more than notes among them."""
+    return any(finding.severity > Severity.NOTE for finding in findings)
 
 
 def diagnose(examination: Examination) -> list[Finding]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ..deadline import Deadline
-from ..rendezvous.exchange import Exchange
+from ..rendezvous.exchange import Exchange, no_watch
 
 __all__ = ["gather"]
 
@@ -22,10 +22,6 @@ def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
     if exchange.size == 1:
         return [mine]
     packed = json.dumps(mine).encode()
-    lengths = [int(each) for each in exchange(b"%16d" % len(packed), deadline, _nothing)]
-    records = exchange(packed.ljust(max(lengths)), deadline, _nothing)
+    lengths = [int(each) for each in exchange(b"%16d" % len(packed), deadline, no_watch)]
+    records = exchange(packed.ljust(max(lengths)), deadline, no_watch)
     return [json.loads(record) for record in records]
-
-
-def _nothing() -> None:
-    """There is nothing to watch."""

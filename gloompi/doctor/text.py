@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .examination import Examination
 from .facts import Port
-from .findings import Finding, Severity
+from .findings import Finding, Severity, wrong
 
 __all__ = ["print_examination"]
 
@@ -41,7 +41,7 @@ def print_examination(exam: Examination, findings: Iterable[Finding], out: Conso
         out.print(finding.text, markup=False, highlight=False)
         if finding.advice:
             out.print(f"        {finding.advice}", markup=False, highlight=False)
-    if not any(finding.severity > Severity.NOTE for finding in findings):
+    if not wrong(findings):
         out.print("[green]nothing is wrong[/]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from ..context import Context
@@ -9,7 +10,7 @@ from ..deadline import Deadline
 from ..engine.engine import Engine
 from ..errors import RendezvousError
 from ..rendezvous.connecting import Connecting
-from ..rendezvous.exchange import Exchange
+from ..rendezvous.exchange import Exchange, no_watch
 from ..rendezvous.mesh import Mesh, prepare
 from ..rendezvous.record import Record
 from ..transport.device import Device
@@ -68,14 +69,6 @@ class Trial:
     outcomes: list[list[Outcome]]
     context: Context
 
-    def connected(self, one: int, other: int) -> bool:
-        return bool(self.outcomes[one][other].transport and self.outcomes[other][one].transport)
-
-    @property
-    def complete(self) -> bool:
-        size = len(self.endpoints)
-        return all(self.connected(one, other) for one in range(size) for other in range(size))
-
 
 def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: float, timeout: float) -> Trial:
     """Connect what can be connected within `seconds`.
@@ -93,7 +86,7 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
     rank, size = exchange.rank, exchange.size
     record, listeners = prepare(device, size)
     try:
-        packed = exchange(record.pack(), Deadline(seconds), _nothing) if size > 1 else [record.pack()]
+        packed = exchange(record.pack(), Deadline(seconds), no_watch) if size > 1 else [record.pack()]
         records = [Record.unpack(each) for each in packed]
         endpoints = [each.endpoint for each in records]
         unable = {peer for peer, each in enumerate(records) if each.failure}
@@ -102,16 +95,16 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
         session = Session([each.entropy for each in records], secret)
         connecting = Connecting(rank, endpoints, ways, listeners.sockets, session, without)
         trouble = ""
-        try:
-            if rank not in unable:
-                connecting.run(Deadline(seconds))
-        except (RendezvousError, OSError) as exc:
-            trouble = "" if isinstance(exc, RendezvousError) else str(exc)
-        mine = _outcomes(rank, connecting, ways, unable, trouble)
-        rows = gather(exchange, [asdict(each) for each in mine], Deadline(seconds + _MARGIN_SECONDS))
-        outcomes = [[Outcome(**fields) for fields in row] for row in rows]
-        sockets, taken = connecting.hand_over()
-        connecting.close()
+        with closing(connecting):
+            try:
+                if rank not in unable:
+                    connecting.run(Deadline(seconds))
+            except (RendezvousError, OSError) as exc:
+                trouble = "" if isinstance(exc, RendezvousError) else str(exc)
+            mine = _outcomes(rank, connecting, ways, unable, trouble)
+            rows = gather(exchange, [asdict(each) for each in mine], Deadline(seconds + _MARGIN_SECONDS))
+            outcomes = [[Outcome(**fields) for fields in row] for row in rows]
+            sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
     for peer, sock in enumerate(sockets):
@@ -121,10 +114,6 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
     mesh = Mesh.of(rank, endpoints, sockets, taken)
     engine = Engine(rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared)
     return Trial(endpoints, [each.failure for each in records], outcomes, Context(engine, timeout))
-
-
-def _nothing() -> None:
-    """There is nothing to watch."""
 
 
 def _outcomes(rank: int, connecting: Connecting, ways: list[list[Route]], unable: set[int], trouble: str) -> list[Outcome]:

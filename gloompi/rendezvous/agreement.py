@@ -56,8 +56,8 @@ def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
     if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
         return None
     # One rank clears up after all: the first of those that have a trace.
-    first = store.peek([f"trace/{peer}" for peer in range(int(digits))]).index(mine) if rank < int(digits) else rank
-    return (session, int(digits)) if first == rank else None
+    lower = store.peek([f"trace/{peer}" for peer in range(min(rank, int(digits)))])
+    return None if mine in lower else (session, int(digits))
 
 
 def forget_trace(store: Store, rank: int, session: str, size: int) -> None:

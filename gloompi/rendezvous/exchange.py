@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..deadline import Deadline
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "no_watch"]
 
 
 class Exchange(Protocol):
@@ -34,3 +34,7 @@ class Exchange(Protocol):
         RendezvousError
             Not all ranks came before the deadline.
         """
+
+
+def no_watch() -> None:
+    """For those who have nothing to watch while they wait."""

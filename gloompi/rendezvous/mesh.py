@@ -18,7 +18,7 @@ from ..transport.endpoint import Endpoint, Nearness, Peer
 from ..transport.handshake import Session
 from ..transport.route import Route, routes
 from .connecting import Connecting
-from .exchange import Exchange
+from .exchange import Exchange, no_watch
 from .record import Blame, Record, pack_verdict, unpack_verdict
 
 __all__ = ["Mesh", "connect", "prepare"]
@@ -83,7 +83,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
         return Mesh([Peer(0, socket.gethostname(), os.getpid(), "self", "")], [None])
     mine, listeners = prepare(device, size)
     try:
-        records = _unpack(exchange(mine.pack(), deadline, _nothing))
+        records = _unpack(exchange(mine.pack(), deadline, no_watch))
         endpoints = [record.endpoint for record in records]
         session = Session([record.entropy for record in records], secret)
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
@@ -109,10 +109,6 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     finally:
         listeners.close()
     return Mesh.of(rank, endpoints, sockets, taken)
-
-
-def _nothing() -> None:
-    """There is nothing to watch yet."""
 
 
 def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
