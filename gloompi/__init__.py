@@ -24,9 +24,11 @@ from .errors import (
     PeerLostError,
     RendezvousError,
 )
-from .plan import Status
+from .message import Message
+from .plans.messages import Status
 from .request import Request
 from .transport.device import Device
+from .waiting import wait_all, wait_any, wait_some
 
 if _typing.TYPE_CHECKING:
     from .stores.etcd import EtcdStore
@@ -49,6 +51,7 @@ __all__ = [
     "FileStore",
     "GloompiError",
     "HashStore",
+    "Message",
     "MismatchError",
     "OperationTimeoutError",
     "PeerLostError",
@@ -60,6 +63,9 @@ __all__ = [
     "Store",
     "TCPStore",
     "ZooKeeperStore",
+    "wait_all",
+    "wait_any",
+    "wait_some",
 ]
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .deadline import Deadline, check_timeout
+from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .operations import Operations
 from .transport.device import Device
@@ -26,9 +27,9 @@ _CONNECT_TIMEOUT = 300.0
 class Context(Operations):
     """A group of ranks that are connected to each other.
 
-    Made by `from_mpi`, `from_store` or `from_env`.  A Context is used by one thread at a time: a second thread waits for its
-    turn.  The first error that concerns other ranks breaks it, here and on every peer; later operations raise the same
-    error.  Use it in a ``with`` statement: leaving it with an exception tells the peers instead of letting them wait.
+    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  A Context is used by one
+    thread at a time: a second thread waits for its turn.  The first error that concerns other ranks breaks it, here and on
+    every peer; later operations raise the same error.  Use it in a ``with`` statement: leaving it with an exception tells the peers instead of letting them wait.
 
     Every operation takes ``timeout``, in seconds for the whole call; the default is the Context's own, and
     ``float("inf")`` is no limit.  Arrays may be anything that NumPy sees without a copy: ndarrays of any shape, strides and
@@ -42,11 +43,6 @@ class Context(Operations):
     peers : tuple of Peer
         Who each rank is and how it is reached: rank, host, pid, transport ("self", "unix", "tcp"), address.
     """
-
-    def __init__(self, engine: Engine, timeout: float | None) -> None:
-        super().__init__(engine, timeout)
-        self.rank = engine.rank
-        self.size = engine.size
 
     @classmethod
     def from_mpi(
@@ -198,19 +194,50 @@ class Context(Operations):
 
     @property
     def peers(self) -> tuple[Peer, ...]:
-        return self._engine.peers
+        peers = self._engine.peers
+        return tuple(peers[rank] for rank in self._conversation.ranks)
 
     @property
     def closed(self) -> bool:
         """Whether the Context was closed, was aborted, or is broken."""
-        return self._engine.closed
+        return self._engine.closed or self._conversation.closed
+
+    # -- more of them ----------------------------------------------------------------------------------------------------
+
+    def dup(self) -> Context:
+        """Return a Context of the same ranks whose operations and messages are apart from this one's.
+
+        Collective: every rank calls it.  The connections are shared, nothing is opened and nothing is sent.  Each Context
+        is closed by itself, and the connections with the last one; an error that breaks one breaks all.
+        """
+        return self._child(self._run(self._plan.dup(), None))
+
+    def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Context | None:
+        """Return a Context of the ranks that call it with the same `color`.
+
+        Collective: every rank of this Context calls it.  The connections are shared, as with `dup`; ranks in error texts
+        stay those of the Context that was connected first.
+
+        Parameters
+        ----------
+        color : int or None
+            64 bits; None takes no part, and gets None.
+        key : int
+            The new ranks are in the order of `key`, and of the old ranks where keys are equal.
+        """
+        conversation = self._run(self._plan.split(color, key), timeout)
+        return None if conversation is None else self._child(conversation)
+
+    def _child(self, conversation: Conversation) -> Context:
+        return type(self)(self._engine, self.timeout, conversation)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
     def close(self, *, timeout: float | None = None) -> None:
         """Finish what was begun to be sent, say goodbye to the peers, close the connections.
 
-        Not collective, and safe to call twice.  Peers that still need this rank get a PeerLostError.
+        Not collective, and safe to call twice.  Peers that still need this rank get a PeerLostError.  The connections stay
+        open as long as another Context made by `dup` or `split` uses them.
 
         Raises
         ------
@@ -220,10 +247,13 @@ class Context(Operations):
         if self.closed:
             return
         deadline = self._deadline(timeout)
-        self._engine.exclusively(deadline, "close", self._engine.close, deadline)
+        self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
 
     def abort(self, reason: str) -> None:
-        """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason."""
+        """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason.
+
+        So are all Contexts that share its connections.
+        """
         self._engine.abort(reason)
 
     def __enter__(self) -> Context:
@@ -236,10 +266,10 @@ class Context(Operations):
             self.abort(f"{type(exc).__name__}: {exc}")
 
     def __del__(self) -> None:
-        engine = getattr(self, "_engine", None)
-        if engine is not None and not engine.closed:
+        conversation = getattr(self, "_conversation", None)
+        if conversation is not None and not self.closed:
             text = f"{self!r} was not closed"
-            engine.drop()  # first: a warning may be an error
+            self._engine.drop(conversation)  # first: a warning may be an error
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 

@@ -67,8 +67,8 @@ def _check(ufunc: np.ufunc, name: str, dtype: np.dtype[Any]) -> None:
         raise TypeError(f"op {name!r} cannot reduce {dtype}: {exc}") from exc
 
 
-def resolve(op: str | Callable[[Any, Any], Any]) -> Reduction:
-    """Return the `Reduction` for a name, a NumPy ufunc or a callable ``f(a, b) -> c``.
+def resolve(op: str | Callable[[Any, Any], Any] | Reduction) -> Reduction:
+    """Return the `Reduction` for a name, a NumPy ufunc, a callable ``f(a, b) -> c``, or itself.
 
     Raises
     ------
@@ -77,6 +77,8 @@ def resolve(op: str | Callable[[Any, Any], Any]) -> Reduction:
     TypeError
         `op` is neither a string nor callable.
     """
+    if isinstance(op, Reduction):
+        return op
     if isinstance(op, str):
         ufunc = OPERATORS.get(op)
         if ufunc is None:

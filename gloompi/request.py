@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 from .deadline import Deadline, check_timeout
+from .engine.conversation import Conversation
 from .engine.engine import Engine
+from .engine.operation import Receive
 from .engine.task import Task
+from .errors import ContextClosedError
 
 __all__ = ["Request"]
 
@@ -14,13 +18,15 @@ __all__ = ["Request"]
 class Request:
     """The handle of a non-blocking operation.
 
-    Bytes move only inside calls: any call on the Context moves this operation on too.
+    Bytes move only inside calls: any call on the Context moves this operation on too.  In a coroutine, ``await request``
+    stands for `wait`: the event loop watches the connections, without a thread.
     """
 
-    __slots__ = ("_engine", "_task", "_timeout")
+    __slots__ = ("_conversation", "_engine", "_task", "_timeout")
 
-    def __init__(self, engine: Engine, task: Task, timeout: float | None) -> None:
+    def __init__(self, engine: Engine, conversation: Conversation, task: Task, timeout: float | None) -> None:
         self._engine = engine
+        self._conversation = conversation
         self._task = task
         self._timeout = timeout
 
@@ -42,6 +48,7 @@ class Request:
         """
         task = self._task
         if not task.done:
+            self._check_open()
             self._engine.exclusively(Deadline(self._timeout), task.label, self._engine.test, task)
         return task.done
 
@@ -60,6 +67,40 @@ class Request:
         """
         task = self._task
         if not task.done:
+            self._check_open()
             deadline = Deadline(self._timeout if timeout is None else check_timeout(timeout))
             self._engine.exclusively(deadline, task.label, self._engine.wait, task, deadline)
         return task.result
+
+    def cancel(self) -> bool:
+        """Take back a receive that no message has matched; return whether that was possible.
+
+        A receive that has been taken back is done, and its result is None.  Everything else is left as it is.
+        """
+        task = self._task
+        if task.done:
+            return False
+        self._check_open()
+        return self._engine.exclusively(Deadline(self._timeout), task.label, self._withdraw)
+
+    def _withdraw(self) -> bool:
+        channel = self._conversation.messages
+        awaited = [operation for operation in self._task.awaited if not operation.done]
+        if len(awaited) != 1 or not isinstance(awaited[0], Receive) or awaited[0].channel is not channel:
+            return False
+        withdrawn = channel.matcher.withdraw(awaited[0])
+        if withdrawn:
+            self._task.abandon()
+        return withdrawn
+
+    def _check_open(self) -> None:
+        if self._conversation.closed and not self._engine.closed:
+            raise ContextClosedError("this Context is closed")
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        from .awaiting import completed
+
+        if not self._task.done:
+            self._check_open()
+            yield from completed(self._engine, self._task, Deadline(self._timeout)).__await__()
+        return self._task.result

@@ -9,7 +9,7 @@ from ..engine.call import Call
 from ..engine.operation import Steps
 from ..reduction import Reduction
 from .fold import Fold
-from .partition import blocks, halves, power_of_two_within
+from .partition import blocks, halves, power_of_two_within, prime_factors
 
 __all__ = ["ALGORITHMS", "allreduce", "pick"]
 
@@ -128,4 +128,35 @@ def ring(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
         give = part[(rank - step) % size]
 
 
-ALGORITHMS = {"recursive_doubling": recursive_doubling, "halving_doubling": halving_doubling, "ring": ring}
+def bcube(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
+    """Halving and doubling with groups in the place of pairs: one step for each prime factor of the number of ranks.
+
+    6 ranks, 2 x 3: 0-1, 2-3 and 4-5 exchange halves; then 0-2-4 and 1-3-5 exchange thirds of what they kept; then back, each
+    sending what it has reduced to the others of its groups.
+
+    2 steps per prime factor, 2 nbytes (size-1)/size bytes sent per rank, for any number of ranks; a prime number is one
+    group.  As Gloo's allreduce_bcube, after C. Guo et al., BCube, SIGCOMM 2009, doi:10.1145/1592568.1592577.
+    """
+    rank = call.rank
+    start, stop, mine = 0, len(out), x
+    way, distance = [], 1
+    for step, count in enumerate(prime_factors(call.size), 1):
+        digit = rank // distance % count
+        members = [rank + (other - digit) * distance for other in range(count)]
+        part = [slice(start + piece.start, start + piece.stop) for piece in blocks(stop - start, count)]
+        sent = [call.send(peer, step, mine[part[other]]) for other, peer in enumerate(members) if other != digit]
+        keep = part[digit]
+        # The nearest ranks first, in both directions, so that operands stay in rank order.
+        for other in [*range(digit - 1, -1, -1), *range(digit + 1, count)]:
+            yield call.receive_reduce(members[other], step, mine[keep], out[keep], op)
+            mine = out
+        yield sent
+        way.append((step, members, part, digit))
+        start, stop, distance = keep.start, keep.stop, distance * count
+    for step, members, part, digit in reversed(way):
+        others = [other for other in range(len(members)) if other != digit]
+        received = [call.receive(members[other], _BACK + step, out[part[other]]) for other in others]
+        yield received + [call.send(members[other], _BACK + step, out[part[digit]]) for other in others]
+
+
+ALGORITHMS = {"recursive_doubling": recursive_doubling, "halving_doubling": halving_doubling, "ring": ring, "bcube": bcube}

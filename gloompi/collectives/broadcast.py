@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from ..engine.call import Call
+from ..engine.call import Call, as_array
 from ..engine.operation import Steps
 from .partition import blocks, tree
 
-__all__ = ["ALGORITHMS", "broadcast", "pick"]
+__all__ = ["ALGORITHMS", "broadcast", "broadcastv", "pick"]
 
 # Above this, with more than 2 ranks, cutting the array spreads the sending over the ranks. With 4 ranks on 2 cores over
 # AF_UNIX, where all share the cores, the two were level at 256 KiB and the tree ahead at 1 MiB (717 us against 832).
@@ -69,3 +69,16 @@ def scatter_allgather(call: Call, x: Array, root: int) -> Steps:
 
 
 ALGORITHMS = {"binomial": binomial, "scatter_allgather": scatter_allgather}
+
+
+def broadcastv(call: Call, x: list[Array], root: int) -> Steps:
+    """Put the root's array, bytes of any number, into every other rank's list.
+
+    The binomial tree above, for a length that only the root knows.
+    """
+    parent, children = tree(call.rank, root, call.size)
+    if parent is not None:
+        came = call.receive_any(parent, 0)
+        yield came
+        x.append(as_array(came.data))
+    yield [call.send(child, 0, x[0]) for child in reversed(children)]

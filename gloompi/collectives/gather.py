@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from ..engine.call import Call
+from ..engine.call import Call, as_array
 from ..engine.operation import Steps
 
-__all__ = ["gather"]
+__all__ = ["gather", "gatherv"]
 
 
 def gather(call: Call, x: Array, out: Array | None, root: int) -> Steps:
@@ -22,3 +22,25 @@ def gather(call: Call, x: Array, out: Array | None, root: int) -> Steps:
     received = [call.receive(rank, 0, rows[rank]) for rank in range(call.size) if rank != root]
     rows[root][:] = x
     yield received
+
+
+def gatherv(call: Call, x: Array, pieces: list[Array] | None, root: int) -> Steps:
+    """Put `x` of rank r, bytes of any number, into the root's list: its pieces r, or new ones where it is empty.
+
+    Linear, as `gather`.
+    """
+    if call.rank != root:
+        yield call.send(root, 0, x)
+        return
+    assert pieces is not None
+    others = [rank for rank in range(call.size) if rank != root]
+    if pieces:
+        received = [call.receive_piece(rank, 0, pieces[rank]) for rank in others]
+        pieces[root][:] = x
+        yield received
+        return
+    came = [call.receive_any(rank, 0) for rank in others]
+    mine = x.copy()
+    yield came
+    pieces[:] = [as_array(receive.data) for receive in came]
+    pieces.insert(root, mine)

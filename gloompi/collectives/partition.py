@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Half", "block", "blocks", "halves", "power_of_two_within", "tree"]
+__all__ = ["Half", "block", "blocks", "halves", "power_of_two_within", "prime_factors", "tree"]
 
 
 def block(count: int, parts: int, index: int) -> slice:
@@ -23,6 +23,17 @@ def blocks(count: int, parts: int) -> list[slice]:
 def power_of_two_within(size: int) -> int:
     """The largest power of two that is not above `size`."""
     return 1 << (size.bit_length() - 1)
+
+
+def prime_factors(number: int) -> list[int]:
+    """In ascending order; 12: 2, 2, 3."""
+    factors, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors
 
 
 class Half(NamedTuple):

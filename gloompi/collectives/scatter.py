@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from ..engine.call import Call
+from ..engine.call import Call, as_array
 from ..engine.operation import Steps
 
-__all__ = ["scatter"]
+__all__ = ["scatter", "scatterv"]
 
 
 def scatter(call: Call, x: Array | None, out: Array, root: int) -> Steps:
@@ -22,3 +22,24 @@ def scatter(call: Call, x: Array | None, out: Array, root: int) -> Steps:
     sent = [call.send(rank, 0, rows[rank]) for rank in range(call.size) if rank != root]
     out[:] = rows[root]
     yield sent
+
+
+def scatterv(call: Call, pieces: list[Array] | None, out: list[Array], root: int, step: int = 0) -> Steps:
+    """Give piece r of the root, bytes of any number, to rank r: into the array in `out`, or a new one where it is empty.
+
+    Linear, as `scatter`.
+    """
+    if call.rank == root:
+        assert pieces is not None
+        sent = [call.send(rank, step, pieces[rank]) for rank in range(call.size) if rank != root]
+        if out:
+            out[0][:] = pieces[root]
+        else:
+            out.append(pieces[root].copy())
+        yield sent
+    elif out:
+        yield call.receive_piece(root, step, out[0])
+    else:
+        came = call.receive_any(root, step)
+        yield came
+        out.append(as_array(came.data))

@@ -12,10 +12,11 @@ import numpy as np
 
 from ..arrays import Array
 from ..reduction import Reduction
-from .channel import STEP_BITS, Channel
-from .operation import Operation, Receive, ReducingReceive
+from .channel import STEP_BITS
+from .operation import OpenReceive, Operation, PieceReceive, Receive, ReducingReceive
 
 if TYPE_CHECKING:
+    from .conversation import Conversation
     from .engine import Engine
 
 __all__ = ["Call"]
@@ -34,32 +35,46 @@ class Call:
     Attributes
     ----------
     rank, size : int
+        In the Context, and so are all ranks here.
     number : int
         Of the call in its Context.
     """
 
-    __slots__ = ("_channel", "_fingerprint", "_messages", "_scratch", "_tag", "number", "rank", "size")
+    __slots__ = ("_channel", "_fingerprint", "_messages", "_ranks", "_scratch", "_tag", "number", "rank", "size")
 
-    def __init__(self, engine: Engine, channel: Channel, fingerprint: bytes) -> None:
-        self.rank = engine.rank
-        self.size = engine.size
+    def __init__(self, engine: Engine, conversation: Conversation, fingerprint: bytes) -> None:
+        self.rank = conversation.rank
+        self.size = conversation.size
+        self._ranks = conversation.ranks
         self._messages = engine.messages
         self._scratch = engine.scratch
-        self._channel = channel
+        self._channel = conversation.collectives
         self._fingerprint = fingerprint
-        self.number = engine.messages.begin(channel, fingerprint)
+        self.number = engine.messages.begin(self._channel, fingerprint)
         self._tag = self.number << STEP_BITS
 
     def send(self, dest: int, step: int, data: Array | None = None) -> Operation:
         """Send `data` (1-d, contiguous), or an empty message; it must not change before the operation is done."""
         payload = _NOTHING if data is None else as_bytes(data)
-        return self._messages.send(self._channel, dest, self._tag | step, payload, self._fingerprint)
+        return self._messages.send(self._channel, self._ranks[dest], self._tag | step, payload, self._fingerprint)
 
     def receive(self, source: int, step: int, out: Array | None = None) -> Operation:
         """Receive into `out` (1-d, contiguous), or an empty message."""
         buffer = _NOTHING if out is None else as_bytes(out)
-        receive = Receive(self._channel, source, self._tag | step, buffer, len(buffer), self._fingerprint)
+        receive = Receive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
         return self._messages.receive(receive)
+
+    def receive_piece(self, source: int, step: int, out: Array) -> Operation:
+        """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone."""
+        buffer = as_bytes(out)
+        receive = PieceReceive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
+        return self._messages.receive(receive)
+
+    def receive_any(self, source: int, step: int) -> OpenReceive:
+        """Receive a message of any length into new memory, the operation's `data`."""
+        receive = OpenReceive(self._channel, self._ranks[source], self._tag | step, None, 0, self._fingerprint)
+        self._messages.receive(receive)
+        return receive
 
     def receive_reduce(self, source: int, step: int, mine: Array, out: Array, op: Reduction) -> Operation:
         """Receive and combine with `mine` into `out`, piece by piece; the lower rank's operand comes first.
@@ -68,7 +83,7 @@ class Call:
         """
         receive = ReducingReceive(
             self._channel,
-            source,
+            self._ranks[source],
             self._tag | step,
             mine,
             out,
@@ -78,6 +93,11 @@ class Call:
             self._fingerprint,
         )
         return self._messages.receive(receive)
+
+
+def as_array(data: memoryview) -> Array:
+    """Bytes as a 1-d array over the same memory."""
+    return np.frombuffer(data, np.uint8)
 
 
 def as_bytes(data: Array) -> memoryview:

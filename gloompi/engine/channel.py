@@ -11,13 +11,18 @@ from .fingerprint import describe
 from .matching import Key, Matcher
 from .operation import Receive, Send
 
-__all__ = ["STEP_BITS", "Channel", "Disagreement"]
+__all__ = ["STEP_BITS", "Channel", "Disagreement", "label"]
 
 # The tag of a collective's message is sequence << STEP_BITS | step.
 STEP_BITS = 16
 
 # Fingerprints of this many finished calls are kept, to name what this rank did when a peer does something else.
 _REMEMBERED = 1024
+
+
+def label(fingerprint: bytes, tag: int) -> str:
+    """What error texts call a call: ``"allreduce #17"``."""
+    return f"{describe(fingerprint).partition('(')[0]} #{tag >> STEP_BITS}"
 
 
 class Disagreement(Exception):
@@ -44,9 +49,26 @@ class Channel:
         Announced sends that no CLEAR has come for.
     cleared : set of (dest, tag)
         A CLEAR that came before its send was begun.
+    departed : set of int
+        Ranks that have closed their Context of this channel, while others stay open on the same connections.
+    closed : bool
+        This rank has; `members` are the others that it had.
     """
 
-    __slots__ = ("_calls", "_early", "awaiting", "cleared", "collective", "id", "matcher", "sequence", "waiting")
+    __slots__ = (
+        "_calls",
+        "_early",
+        "awaiting",
+        "cleared",
+        "closed",
+        "collective",
+        "departed",
+        "id",
+        "matcher",
+        "members",
+        "sequence",
+        "waiting",
+    )
 
     def __init__(self, number: int, collective: bool) -> None:
         self.id = number
@@ -56,6 +78,9 @@ class Channel:
         self.awaiting: dict[Key, deque[Receive]] = {}
         self.waiting: dict[Key, deque[Send]] = {}
         self.cleared: set[Key] = set()
+        self.departed: set[int] = set()
+        self.closed = False
+        self.members: frozenset[int] = frozenset()
         self._calls: dict[int, bytes] = {}
         self._early: dict[int, list[tuple[int, bytes]]] = {}
 
@@ -88,7 +113,7 @@ class Channel:
         """Raise Disagreement if two fingerprints of one call differ."""
         if theirs != mine:
             here, there = describe(mine), describe(theirs)
-            raise Disagreement(f"{here.partition('(')[0]} #{tag >> STEP_BITS}", here, source, there)
+            raise Disagreement(label(mine, tag), here, source, there)
 
     def involves(self, rank: int) -> bool:
         """Whether anything outstanding needs this peer."""

@@ -10,7 +10,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -18,12 +18,14 @@ from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError
 from ..transport.frames import Kind, pack_header
 from ..transport.pair import STAGING_NBYTES, Link, Loopback, Pair
+from .conversation import ROOT, Conversation
 from .farewell import abort_frame, linger
 from .lateness import late, unsent
+from .matching import Probe
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Receive, Scratch, Steps
 from .polling import Poller
-from .task import Task
+from .task import Task, Waiting
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -88,6 +90,10 @@ class Engine:
         What broke the engine; every later use raises it.
     messages : Messages
     scratch : Scratch
+    root : Conversation
+        Of all ranks; others are made with `join`.
+    watches : list of callable
+        Called when the engine is about to close its connections.
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class Engine:
         self.scratch = Scratch()
         self.ready: deque[Task] = deque()
         self.turn = Turn(self._abort)
-        self._current: Task | None = None
+        self._current: Waiting | None = None
         self._poller = Poller(crowded, shared, self.turn.woken)
         self.watch = self._poller.watch
         self._suspecting = False
@@ -121,7 +127,16 @@ class Engine:
                 pair = Pair(sock, peer, self, CREDIT_NBYTES, staging)
                 self._poller.add(pair)
                 self._links.append(pair)
+        self.watches: list[Callable[[], None]] = []
+        self._conversations: set[Conversation] = set()
+        self.root = self.join(ROOT, range(self.size))
         _alive.add(self)
+
+    def join(self, number: int, ranks: Sequence[int]) -> Conversation:
+        """Begin a conversation of some ranks: no message is needed, they all do the same."""
+        conversation = Conversation(self.messages, number, ranks, self.rank)
+        self._conversations.add(conversation)
+        return conversation
 
     # -- progress -----------------------------------------------------------------------------------------------------
 
@@ -170,23 +185,44 @@ class Engine:
             raise self._broken()
         return task
 
-    def test(self, task: Task) -> bool:
+    def test(self, task: Waiting) -> bool:
         """Move what can be moved without waiting; return whether the task is done."""
         self._current = task
         try:
             for _ in range(_TEST_MOVES):
                 if task.done or self.error is not None or not self._move():
                     break
-            if not task.done and self.error is None and task.stalled(_ASK_SECONDS):
-                self._ask(task)
         except BaseException as exc:
             self._interrupted(exc)
             raise
+        if not task.done and self.error is None and task.stalled(_ASK_SECONDS):
+            self._ask(task)
         if not task.done and self.error is not None:
             raise self._broken()
         return task.done
 
-    def wait(self, task: Task, deadline: Deadline) -> None:
+    def look(self, find: Callable[[], Result | None]) -> Result | None:
+        """Return what `find` finds, if need be after moving what can be moved without waiting."""
+        try:
+            for _ in range(_TEST_MOVES):
+                found = find()
+                if found is not None:
+                    return found
+                if self.error is not None or not self._move():
+                    break
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+        if self.error is not None:
+            raise self._broken()
+        self._poller.pause()  # it will be asked again soon
+        return None
+
+    def prepare_sleep(self) -> int:
+        """The descriptor that becomes readable when there is something to move."""
+        return self._poller.prepare_sleep()
+
+    def wait(self, task: Waiting, deadline: Deadline) -> None:
         """Move bytes until the task is done.
 
         Raises
@@ -229,16 +265,24 @@ class Engine:
             self._interrupted(exc)
             raise
 
-    def _ask(self, task: Task) -> None:
+    def _ask(self, task: Waiting) -> None:
         """Nothing has come for a while: ask those whom the task waits for, once; see whether anybody is left."""
         if not task.asked:
             task.asked = True
             for operation in task.awaited:
                 if isinstance(operation, Receive) and not operation.done:
                     self.messages.ask(operation)
-        if self.messages.finished == self.size - 1 > 0:
+        if self.messages.finished == self.size - 1 > 0 or self._deserted(task):
             # All peers have said goodbye: what is awaited, even from any source, cannot come any more.
             self._lose(self._links[self.rank - 1], CLOSED)
+
+    def _deserted(self, task: Waiting) -> bool:
+        """Whether all that the task waits for are messages from any rank, in Contexts that all others have closed."""
+        deserted = [on.messages for on in self._conversations if on.deserted]
+        return bool(deserted) and all(
+            isinstance(operation, Receive | Probe) and operation.source < 0 and operation.channel in deserted
+            for operation in task.awaited
+        )
 
     def _move(self) -> bool:
         """Serve every connection that has something to do, without waiting; resume the tasks that can go on."""
@@ -293,8 +337,12 @@ class Engine:
         return self.error.with_traceback(None)
 
     def _interrupted(self, exc: BaseException) -> None:
-        """Something else than the engine ended a wait: a signal, or the user's operator."""
-        if self.error is None:
+        """Something else than the engine ended a wait: a signal, the user's operator, what an algorithm has found."""
+        if self.error is not None:
+            return
+        if isinstance(exc, GloompiError):
+            self._fail(exc)
+        else:
             self._abort(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
 
     def abort(self, reason: str) -> None:
@@ -339,14 +387,7 @@ class Engine:
             self._move()
             if self.error is not None and not owing and not isinstance(self.error, MismatchError):
                 return
-            while self.error is None and self.messages.unmatched():
-                if deadline.expired():
-                    self._fail(unsent(self.messages.unmatched(), deadline, self.peers))
-                else:
-                    self._poller.poll(deadline.remaining())
-                    self._resume()
-            if self.error is not None:
-                raise self._broken()
+            self._finish_sends(self.messages.unmatched, deadline)
             pairs = self._poller.pairs()
             for pair in pairs:
                 pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
@@ -360,7 +401,43 @@ class Engine:
         if silent:
             raise unsent([pair.rank for pair in silent], deadline, self.peers)
 
+    def leave(self, conversation: Conversation, deadline: Deadline) -> None:
+        """End a conversation, and if it is the last, close the engine.
+
+        Raises
+        ------
+        OperationTimeoutError, PeerLostError, MismatchError
+            As `close`.
+        """
+        if self._conversations == {conversation}:
+            self.close(deadline)
+            return
+        channels = (conversation.messages, conversation.collectives)
+        try:
+            self._finish_sends(lambda: self.messages.unmatched(channels), deadline)
+            self.messages.leave(channels, conversation.ranks)
+            self._conversations.discard(conversation)
+            # Nobody may call this engine again for a long time.
+            links = [self._links[rank] for rank in conversation.ranks]
+            self._finish_sends(lambda: [link.rank for link in links if link.sending], deadline)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
+        while self.error is None and unfinished():
+            if deadline.expired():
+                self._fail(unsent(unfinished(), deadline, self.peers))
+            else:
+                self._poller.poll(deadline.remaining())
+                self._resume()
+        if self.error is not None:
+            raise self._broken()
+
     def _release(self) -> None:
+        for watch in self.watches:
+            watch()
+        self.watches.clear()
         for pair in self._poller.pairs():
             self._poller.remove(pair)
             pair.close()
@@ -369,10 +446,12 @@ class Engine:
         self.ready.clear()
         self._current = None
 
-    def drop(self) -> None:
-        """Close all connections without a word: the peers take it for a loss."""
-        self.error = ContextClosedError("this Context was collected without having been closed")
-        self._release()
+    def drop(self, conversation: Conversation) -> None:
+        """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
+        self._conversations.discard(conversation)
+        if not self._conversations:
+            self.error = ContextClosedError("this Context was collected without having been closed")
+            self._release()
 
     @property
     def closed(self) -> bool:

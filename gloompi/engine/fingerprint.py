@@ -25,6 +25,25 @@ OPERATIONS = (
     "allgather",
     "gather",
     "scatter",
+    "reduce_scatter",
+    "scan",
+    "exscan",
+    "gatherv",
+    "allgatherv",
+    "scatterv",
+    "alltoall",
+    "alltoallv",
+    "split",
+    "dup",
+    "broadcast_object",
+    "gather_object",
+    "allgather_object",
+    "scatter_object",
+    "alltoall_object",
+    "reduce_object",
+    "allreduce_object",
+    "scan_object",
+    "exscan_object",
 )
 ALGORITHMS = (
     "auto",
@@ -34,9 +53,20 @@ ALGORITHMS = (
     "binomial",
     "scatter_allgather",
     "bruck",
+    "bcube",
+    "recursive_halving",
+    "chain",
+    "pairwise",
 )
 _REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor")
 _OTHER = 255
+
+# Of these nothing is agreed that could be named.
+_WITHOUT_ARRAYS = {
+    code
+    for code, name in enumerate(OPERATIONS)
+    if name in ("barrier", "dup", "split", "scatterv") or name.endswith("_object")
+}
 
 # operation, algorithm, reduction, root, digest of what has no room (callable's name, long dtype), count, dtype
 _FINGERPRINT = Struct("<BBBxiI4xQ8s")
@@ -44,7 +74,13 @@ _FINGERPRINT = Struct("<BBBxiI4xQ8s")
 
 @lru_cache(maxsize=4096)
 def fingerprint(
-    operation: str, dtype: np.dtype[Any], count: int, root: int = -1, reduction: str = "", algorithm: str = "auto"
+    operation: str,
+    dtype: np.dtype[Any],
+    count: int,
+    root: int = -1,
+    reduction: str = "",
+    algorithm: str = "auto",
+    detail: bytes = b"",
 ) -> bytes:
     """Pack the facts on which all ranks have to agree.
 
@@ -60,6 +96,8 @@ def fingerprint(
         -1 where the operation has none.
     reduction : str
         Name of the operator, any text; empty where there is none.
+    detail : bytes
+        Whatever else has to be the same.
     """
     short, rest = _dtype_name(dtype)
     known = reduction in _REDUCTIONS
@@ -68,7 +106,7 @@ def fingerprint(
         ALGORITHMS.index(algorithm),
         _REDUCTIONS.index(reduction) if known else _OTHER,
         root,
-        crc32(rest + (b"" if known else reduction.encode())),
+        crc32(rest + (b"" if known else reduction.encode()) + detail),
         count,
         short,
     )
@@ -89,7 +127,7 @@ def describe(packed: bytes) -> str:
     facts = []
     if reduction:
         facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")
-    if operation != OPERATIONS.index("barrier"):
+    if operation not in _WITHOUT_ARRAYS:
         name = dtype.rstrip(b"\0").decode("ascii", "replace")
         facts += [f"{name} #{digest:08x}" if digest and reduction < _OTHER else name, f"count {count}"]
     if root >= 0:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
 from ..errors import OperationTimeoutError
+from .matching import Probe
 from .operation import Operation, Receive, Send
-from .task import Task, peer_of
+from .task import Waiting, peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ __all__ = ["late", "unsent"]
 _MOST = 4
 
 
-def late(task: Task, deadline: Deadline, peers: Sequence[Peer]) -> OperationTimeoutError:
+def late(task: Waiting, deadline: Deadline, peers: Sequence[Peer]) -> OperationTimeoutError:
     """The error of a call that is not done when its budget is spent."""
     assert deadline.timeout is not None
     states = [_state(operation, task.name, peers) for operation in task.awaited if not operation.done]
@@ -34,6 +35,8 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
     if isinstance(operation, Receive):
         total = operation.nbytes or operation.capacity
         what = f"got {operation.position} of {total} bytes from {who}"
+    elif isinstance(operation, Probe):
+        what = f"no message from {who}"
     else:
         assert isinstance(operation, Send)
         what = f"sending {len(operation.payload)} bytes to {who}"

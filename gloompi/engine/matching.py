@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import count
+from typing import TYPE_CHECKING
 
-from .operation import ANY_SOURCE, ANY_TAG, Receive
+from .operation import ANY_SOURCE, ANY_TAG, Operation, Receive
 
-__all__ = ["Arrival", "Matcher"]
+if TYPE_CHECKING:
+    from .channel import Channel
+
+__all__ = ["Arrival", "Matcher", "Probe"]
 
 Key = tuple[int, int]  # source, tag
 
@@ -67,12 +71,36 @@ class Arrival:
         receive.finish()
 
 
-class Matcher:
-    """Posted receives and early messages of one channel."""
+class Probe(Operation):
+    """Completes when there is a message that no receive has matched.
 
-    __slots__ = ("_arrivals", "_order", "_posted", "_wild")
+    Attributes
+    ----------
+    source, tag : int
+        Wildcards included.
+    takes : bool
+        The message is kept for the one who probes: no receive matches it any more.
+    arrival : Arrival or None
+    """
+
+    __slots__ = ("arrival", "channel", "source", "tag", "takes")
+
+    def __init__(self, channel: Channel, source: int, tag: int, takes: bool) -> None:
+        super().__init__()
+        self.channel = channel
+        self.source = source
+        self.tag = tag
+        self.takes = takes
+        self.arrival: Arrival | None = None
+
+
+class Matcher:
+    """Posted receives, probes and early messages of one channel."""
+
+    __slots__ = ("_arrivals", "_order", "_posted", "_probes", "_wild")
 
     def __init__(self) -> None:
+        self._probes: list[Probe] = []
         self._posted: dict[Key, deque[Receive]] = {}
         self._wild: list[Receive] = []
         self._arrivals: dict[Key, deque[Arrival]] = {}
@@ -81,31 +109,74 @@ class Matcher:
     def post(self, receive: Receive) -> Arrival | None:
         """Return the early message that `receive` gets, removed from the queue; post the receive if there is none."""
         source, tag = receive.source, receive.tag
+        if self._arrivals:
+            arrival = self.take(source, tag)
+            if arrival is not None:
+                return arrival
+        receive.order = next(self._order)
         if source != ANY_SOURCE and tag != ANY_TAG:
             key = (source, tag)
-            if self._arrivals and key in self._arrivals:
-                return _pop(self._arrivals, key)
-            receive.order = next(self._order)
             queue = self._posted.get(key)
             if queue is None:
                 self._posted[key] = deque((receive,))
             else:
                 queue.append(receive)
-            return None
-        heads = [queue[0] for key, queue in self._arrivals.items() if _admits(receive, key)]
-        if heads:
-            first = min(heads, key=lambda arrival: arrival.order)
-            return _pop(self._arrivals, (first.source, first.tag))
-        receive.order = next(self._order)
-        self._wild.append(receive)
+        else:
+            self._wild.append(receive)
         return None
+
+    def find(self, source: int, tag: int) -> Arrival | None:
+        """Return the early message that a receive would get, without removing it."""
+        if source != ANY_SOURCE and tag != ANY_TAG:
+            queue = self._arrivals.get((source, tag))
+            return queue[0] if queue else None
+        heads = [queue[0] for key, queue in self._arrivals.items() if _admits(source, tag, key)]
+        return min(heads, key=lambda arrival: arrival.order, default=None)
+
+    def take(self, source: int, tag: int) -> Arrival | None:
+        """Return the early message that a receive would get, removed from the queue."""
+        arrival = self.find(source, tag)
+        if arrival is not None:
+            key = (arrival.source, arrival.tag)
+            queue = self._arrivals[key]
+            queue.popleft()
+            if not queue:
+                del self._arrivals[key]
+        return arrival
+
+    def probe(self, probe: Probe) -> Probe:
+        """Give a probe its message, now or when it comes."""
+        probe.arrival = self.take(probe.source, probe.tag) if probe.takes else self.find(probe.source, probe.tag)
+        if probe.arrival is None:
+            self._probes.append(probe)
+        else:
+            probe.done = True
+        return probe
+
+    def early(self) -> list[Arrival]:
+        """The messages that no receive has matched."""
+        return [arrival for queue in self._arrivals.values() for arrival in queue]
+
+    def withdraw(self, receive: Receive) -> bool:
+        """Take back a receive; return False if a message has matched it."""
+        if receive in self._wild:
+            self._wild.remove(receive)
+            return True
+        key = (receive.source, receive.tag)
+        queue = self._posted.get(key)
+        if queue is None or receive not in queue:
+            return False
+        queue.remove(receive)
+        if not queue:
+            del self._posted[key]
+        return True
 
     def match(self, source: int, tag: int) -> Receive | None:
         """Return the receive that a message from `source` gets, removed from the queue, or None."""
         key = (source, tag)
         queue = self._posted.get(key)
         if self._wild:
-            wild = next((receive for receive in self._wild if _admits(receive, key)), None)
+            wild = next((receive for receive in self._wild if _admits(receive.source, receive.tag, key)), None)
             if wild is not None and (queue is None or wild.order < queue[0].order):
                 self._wild.remove(wild)
                 return wild
@@ -119,6 +190,12 @@ class Matcher:
     def keep(self, arrival: Arrival) -> None:
         """Queue a message that no receive wants yet."""
         arrival.order = next(self._order)
+        for probe in [probe for probe in self._probes if _admits(probe.source, probe.tag, (arrival.source, arrival.tag))]:
+            self._probes.remove(probe)
+            probe.arrival = arrival
+            probe.complete()
+            if probe.takes:
+                return
         self._arrivals.setdefault((arrival.source, arrival.tag), deque()).append(arrival)
 
     def posted(self) -> list[Receive]:
@@ -126,13 +203,5 @@ class Matcher:
         return [receive for queue in self._posted.values() for receive in queue] + self._wild
 
 
-def _admits(receive: Receive, key: Key) -> bool:
-    return receive.source in (ANY_SOURCE, key[0]) and receive.tag in (ANY_TAG, key[1])
-
-
-def _pop(queues: dict[Key, deque[Arrival]], key: Key) -> Arrival:
-    queue = queues[key]
-    arrival = queue.popleft()
-    if not queue:
-        del queues[key]
-    return arrival
+def _admits(source: int, tag: int, key: Key) -> bool:
+    return source in (ANY_SOURCE, key[0]) and tag in (ANY_TAG, key[1])

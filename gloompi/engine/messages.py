@@ -8,15 +8,15 @@ it.  The receiver of a large message of a collective knows that it comes and cle
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.pair import Link, Sink
-from .channel import Channel, Disagreement
+from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
-from .matching import Arrival
+from .matching import Arrival, Matcher
 from .operation import DONE, Operation, Receive, Send
 
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
@@ -81,13 +81,18 @@ class Messages:
         except Disagreement as exc:
             raise self._disagree(exc) from None
 
-    def send(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> Operation:
-        """Begin to send `payload` (bytes, contiguous), which must not change before the operation is done."""
+    def send(
+        self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes, synchronous: bool = False
+    ) -> Operation:
+        """Begin to send `payload` (bytes, contiguous), which must not change before the operation is done.
+
+        A synchronous send is not done before a receive has matched it.
+        """
         link = self._links[dest]
         nbytes = len(payload)
-        if link.finished:
+        if link.finished or dest in channel.departed:
             self._lose(link, CLOSED)
-        if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES:
+        if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES and not synchronous:
             link.credit -= nbytes + HEADER_NBYTES
             if link.write(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), payload if nbytes else None):
                 return DONE
@@ -115,28 +120,28 @@ class Messages:
     def receive(self, receive: Receive) -> Receive:
         """Post a receive."""
         channel = receive.channel
-        if channel.collective and receive.capacity > EAGER_NBYTES:
-            receive.nbytes = receive.capacity
-            self._clear(receive)
+        if channel.collective and receive.capacity > EAGER_NBYTES and receive.ahead:
+            arrival = channel.matcher.take(receive.source, receive.tag)
+            if arrival is None:
+                receive.nbytes = receive.capacity
+                self._clear(receive)
         else:
             arrival = channel.matcher.post(receive)
-            if arrival is not None:
-                self._settle(receive, arrival)
-        if not receive.done and receive.source >= 0 and self._links[receive.source].finished:
-            self._lose(self._links[receive.source], CLOSED)
+        if arrival is not None:
+            self.settle(receive, arrival)
+        source = receive.source
+        if not receive.done and source >= 0 and (self._links[source].finished or source in channel.departed):
+            self._lose(self._links[source], CLOSED)
         return receive
 
-    def _settle(self, receive: Receive, arrival: Arrival) -> None:
+    def settle(self, receive: Receive, arrival: Arrival) -> None:
         """Give a receive the message that was there before it."""
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
         if arrival.payload is None:
             self._clear(receive)
             return
-        link = self._links[arrival.source]
-        link.consumed += arrival.nbytes + HEADER_NBYTES
-        if link.consumed >= CREDIT_NBYTES // 2:
-            self._grant(link)
+        self._consumed(self._links[arrival.source], arrival.nbytes)
         if arrival.complete:
             arrival.deliver(receive)
         else:
@@ -145,11 +150,13 @@ class Messages:
     def _accept(self, receive: Receive, source: int, tag: int, nbytes: int, fingerprint: bytes) -> bool:
         """Bind a message to a receive; if they do not fit, break the engine and return False."""
         if receive.channel.collective:
-            if fingerprint != receive.fingerprint or nbytes != receive.capacity:
+            if fingerprint != receive.fingerprint or not receive.admits(nbytes):
                 if self._agrees(receive.channel, source, tag, fingerprint):
-                    self._garbled(source, f"{nbytes} bytes for a step of {receive.capacity}")
+                    here = f"{describe(receive.fingerprint)} with {receive.capacity} bytes from rank {source}"
+                    there = f"{describe(fingerprint)} with {nbytes} bytes to rank {self._rank}"
+                    self._fail(MismatchError(label(fingerprint, tag), self._rank, here, source, there))
                 return False
-        elif nbytes > receive.capacity or not same_items(fingerprint, receive.fingerprint):
+        elif not same_items(fingerprint, receive.fingerprint) or not receive.admits(nbytes):
             here = f"{describe(receive.fingerprint).replace('send', 'recv', 1)} of at most {receive.capacity} bytes"
             there = f"{describe(fingerprint)} of {nbytes} bytes"
             operation = f"the message from rank {source} to rank {self._rank} with tag {tag}"
@@ -164,10 +171,12 @@ class Messages:
         header = pack_header(_CLEAR, channel.id, receive.tag, 0, receive.fingerprint)
         self._links[receive.source].write(header)
 
-    def _grant(self, link: Link) -> None:
-        """Let the peer send again, without asking, what its receives have taken here."""
-        granted, link.consumed = link.consumed, 0
-        link.write(pack_header(Kind.CREDIT, 0, 0, granted))
+    def _consumed(self, link: Link, nbytes: int) -> None:
+        """Note that a message that came without asking has found its receive; let the peer send as much again."""
+        link.consumed += nbytes + HEADER_NBYTES
+        if link.consumed >= CREDIT_NBYTES // 2:
+            granted, link.consumed = link.consumed, 0
+            link.write(pack_header(Kind.CREDIT, 0, 0, granted))
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
@@ -175,15 +184,13 @@ class Messages:
         """Take a header; return where its payload goes, or None if none follows."""
         rank = pair.rank
         if kind == _MESSAGE:
-            conversation = self._channels.get(channel) or self.channel(channel)
-            receive = conversation.matcher.match(rank, tag)
+            on = self._channels.get(channel) or self.channel(channel)
+            receive = on.matcher.match(rank, tag)
             if receive is None:
-                return self._early(conversation, rank, tag, nbytes, fingerprint)
+                return self._early(on, pair, tag, nbytes, fingerprint)
             if not self._accept(receive, rank, tag, nbytes, fingerprint):
                 return None
-            pair.consumed += nbytes + HEADER_NBYTES
-            if pair.consumed >= CREDIT_NBYTES // 2:
-                self._grant(pair)
+            self._consumed(pair, nbytes)
             return receive
         if kind == _DATA:
             return self._data(rank, self.channel(channel), tag, nbytes, fingerprint)
@@ -198,24 +205,41 @@ class Messages:
         elif kind == Kind.GOODBYE:
             pair.finished = True
             self.finished += 1
-            if pair.sending or any(channel.involves(rank) for channel in self._channels.values()):
+            if pair.sending:
                 self._lose(pair, CLOSED)
+            for on in tuple(self._channels.values()):
+                self._departed(pair, on)
+        elif kind == Kind.LEAVE:
+            self._departed(pair, self.channel(channel))
+            self._departed(pair, self.channel(channel + 1))
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
             return Abort(rank, nbytes, self._told)
         else:
             self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")
         return None
 
-    def _early(self, channel: Channel, rank: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+    def _early(self, channel: Channel, link: Link, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         """Keep a message that no receive waits for."""
+        rank = link.rank
         if nbytes > EAGER_NBYTES:
             self._garbled(rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
             return None
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
-        channel.matcher.keep(arrival)
+        if channel.closed:
+            self._consumed(link, nbytes)  # nobody will ever ask for it
+        else:
+            channel.matcher.keep(arrival)
         return arrival
+
+    def _departed(self, link: Link, channel: Channel) -> None:
+        """A peer has closed its Context of this channel."""
+        channel.departed.add(link.rank)
+        if channel.closed:
+            self._forget_if_over(channel)
+        elif channel.involves(link.rank):
+            self._lose(link, CLOSED)
 
     def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         queue = channel.awaiting.get((rank, tag))
@@ -249,8 +273,8 @@ class Messages:
     def _announced(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> None:
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return
-        if channel.collective and nbytes > EAGER_NBYTES:
-            return  # its receive clears it, or has done so, without being asked
+        if channel.closed or (channel.collective and (rank, tag) in channel.awaiting):
+            return  # nobody will ask for it; or its receive has cleared it without being asked
         receive = channel.matcher.match(rank, tag)
         if receive is None:
             channel.matcher.keep(Arrival(rank, tag, nbytes, fingerprint, announced=True))
@@ -294,7 +318,24 @@ class Messages:
         """Forget everything that is under way."""
         self._channels.clear()
 
-    def unmatched(self) -> list[int]:
+    def leave(self, channels: Sequence[Channel], ranks: Iterable[int]) -> None:
+        """Close the channels of one Context of several, and tell the ranks that it had."""
+        others = frozenset(ranks) - {self._rank}
+        for rank in others:
+            self._links[rank].write(pack_header(Kind.LEAVE, channels[0].id, 0, 0))
+        for channel in channels:
+            for arrival in channel.matcher.early():
+                if arrival.payload is not None:
+                    self._consumed(self._links[arrival.source], arrival.nbytes)
+            channel.closed, channel.members, channel.matcher = True, others, Matcher()
+            self._forget_if_over(channel)
+
+    def _forget_if_over(self, channel: Channel) -> None:
+        # Whoever has left sends nothing more on it, so nothing can bring the channel back.
+        if channel.members <= channel.departed:
+            self._channels.pop(channel.id, None)
+
+    def unmatched(self, channels: Iterable[Channel] | None = None) -> list[int]:
         """Other ranks that have not posted the receive for an announced message."""
-        found = {dest for channel in self._channels.values() for dest, _ in channel.waiting}
+        found = {dest for channel in channels or self._channels.values() for dest, _ in channel.waiting}
         return sorted(found - {self._rank})

@@ -18,7 +18,9 @@ __all__ = [
     "ANY_TAG",
     "CHUNK_NBYTES",
     "DONE",
+    "OpenReceive",
     "Operation",
+    "PieceReceive",
     "Receive",
     "ReducingReceive",
     "Scratch",
@@ -103,6 +105,9 @@ class Receive(Operation):
 
     __slots__ = ("buffer", "capacity", "channel", "fingerprint", "nbytes", "order", "position", "source", "tag")
 
+    ahead = True
+    """In a collective, the sender of a large message can be cleared before it asks: its length is agreed."""
+
     def __init__(
         self, channel: Channel, source: int, tag: int, buffer: memoryview | None, capacity: int, fingerprint: bytes
     ) -> None:
@@ -118,6 +123,10 @@ class Receive(Operation):
         self.position = 0
         self.order = 0
 
+    def admits(self, nbytes: int) -> bool:
+        """Whether a message of this length may come; if so, there is room for it from now on."""
+        return nbytes == self.capacity if self.channel.collective else nbytes <= self.capacity
+
     def feed(self, data: memoryview) -> None:
         assert self.buffer is not None
         position = self.position
@@ -132,6 +141,31 @@ class Receive(Operation):
         self.position += nbytes
 
     finish = Operation.complete
+
+
+class PieceReceive(Receive):
+    """A receive of a collective in which each pair of ranks has a length of its own, on which the two may disagree."""
+
+    __slots__ = ()
+
+    ahead = False
+
+
+class OpenReceive(PieceReceive):
+    """A receive that takes a message of any length: into its buffer where it fits, else into memory of its own."""
+
+    __slots__ = ()
+
+    def admits(self, nbytes: int) -> bool:
+        if self.buffer is None or nbytes > len(self.buffer):
+            self.buffer = np.empty(nbytes, np.uint8).data
+        return True
+
+    @property
+    def data(self) -> memoryview:
+        """What has come."""
+        assert self.buffer is not None
+        return self.buffer[: self.nbytes]
 
 
 class Scratch:

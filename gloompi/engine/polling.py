@@ -90,7 +90,7 @@ class Poller:
     def poll(self, timeout: float | None) -> bool:
         """Serve every pair that is ready, waiting up to `timeout` seconds for one; return whether that moved any bytes."""
         if timeout != 0:
-            self._arm()
+            self.prepare_sleep()
         moved = False
         for fd, event in self._epoll.poll(timeout if timeout is None else min(timeout, _LONGEST_SECONDS)):
             pair = self._pairs.get(fd)
@@ -106,7 +106,8 @@ class Poller:
                 moved |= pair.receive()
         return moved
 
-    def _arm(self) -> None:
+    def prepare_sleep(self) -> int:
+        """Have the kernel note what is waited for; return a descriptor that is readable when something of it has come."""
         # Asking for EPOLLOUT is a system call per change: done only before sleeping, when it matters.
         for fd in self.writing.keys() - self._armed:
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
@@ -114,6 +115,7 @@ class Poller:
         for fd in self._armed - self.writing.keys():
             self._epoll.modify(fd, select.EPOLLIN)
             self._armed.discard(fd)
+        return self._epoll.fileno()
 
     def pause(self) -> None:
         """Between two tries: let another process run where cores are shared."""

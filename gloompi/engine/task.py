@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
+from .matching import Probe
 from .operation import Operation, Receive, Send, Steps
 
-__all__ = ["Task"]
+__all__ = ["AnyOf", "Task", "Waiting"]
+
+
+class Waiting(Protocol):
+    """What an engine can wait for."""
+
+    asked: bool
+    """Its peers have been asked whether they are in the same call."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def label(self) -> str:
+        """For error texts: ``"allreduce #17"``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def awaited(self) -> Sequence[Operation]:
+        """What has to complete first."""
+
+    def stalled(self, seconds: float) -> bool:
+        """Whether it has waited for the same operations since a call that long ago."""
 
 
 class Task:
@@ -27,6 +52,11 @@ class Task:
         Makes the result when the algorithm has ended.
     ready : deque
         Where the task puts itself when it can go on.
+
+    Attributes
+    ----------
+    ended : callable or None
+        Called when the task is done.
     """
 
     __slots__ = (
@@ -40,6 +70,7 @@ class Task:
         "asked",
         "awaited",
         "done",
+        "ended",
         "result",
     )
 
@@ -54,6 +85,7 @@ class Task:
         self.asked = False
         self.awaited: Sequence[Operation] = ()
         self.done = False
+        self.ended: Callable[[], None] | None = None
         self.result: Any = None
 
     @property
@@ -98,10 +130,47 @@ class Task:
             self.result = self._finish()
             self.done = True
             self.awaited = ()
+            if self.ended is not None:
+                self.ended()
+
+    def abandon(self) -> None:
+        """Be done without a result: what was awaited has been taken back."""
+        self._steps.close()
+        self.done = True
+        self.awaited = ()
+
+
+class AnyOf:
+    """Done when one of several tasks is."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self.asked = False
+
+    @property
+    def done(self) -> bool:
+        return any(task.done for task in self._tasks)
+
+    @property
+    def label(self) -> str:
+        return f"wait for any of {len(self._tasks)} requests"
+
+    @property
+    def name(self) -> str:
+        return "it"
+
+    @property
+    def awaited(self) -> Sequence[Operation]:
+        return [operation for task in self._tasks for operation in task.awaited]
+
+    def stalled(self, seconds: float) -> bool:
+        stalled = [task.stalled(seconds) for task in self._tasks]  # each begins to count when it is asked
+        return all(stalled)
 
 
 def peer_of(operation: Operation) -> int:
-    if isinstance(operation, Receive):
+    """The rank at the other end; -1 for any."""
+    if isinstance(operation, Receive | Probe):
         return operation.source
     assert isinstance(operation, Send)
     return operation.dest

@@ -4,11 +4,10 @@ Layout, little-endian::
 
     0   version     u8      of this layout
     1   kind        u8      Kind
-    2   (zero)      u16
-    4   channel     u32     which conversation of which Context
-    8   tag         i64     the user's tag, or sequence number << 16 | step of a collective
-    16  nbytes      u64     payload that follows, or (ANNOUNCE, CREDIT) a number of bytes
-    24  (zero)      u64
+    2   (zero)      6 B
+    8   channel     u64     which conversation of which Context
+    16  tag         i64     the user's tag, or sequence number << 16 | step of a collective
+    24  nbytes      u64     payload that follows, or (ANNOUNCE, CREDIT) a number of bytes
     32  fingerprint 32 B    what the sender believes it is doing, see `gloompi.engine.fingerprint`
 
 64 bytes keep a payload aligned behind its header for every dtype.
@@ -21,7 +20,7 @@ from struct import Struct
 
 __all__ = ["HEADER_NBYTES", "NO_FINGERPRINT", "VERSION", "Kind", "pack_header", "unpack_header"]
 
-VERSION = 1
+VERSION = 2
 
 
 class Kind(IntEnum):
@@ -43,9 +42,11 @@ class Kind(IntEnum):
     """The sender's Context is broken; the payload says why."""
     WAITING = 8
     """The sender has been waiting for a message of this call for a while: do we mean the same call?"""
+    LEAVE = 9
+    """The sender has closed the Context of this channel, and keeps others on the same connection."""
 
 
-_HEADER = Struct("<BBxxIqQ8x32s")
+_HEADER = Struct("<BB6xQqQ32s")
 HEADER_NBYTES = _HEADER.size
 NO_FINGERPRINT = bytes(32)
 

@@ -1,0 +1,66 @@
+"""A Conversation: what one Context uses of an engine that several Contexts may share.
+
+It has two channels of its own, and the ranks that take part, in the Context's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from struct import pack
+
+from .channel import Channel
+from .messages import Messages
+
+__all__ = ["ROOT", "Conversation", "descendant"]
+
+# The number of the Context that the rendezvous has made.
+ROOT = 0
+
+
+class Conversation:
+    """One Context's share of an engine.
+
+    Parameters
+    ----------
+    number : int
+        The same on all its ranks, even; the channel of its messages has this number, that of its collectives the next.
+    ranks : sequence of int
+        The engine's rank of each of its ranks.
+    me : int
+        The engine's rank of this process.
+
+    Attributes
+    ----------
+    rank, size : int
+        In this Context.
+    closed : bool
+    """
+
+    __slots__ = ("collectives", "messages", "number", "rank", "ranks", "size")
+
+    def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int) -> None:
+        self.number = number
+        self.ranks = ranks
+        self.rank = ranks.index(me)
+        self.size = len(ranks)
+        self.messages: Channel = messages.channel(number)
+        self.collectives: Channel = messages.channel(number + 1)
+
+    @property
+    def closed(self) -> bool:
+        return self.messages.closed
+
+    @property
+    def deserted(self) -> bool:
+        """Whether all other ranks have closed this Context."""
+        return len(self.messages.departed) == self.size - 1 > 0
+
+
+def descendant(number: int, call: int, color: int) -> int:
+    """The number of a Context that call number `call` of Context `number` makes for the ranks of one color.
+
+    All its ranks compute it alike, without a message.  The 63 bits are as good as random: among a million Contexts, two
+    have the same number with a probability of one in ten million.
+    """
+    return int.from_bytes(blake2b(pack("<QQq", number, call, color), digest_size=8).digest(), "little") & ~1

@@ -1,0 +1,75 @@
+"""A Message: what a matched probe has found, and only its holder can receive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .engine.engine import Plan
+from .engine.matching import Arrival
+from .plans.messages import Status
+
+if TYPE_CHECKING:
+    from .operations.running import Running
+    from .request import Request
+
+__all__ = ["Message"]
+
+
+class Message:
+    """A message that `mprobe` or `improbe` has taken out of the matching; it is received once.
+
+    Attributes
+    ----------
+    source, tag, nbytes : int
+    """
+
+    __slots__ = ("_arrival", "_context", "nbytes", "source", "tag")
+
+    def __init__(self, context: Running, arrival: Arrival, status: Status) -> None:
+        self._context = context
+        self._arrival: Arrival | None = arrival
+        self.source, self.tag, self.nbytes = status
+
+    def __repr__(self) -> str:
+        received = ", received" if self._arrival is None else ""
+        return f"<Message from rank {self.source}, tag {self.tag}, {self.nbytes} bytes{received}>"
+
+    def recv(self, out: Any, *, timeout: float | None = None) -> Status:
+        """Receive it into `out`, as `Context.recv`.
+
+        Raises
+        ------
+        ValueError
+            It has been received already.
+        TypeError, MismatchError
+            As `Context.recv`.
+        """
+        status: Status = self._context._run(self._plan(out), timeout)
+        return status
+
+    def irecv(self, out: Any) -> Request:
+        """Non-blocking `recv`; `out` must be left alone until it is done."""
+        return self._context._start(self._plan(out))
+
+    def recv_object(self, *, timeout: float | None = None) -> Any:
+        """Receive the object that `send_object` has sent, and return it."""
+        return self._context._run(self._object_plan(), timeout)
+
+    def irecv_object(self) -> Request:
+        """Non-blocking `recv_object`."""
+        return self._context._start(self._object_plan())
+
+    def _plan(self, out: Any) -> Plan:
+        plan = self._context._plan.matched_recv(out, self._held())
+        self._arrival = None
+        return plan
+
+    def _object_plan(self) -> Plan:
+        plan = self._context._plan.matched_recv_object(self._held())
+        self._arrival = None
+        return plan
+
+    def _held(self) -> Arrival:
+        if self._arrival is None:
+            raise ValueError(f"{self!r} has been received already")
+        return self._arrival

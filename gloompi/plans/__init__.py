@@ -1,0 +1,1 @@
+"""Calls of the user's, checked and made ready to run."""

@@ -1,0 +1,117 @@
+"""What all plans share: who takes part, what is wrong with an argument, where a result goes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, flat_output
+from ..engine.call import Call
+from ..engine.conversation import Conversation
+from ..engine.engine import Engine, Plan
+from ..engine.operation import ANY_TAG, Steps
+from ..objects import PICKLE, Pickler
+
+__all__ = [
+    "MAX_TAG",
+    "NO_DTYPE",
+    "PlanBase",
+    "check_tag",
+    "copied_back",
+    "is_auto",
+    "nothing",
+    "output",
+    "rows_of",
+]
+
+# MPI guarantees 32767; this is what the common implementations give.
+MAX_TAG = 2**31 - 1
+
+# In the fingerprint of a call on no arrays.
+NO_DTYPE = np.dtype(np.uint8)
+
+
+class PlanBase:
+    """Makes plans for one Context.
+
+    Parameters
+    ----------
+    engine : Engine
+    conversation : Conversation
+    pickler : Pickler
+    """
+
+    def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler = PICKLE) -> None:
+        self._engine = engine
+        self._conversation = conversation
+        self._rank, self._size = conversation.rank, conversation.size
+        self.pickler = pickler
+
+    def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Plan:
+        def begin() -> tuple[Steps, int]:
+            call = Call(self._engine, self._conversation, mark)
+            return steps(call), call.number
+
+        return Plan(name, begin, finish)
+
+    def _peer(self, rank: int, name: str) -> int:
+        """Return a rank of this Context as an int."""
+        index = operator.index(rank)
+        if not 0 <= index < self._size:
+            raise ValueError(f"{name} must be in range({self._size}), not {rank}")
+        return index
+
+
+def nothing() -> None:
+    """The result of an operation that has none."""
+
+
+def check_tag(tag: int, wildcard: bool) -> int:
+    """Return a tag as an int."""
+    index = operator.index(tag)
+    if not (0 <= index <= MAX_TAG or (wildcard and index == ANY_TAG)):
+        raise ValueError(f"tag must be in range({MAX_TAG + 1}){' or ANY_TAG' if wildcard else ''}, not {tag}")
+    return index
+
+
+def is_auto(algorithm: str, known: dict[str, Any]) -> bool:
+    """Whether the algorithm is to be picked; ValueError if it is none of the known ones."""
+    if algorithm == "auto":
+        return True
+    if algorithm not in known:
+        raise ValueError(f"algorithm must be one of auto, {', '.join(known)}, not {algorithm!r}")
+    return False
+
+
+def output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Return the input, the flat array to compute in, and the array to hand to the user.
+
+    An input that overlaps the output is copied, unless it is the same memory: reducing in place is what out=x means.
+    """
+    if out is None:
+        result = np.empty(shape, array.dtype)
+        return flat, result.reshape(-1), result
+    result, target = flat_output(out, "out", shape, array.dtype)
+    if out is not array and np.may_share_memory(flat, target) and not _same(flat, target):
+        flat = flat.copy()
+    return flat, target, result
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.size == b.size and a.__array_interface__["data"] == b.__array_interface__["data"]
+
+
+def copied_back(result: Array | None, target: Array | None) -> Array | None:
+    """The user's array, filled from the contiguous one where that is another."""
+    if result is not None and target is not None and not result.flags.c_contiguous:
+        result[...] = target.reshape(result.shape)
+    return result
+
+
+def rows_of(x: Array, size: int) -> None:
+    """Raise ValueError unless an array has one row for each rank."""
+    if x.ndim == 0 or len(x) != size:
+        raise ValueError(f"x must have one row per rank, shape ({size}, ...), not {x.shape}")

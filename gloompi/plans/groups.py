@@ -1,0 +1,66 @@
+"""Plans of new Contexts over the connections of an old one."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from ..collectives import allgather
+from ..engine.call import Call
+from ..engine.conversation import Conversation, descendant
+from ..engine.engine import Plan
+from ..engine.fingerprint import fingerprint
+from ..engine.operation import Steps
+from .base import NO_DTYPE, PlanBase
+
+__all__ = ["GroupPlans"]
+
+_INT64 = np.dtype(np.int64)
+
+
+class GroupPlans(PlanBase):
+    """Dup and split; the result is a Conversation."""
+
+    def dup(self) -> Plan:
+        number = 0
+
+        def steps(call: Call) -> Steps:
+            # Every rank computes the same number: there is nothing to tell.
+            nonlocal number
+            number = descendant(self._conversation.number, call.number, 0)
+            yield ()
+
+        def finish() -> Conversation:
+            return self._engine.join(number, self._conversation.ranks)
+
+        return self._collective("dup", fingerprint("dup", NO_DTYPE, 0), steps, finish)
+
+    def split(self, color: int | None, key: int) -> Plan:
+        mine = np.zeros(3, _INT64)
+        if color is not None:
+            mine[:] = 1, _int64(color, "color"), _int64(key, "key")
+        everyone = np.empty((self._size, 3), _INT64)
+        call_number = 0
+
+        def steps(call: Call) -> Steps:
+            nonlocal call_number
+            call_number = call.number
+            yield from allgather.bruck(call, mine, everyone.reshape(-1))
+
+        def finish() -> Conversation | None:
+            if color is None:
+                return None
+            members = [rank for rank, (belongs, its, _) in enumerate(everyone.tolist()) if belongs and its == color]
+            members.sort(key=lambda rank: (int(everyone[rank, 2]), rank))
+            number = descendant(self._conversation.number, call_number, int(mine[1]))
+            return self._engine.join(number, tuple(self._conversation.ranks[rank] for rank in members))
+
+        return self._collective("split", fingerprint("split", _INT64, 0), steps, finish)
+
+
+def _int64(value: int, name: str) -> int:
+    number = operator.index(value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must fit 64 bits, not {number}")
+    return number

@@ -1,0 +1,169 @@
+"""Plans of messages: sends, receives and probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array, flat_input, flat_output, view
+from ..engine.call import as_bytes
+from ..engine.engine import Plan
+from ..engine.fingerprint import fingerprint
+from ..engine.matching import Arrival, Probe
+from ..engine.operation import ANY_SOURCE, OpenReceive, Operation, Receive, Steps
+from ..objects import decode, encode
+from .base import PlanBase, check_tag, copied_back, nothing
+
+__all__ = ["MessagePlans", "Status"]
+
+# What the fingerprint of an object's message says.
+_OBJECT = np.dtype(object)
+_BYTES = np.dtype(np.uint8)
+
+
+class Status(NamedTuple):
+    """What a receive got, or a probe found: where from, with which tag, how many bytes."""
+
+    source: int
+    tag: int
+    nbytes: int
+
+
+class MessagePlans(PlanBase):
+    """Send, recv, sendrecv, in forms for arrays and for objects, and probe."""
+
+    def send(self, x: Any, dest: int, tag: int, synchronous: bool = False) -> Plan:
+        send = self._outgoing(x, dest, tag, synchronous)
+
+        def steps() -> Steps:
+            yield send()
+
+        return Plan("ssend" if synchronous else "send", lambda: (steps(), 0), nothing)
+
+    def recv(self, out: Any, source: int, tag: int) -> Plan:
+        receive, finish = self._incoming(out, source, tag)
+        return self._receiving("recv", receive, None, finish)
+
+    def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Plan:
+        send = self._outgoing(x, dest, sendtag, False)
+        receive, finish = self._incoming(out, source, recvtag)
+
+        def steps() -> Steps:
+            yield self._engine.messages.receive(receive), send()
+
+        return Plan("sendrecv", lambda: (steps(), 0), finish)
+
+    # -- objects and messages of any length ----------------------------------------------------------------------------
+
+    def send_object(self, obj: Any, dest: int, tag: int, synchronous: bool = False) -> Plan:
+        dest = self._engine_rank(dest, "dest")
+        tag = check_tag(tag, wildcard=False)
+        message = encode(obj, self.pickler)
+        mark = fingerprint("send", _OBJECT, message.size)
+
+        def steps() -> Steps:
+            yield self._engine.messages.send(self._conversation.messages, dest, tag, as_bytes(message), mark, synchronous)
+
+        return Plan("ssend_object" if synchronous else "send_object", lambda: (steps(), 0), nothing)
+
+    def recv_object(self, source: int, tag: int) -> Plan:
+        receive = self._open(None, source, tag, _OBJECT)
+        return self._receiving("recv_object", receive, None, lambda: decode(receive.data, self.pickler))
+
+    def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
+        """Receive the bytes of whatever comes, into `buffer` where they fit; the result is a Status and the bytes."""
+        receive = self._open(buffer, source, tag, _BYTES)
+        return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data))
+
+    # -- probes --------------------------------------------------------------------------------------------------------
+
+    def probe(self, source: int, tag: int, takes: bool) -> Plan:
+        """The result is an Arrival and its Status."""
+        probe = Probe(self._conversation.messages, *self._wanted(source, tag), takes)
+
+        def steps() -> Steps:
+            yield self._conversation.messages.matcher.probe(probe)
+
+        return Plan("mprobe" if takes else "probe", lambda: (steps(), 0), lambda: self._found(probe.arrival))
+
+    def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
+        """Return a function that looks for a message without waiting."""
+        source, tag = self._wanted(source, tag)
+        matcher = self._conversation.messages.matcher
+        look = matcher.take if takes else matcher.find
+
+        def find() -> tuple[Arrival, Status] | None:
+            arrival = look(source, tag)
+            return None if arrival is None else self._found(arrival)
+
+        return find
+
+    def _found(self, arrival: Arrival | None) -> tuple[Arrival, Status]:
+        assert arrival is not None
+        return arrival, self._status(arrival)
+
+    def matched_recv(self, out: Any, arrival: Arrival) -> Plan:
+        """Receive the message that a matched probe has found."""
+        receive, finish = self._incoming(out, ANY_SOURCE, arrival.tag)
+        return self._receiving("recv", receive, arrival, finish)
+
+    def matched_recv_object(self, arrival: Arrival) -> Plan:
+        receive = self._open(None, ANY_SOURCE, arrival.tag, _OBJECT)
+        return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, self.pickler))
+
+    # -- parts of these --------------------------------------------------------------------------------------------------
+
+    def _receiving(self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any]) -> Plan:
+        messages = self._engine.messages
+
+        def steps() -> Steps:
+            if arrival is None:
+                messages.receive(receive)
+            else:
+                messages.settle(receive, arrival)
+            yield receive
+
+        return Plan(name, lambda: (steps(), 0), finish)
+
+    def _outgoing(self, x: Any, dest: int, tag: int, synchronous: bool) -> Callable[[], Operation]:
+        dest = self._engine_rank(dest, "dest")
+        tag = check_tag(tag, wildcard=False)
+        _, flat = flat_input(x)
+        mark = fingerprint("send", flat.dtype, flat.size)
+        channel = self._conversation.messages
+        return lambda: self._engine.messages.send(channel, dest, tag, as_bytes(flat), mark, synchronous)
+
+    def _incoming(self, out: Any, source: int, tag: int) -> tuple[Receive, Callable[[], Status]]:
+        source, tag = self._wanted(source, tag)
+        whole = view(out, "out")
+        result, target = flat_output(whole, "out", whole.shape, whole.dtype)
+        if not result.flags.c_contiguous:
+            target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
+        buffer = as_bytes(target)
+        mark = fingerprint("send", target.dtype, target.size)
+        receive = Receive(self._conversation.messages, source, tag, buffer, len(buffer), mark)
+
+        def finish() -> Status:
+            copied_back(result, target)
+            return self._status(receive)
+
+        return receive, finish
+
+    def _open(self, buffer: Array | None, source: int, tag: int, dtype: np.dtype[Any]) -> OpenReceive:
+        source, tag = self._wanted(source, tag)
+        memory = None if buffer is None else as_bytes(buffer)
+        mark = fingerprint("send", dtype, 0)
+        return OpenReceive(self._conversation.messages, source, tag, memory, 0 if memory is None else len(memory), mark)
+
+    def _status(self, message: Receive | Arrival) -> Status:
+        return Status(self._conversation.ranks.index(message.source), message.tag, message.nbytes)
+
+    def _wanted(self, source: int, tag: int) -> tuple[int, int]:
+        """Source, as the engine's rank, and tag of a receive; both may be wildcards."""
+        rank = ANY_SOURCE if source == ANY_SOURCE else self._engine_rank(source, "source")
+        return rank, check_tag(tag, wildcard=True)
+
+    def _engine_rank(self, rank: int, name: str) -> int:
+        return self._conversation.ranks[self._peer(rank, name)]

@@ -1,0 +1,156 @@
+"""Plans of the collectives on pieces: arrays of different length along their first axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, flat_input, flat_output, view
+from ..collectives import allgather, alltoall, gather, scatter
+from ..engine.call import Call
+from ..engine.engine import Plan
+from ..engine.fingerprint import fingerprint
+from ..engine.operation import Steps
+from ..errors import MismatchError
+from ..objects import decode, encode
+from .base import NO_DTYPE, PlanBase, copied_back
+
+__all__ = ["PiecePlans"]
+
+
+class PiecePlans(PlanBase):
+    """Gatherv, allgatherv, scatterv, alltoallv."""
+
+    def gatherv(self, x: Any, out: Any, root: int) -> Plan:
+        root = self._peer(root, "root")
+        array, flat = flat_input(x)
+        kind = _Kind(array, "x")
+        places = _Places(out if self._rank == root else None, self._size, kind)
+        mark = fingerprint("gatherv", array.dtype, kind.width, root, "", "auto", kind.detail)
+        return self._collective(
+            "gatherv",
+            mark,
+            lambda call: gather.gatherv(call, _bytes(flat), places.flat, root),
+            lambda: places.result() if self._rank == root else None,
+        )
+
+    def allgatherv(self, x: Any, out: Any) -> Plan:
+        array, flat = flat_input(x)
+        kind = _Kind(array, "x")
+        places = _Places(out, self._size, kind)
+        mark = fingerprint("allgatherv", array.dtype, kind.width, -1, "", "auto", kind.detail)
+        return self._collective(
+            "allgatherv", mark, lambda call: allgather.allgatherv(call, _bytes(flat), places.flat), places.result
+        )
+
+    def scatterv(self, pieces: Any, out: Any, root: int) -> Plan:
+        root = self._peer(root, "root")
+        mark = fingerprint("scatterv", NO_DTYPE, 0, root)
+        parts: list[Array] | None = None
+        if self._rank == root:
+            arrays, flats = _inputs(pieces, self._size)
+            parts = [_bytes(flat) for flat in flats]
+        # Only the root knows dtype and shape: these go first.
+        headers = None if parts is None else [encode((array.dtype, array.shape)) for array in arrays]
+        header: list[Array] = []
+        place: list[Array] = []
+        if out is not None:
+            whole = view(out, "out")
+            result, target = flat_output(whole, "out", whole.shape, whole.dtype)
+            place.append(_bytes(target))
+
+        def steps(call: Call) -> Steps:
+            yield from scatter.scatterv(call, headers, header, root)
+            dtype, shape = decode(header[0].data)
+            if out is not None and (dtype, shape) != (result.dtype, result.shape):
+                here = f"scatterv with out of dtype {result.dtype}, shape {result.shape}"
+                there = f"scatterv with a piece of dtype {dtype}, shape {shape} for it"
+                raise MismatchError(f"scatterv #{call.number}", call.rank, here, root, there)
+            yield from scatter.scatterv(call, parts, place, root, 1)
+
+        def finish() -> Array | None:
+            if out is not None:
+                return copied_back(result, target)
+            dtype, shape = decode(header[0].data)
+            piece: Array = place[0].view(dtype).reshape(shape)
+            return piece
+
+        return self._collective("scatterv", mark, steps, finish)
+
+    def alltoallv(self, pieces: Any, out: Any) -> Plan:
+        arrays, flats = _inputs(pieces, self._size)
+        kind = _Kind(arrays[0], "pieces[0]")
+        for number, array in enumerate(arrays):
+            kind.check(array, f"pieces[{number}]")
+        places = _Places(out, self._size, kind)
+        parts = [_bytes(flat) for flat in flats]
+        mark = fingerprint("alltoallv", kind.dtype, kind.width, -1, "", "auto", kind.detail)
+        return self._collective("alltoallv", mark, lambda call: alltoall.alltoallv(call, parts, places.flat), places.result)
+
+
+class _Kind:
+    """What the pieces of one call have in common: dtype, and the shape of a row."""
+
+    def __init__(self, array: Array, name: str) -> None:
+        if array.ndim == 0:
+            raise ValueError(f"{name} must have at least one axis: pieces differ in length along the first")
+        self.dtype = array.dtype
+        self.row = array.shape[1:]
+        self.width = int(np.prod(self.row))
+        self.detail = repr(self.row).encode() if self.row else b""
+
+    def check(self, array: Array, name: str) -> None:
+        if array.ndim == 0 or array.shape[1:] != self.row:
+            shape = ", ".join(map(str, ("n", *self.row)))
+            raise ValueError(f"{name} must have shape ({shape}), like the other pieces, not {array.shape}")
+        if array.dtype != self.dtype:
+            raise TypeError(f"{name} must have dtype {self.dtype}, like the other pieces, not {array.dtype}")
+
+    def made_of(self, data: Array) -> Array:
+        return data.view(self.dtype).reshape(-1 if self.width else 0, *self.row)
+
+
+class _Places:
+    """Where pieces go: the user's arrays, or new ones.
+
+    Attributes
+    ----------
+    flat : list of array
+        The bytes of each place, 1-d and contiguous; empty until they have come where the user gave none.
+    """
+
+    def __init__(self, out: Any, size: int, kind: _Kind) -> None:
+        self._kind = kind
+        self._given: list[tuple[Array, Array]] | None = None
+        self.flat: list[Array] = []
+        if out is None:
+            return
+        if len(out) != size:
+            raise ValueError(f"out must be a list of {size} arrays, one for each rank, not of {len(out)}")
+        self._given = []
+        for number, each in enumerate(out):
+            array = view(each, f"out[{number}]")
+            kind.check(array, f"out[{number}]")
+            self._given.append(flat_output(array, f"out[{number}]", array.shape, array.dtype))
+        self.flat = [_bytes(target) for _, target in self._given]
+
+    def result(self) -> list[Array]:
+        if self._given is None:
+            return [self._kind.made_of(data) for data in self.flat]
+        for result, target in self._given:
+            copied_back(result, target)
+        return [result for result, _ in self._given]
+
+
+def _bytes(flat: Array) -> Array:
+    return flat.view(np.uint8)
+
+
+def _inputs(pieces: Any, size: int) -> tuple[list[Array], list[Array]]:
+    """One array for each rank, and each of them flat."""
+    if pieces is None or len(pieces) != size:
+        found = "None" if pieces is None else str(len(pieces))
+        raise ValueError(f"pieces must be a list of {size} arrays, one for each rank, not {found}")
+    both = [flat_input(piece, f"pieces[{number}]") for number, piece in enumerate(pieces)]
+    return [array for array, _ in both], [flat for _, flat in both]
