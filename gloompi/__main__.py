@@ -1,15 +1,20 @@
-"""The command line: ``python -m gloompi doctor``, ``python -m gloompi bench``."""
+"""The command line: ``python -m gloompi doctor``, ``... bench``, ``... script.py``."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 _USAGE = """usage: python -m gloompi COMMAND ...
+       python -m gloompi script.py ARGUMENTS | -m MODULE ARGUMENTS | -c CODE ARGUMENTS
 
   doctor   examine the hosts and connections of a job:  mpiexec -n 8 python -m gloompi doctor
   bench    measure operations and the rendezvous:       mpiexec -n 2 python -m gloompi bench
 
 python -m gloompi COMMAND --help says more.
+
+  script.py, -m, -c   run a program written for mpi4py over gloompi's sockets:
+                      mpiexec -n 4 python -m gloompi script.py
 """
 
 
@@ -25,6 +30,10 @@ def main() -> int:
 
         bench(arguments)
         return 0
+    if (command in ("-m", "-c") and arguments) or command.endswith(".py") or os.path.isfile(command):
+        from .runner import run
+
+        return run(sys.argv[1:])
     asked = command in ("-h", "--help")
     print(_USAGE, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

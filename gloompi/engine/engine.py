@@ -446,6 +446,10 @@ class Engine:
         self.ready.clear()
         self._current = None
 
+    def forget(self, conversation: Conversation) -> None:
+        """End a conversation without a word, while another one is going on."""
+        self._conversations.discard(conversation)
+
     def drop(self, conversation: Conversation) -> None:
         """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
         self._conversations.discard(conversation)

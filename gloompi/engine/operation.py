@@ -58,8 +58,9 @@ class Operation:
 
     def complete(self) -> None:
         self.done = True
-        if self.waiter is not None:
-            self.waiter.notify()
+        waiter, self.waiter = self.waiter, None  # or the two would keep each other, and the user's arrays
+        if waiter is not None:
+            waiter.notify()
 
 
 DONE = Operation()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,21 @@ class MessagePlans(PlanBase):
             yield self._engine.messages.receive(receive), send()
 
         return Plan("sendrecv", lambda: (steps(), 0), finish)
+
+    def together(self, first: Plan, second: Plan) -> Plan:
+        """Two messages as one operation; the result is the first's."""
+
+        def begin() -> tuple[Steps, int]:
+            both = [first.begin()[0], second.begin()[0]]
+
+            def steps() -> Steps:
+                yield [operation for each in both for operation in _as_list(next(each))]
+                for each in both:
+                    yield from each
+
+            return steps(), 0
+
+        return Plan("sendrecv", begin, first.finish)
 
     # -- objects and messages of any length ----------------------------------------------------------------------------
 
@@ -167,3 +182,7 @@ class MessagePlans(PlanBase):
 
     def _engine_rank(self, rank: int, name: str) -> int:
         return self._conversation.ranks[self._peer(rank, name)]
+
+
+def _as_list(awaited: Operation | Sequence[Operation]) -> Sequence[Operation]:
+    return (awaited,) if isinstance(awaited, Operation) else awaited

@@ -1,0 +1,1 @@
+"""gloompi with the face of mpi4py.MPI."""

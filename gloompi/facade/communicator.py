@@ -1,0 +1,247 @@
+"""What all communicators of the facade share: the Context they stand for, and their life."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import Any, NoReturn
+from zlib import crc32
+
+from mpi4py import MPI as mpi
+
+from ..context import Context
+from ..plans.base import MAX_TAG
+from .codes import exception
+from .pickling import PICKLER
+from .requests import Request
+from .work import Completion, Work
+
+__all__ = ["CommBase", "Standing"]
+
+
+class Standing:
+    """What all copies of a communicator share.
+
+    Attributes
+    ----------
+    context : Context or None
+        None for the null communicator, and after Free.
+    predefined : bool
+        COMM_WORLD, COMM_SELF: the program must not free it.
+    """
+
+    __slots__ = ("context", "errhandler", "info", "locks", "name", "predefined")
+
+    def __init__(self, context: Context | None, name: str = "", predefined: bool = False) -> None:
+        self.context = context
+        self.name = name
+        self.predefined = predefined
+        self.info = mpi.INFO_NULL
+        self.errhandler = mpi.ERRORS_RETURN
+        self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+_NULL = Standing(None, "MPI_COMM_NULL")
+
+
+class CommBase:
+    """Handle of a communicator."""
+
+    _standing: Standing
+
+    def __new__(cls, comm: CommBase | None = None) -> Any:
+        if comm is not None and not isinstance(comm, CommBase):
+            raise TypeError(
+                f"Argument 'comm' must be a communicator of gloompi.MPI, not {type(comm).__module__}.{type(comm).__name__}"
+            )
+        self = super().__new__(cls)
+        self._standing = _NULL if comm is None else comm._standing
+        return self
+
+    @classmethod
+    def _of(cls, context: Context | None, name: str = "", predefined: bool = False) -> Any:
+        self = cls.__new__(cls)
+        if context is not None:
+            context._plan.pickler = PICKLER
+            self._standing = Standing(context, name, predefined)
+        return self
+
+    @property
+    def _context(self) -> Context:
+        context = self._standing.context
+        if context is None:
+            raise exception(mpi.ERR_COMM, "the communicator is null or has been freed")
+        return context
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CommBase):
+            return NotImplemented
+        return self._standing is other._standing or self._standing.context is other._standing.context is None
+
+    def __hash__(self) -> int:
+        return hash(id(self._standing.context))
+
+    def __bool__(self) -> bool:
+        return self._standing.context is not None
+
+    def __repr__(self) -> str:
+        context = self._standing.context
+        what = "null" if context is None else f"rank {context.rank} of {context.size}"
+        return f"<gloompi.MPI.{type(self).__name__} {self._standing.name or 'communicator'}, {what}>"
+
+    # -- who takes part -------------------------------------------------------------------------------------------------
+
+    def Get_rank(self) -> int:
+        return self._context.rank
+
+    def Get_size(self) -> int:
+        return self._context.size
+
+    @property
+    def rank(self) -> int:
+        return self._context.rank
+
+    @property
+    def size(self) -> int:
+        return self._context.size
+
+    def Get_group(self) -> mpi.Group:
+        ranks = self._context._conversation.ranks
+        world = mpi.COMM_WORLD.Get_group()
+        try:
+            return world.Incl(list(ranks))
+        finally:
+            world.Free()
+
+    @property
+    def group(self) -> mpi.Group:
+        return self.Get_group()
+
+    def Compare(self, comm: CommBase) -> int:
+        mine, theirs = self._context, comm._context
+        if mine is theirs:
+            return mpi.IDENT
+        ranks, others = list(mine._conversation.ranks), list(theirs._conversation.ranks)
+        if mine._engine is not theirs._engine or sorted(ranks) != sorted(others):
+            return mpi.UNEQUAL
+        return mpi.CONGRUENT if ranks == others else mpi.SIMILAR
+
+    def Is_inter(self) -> bool:
+        self._context  # noqa: B018  # raises for a null communicator
+        return False
+
+    def Is_intra(self) -> bool:
+        return not self.Is_inter()
+
+    is_inter = property(Is_inter)
+    is_intra = property(Is_intra)
+
+    def Get_topology(self) -> int:
+        self._context  # noqa: B018
+        return mpi.UNDEFINED
+
+    topology = property(Get_topology)
+
+    @property
+    def is_topo(self) -> bool:
+        return False
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def _made(self, context: Context | None) -> Any:
+        return type(self)._of(context)
+
+    def Dup(self, info: mpi.Info | None = None) -> Any:
+        made = self._made(self._context.dup())
+        made._standing.info = self._standing.info if info is None else info.Dup()
+        return made
+
+    def Clone(self) -> Any:
+        return self.Dup()
+
+    def Dup_with_info(self, info: mpi.Info) -> Any:
+        return self.Dup(info)
+
+    def Idup(self, info: mpi.Info | None = None) -> tuple[Any, Request]:
+        # Nothing has to be sent for it, so it is complete at once.
+        made = self.Dup(info)
+        done = Work(self._context, lambda: (Completion(), lambda result: Completion())).start()
+        return made, Request._of(done)
+
+    def Idup_with_info(self, info: mpi.Info) -> tuple[Any, Request]:
+        return self.Idup(info)
+
+    def Split(self, color: int = 0, key: int = 0) -> Any:
+        if color < 0 and color != mpi.UNDEFINED:
+            raise exception(mpi.ERR_ARG, f"color must be >= 0 or UNDEFINED, not {color}")
+        return self._made(self._context.split(None if color == mpi.UNDEFINED else color, key))
+
+    def Split_type(self, split_type: int, key: int = 0, info: mpi.Info = mpi.INFO_NULL) -> Any:
+        context = self._context
+        if split_type not in (mpi.COMM_TYPE_SHARED, mpi.UNDEFINED):
+            raise exception(mpi.ERR_ARG, f"split_type must be COMM_TYPE_SHARED or UNDEFINED, not {split_type}")
+        host = crc32(context.peers[context.rank].host.encode())
+        return self._made(context.split(None if split_type == mpi.UNDEFINED else host, key))
+
+    def Create(self, group: mpi.Group) -> Any:
+        context = self._context
+        mine = self.Get_group()
+        members = list(group.Translate_ranks(None, mine))
+        mine.Free()
+        inside = context.rank in members
+        return self._made(context.split(0 if inside else None, members.index(context.rank) if inside else 0))
+
+    def Free(self) -> None:
+        context = self._context
+        if self._standing.predefined:
+            raise exception(mpi.ERR_COMM, f"{self._standing.name} must not be freed")
+        context.close()
+        self._standing.context = None
+        self._standing = _NULL
+
+    def free(self) -> None:
+        if self and not self._standing.predefined:
+            self.Free()
+
+    def Disconnect(self) -> None:
+        self.Free()
+
+    def Abort(self, errorcode: int = 0) -> NoReturn:
+        self._context.abort(f"Abort({errorcode}) was called")
+        mpi.COMM_WORLD.Abort(errorcode)
+        raise SystemExit(errorcode)
+
+    # -- name, attributes, info, error handler --------------------------------------------------------------------------
+
+    def Get_name(self) -> str:
+        self._context  # noqa: B018
+        return self._standing.name
+
+    def Set_name(self, name: str) -> None:
+        self._context  # noqa: B018
+        self._standing.name = str(name)
+
+    name = property(Get_name, Set_name)
+
+    def Get_attr(self, keyval: int) -> Any:
+        self._context  # noqa: B018
+        return MAX_TAG if keyval == mpi.TAG_UB else mpi.COMM_WORLD.Get_attr(keyval)
+
+    def Get_info(self) -> mpi.Info:
+        self._context  # noqa: B018
+        return self._standing.info.Dup() if self._standing.info else mpi.Info.Create()
+
+    def Set_info(self, info: mpi.Info) -> None:
+        self._context  # noqa: B018
+        self._standing.info = info.Dup() if info else info
+
+    info = property(Get_info, Set_info)
+
+    def Get_errhandler(self) -> mpi.Errhandler:
+        return mpi.Errhandler(self._standing.errhandler)
+
+    def Set_errhandler(self, errhandler: mpi.Errhandler) -> None:
+        self._standing.errhandler = errhandler
+
+    def Call_errhandler(self, errorcode: int) -> None:
+        """Nothing to do: errors are exceptions here, as with mpi4py's default handler ERRORS_RETURN."""

@@ -1,0 +1,30 @@
+"""Comm and Intracomm: all that the facade's communicators can do."""
+
+from __future__ import annotations
+
+from mpi4py import MPI as mpi
+
+from .collectives import CollectiveComm
+from .messages import MessageComm
+from .objects import ObjectComm
+from .unsupported import refuse_rest
+
+__all__ = ["COMM_NULL", "Comm", "Intracomm"]
+
+
+class Comm(CollectiveComm, MessageComm, ObjectComm):
+    """As mpi4py.MPI.Comm, over sockets."""
+
+    __module__ = "gloompi.MPI"
+
+
+class Intracomm(Comm):
+    """As mpi4py.MPI.Intracomm, over sockets."""
+
+    __module__ = "gloompi.MPI"
+
+
+refuse_rest(Comm, mpi.Comm)
+refuse_rest(Intracomm, mpi.Intracomm)
+
+COMM_NULL = Comm()

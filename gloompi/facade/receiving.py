@@ -1,0 +1,43 @@
+"""Receiving a message into a buffer, or as an object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..context import Context
+from ..engine.call import as_array
+from ..engine.engine import Plan
+from ..engine.matching import Arrival
+from ..plans.messages import Status
+from .buffers import Buffer
+from .pickling import loaded
+from .work import Begin, Completion
+
+__all__ = ["no_result", "receive"]
+
+
+def no_result(result: object) -> Completion:
+    """The completion of what has no result."""
+    return Completion()
+
+
+def receive(context: Context, buffer: Buffer | None, source: int, tag: int, arrival: Arrival | None = None) -> Begin:
+    """Receive into a buffer, or, without one, an object; or the very message that a probe has found."""
+
+    def begin() -> tuple[Plan, Any]:
+        place = None if buffer is None else buffer.incoming()
+
+        def end(result: tuple[Status, memoryview]) -> Completion:
+            status, data = result
+            if buffer is None:
+                return Completion(*status, obj=loaded(data))
+            assert place is not None
+            nbytes = min(status.nbytes, buffer.nbytes)
+            if status.nbytes > buffer.nbytes:
+                place[:] = as_array(data)[:nbytes]
+            buffer.deliver(place, nbytes)
+            return Completion(*status, truncated=status.nbytes > buffer.nbytes)
+
+        return context._plan.recv_any(place, source, tag, arrival), end
+
+    return begin

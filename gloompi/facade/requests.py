@@ -1,0 +1,296 @@
+"""Request and Prequest: handles of the facade's non-blocking operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mpi4py import MPI as mpi
+
+from ..request import Request as Handle
+from ..waiting import wait_any
+from .codes import exception
+from .work import EMPTY, Completion, Work, fill
+
+__all__ = ["REQUEST_NULL", "Prequest", "Request"]
+
+Statuses = list[mpi.Status] | tuple[mpi.Status, ...] | None
+
+
+class Request:
+    """As mpi4py.MPI.Request, over sockets."""
+
+    __module__ = "gloompi.MPI"
+
+    _work: Work | None
+
+    def __new__(cls, request: Request | None = None) -> Request:
+        if request is not None and not isinstance(request, Request):
+            raise TypeError(f"Argument 'request' must be a Request, not {type(request).__name__}")
+        self = super().__new__(cls)
+        self._work = None if request is None else request._work
+        return self
+
+    @classmethod
+    def _of(cls, work: Work) -> Any:
+        self = cls.__new__(cls)
+        self._work = work
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self._work is other._work if isinstance(other, Request) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(id(self._work))
+
+    def __bool__(self) -> bool:
+        return self._work is not None
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if self is REQUEST_NULL:
+            return "REQUEST_NULL"
+        if self._work is not None:
+            raise ValueError("cannot pickle a request that is not null")
+        return type(self), (REQUEST_NULL,)
+
+    # -- of one request -------------------------------------------------------------------------------------------------
+
+    def _take(self, status: mpi.Status | None) -> Completion:
+        work = self._work
+        if work is None:
+            completion = EMPTY
+        else:
+            if not work.persistent:
+                self._work = None
+            completion = work.take()
+        fill(status, completion)
+        return completion
+
+    def _complete(self) -> bool:
+        return self._work is None or self._work.test()
+
+    def Wait(self, status: mpi.Status | None = None) -> bool:
+        self._take(status)
+        return True
+
+    def Test(self, status: mpi.Status | None = None) -> bool:
+        done = self._complete()
+        if done:
+            self._take(status)
+        return done
+
+    def Get_status(self, status: mpi.Status | None = None) -> bool:
+        done = self._complete()
+        if done:
+            fill(status, EMPTY if self._work is None else self._work.completion())
+        return done
+
+    def wait(self, status: mpi.Status | None = None) -> Any:
+        return self._take(status).obj
+
+    def test(self, status: mpi.Status | None = None) -> tuple[bool, Any]:
+        return (True, self._take(status).obj) if self._complete() else (False, None)
+
+    def get_status(self, status: mpi.Status | None = None) -> bool:
+        return self.Get_status(status)
+
+    def Cancel(self) -> None:
+        if self._work is None:
+            raise exception(mpi.ERR_REQUEST, "cannot cancel a null request")
+        self._work.cancel()
+
+    def cancel(self) -> None:
+        self.Cancel()
+
+    def Free(self) -> None:
+        if self._work is None:
+            raise exception(mpi.ERR_REQUEST, "cannot free a null request")
+        self._work = None
+
+    def free(self) -> None:
+        self._work = None
+
+    # -- of several -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _waitany(cls, requests: Sequence[Request], status: mpi.Status | None) -> tuple[int, Any]:
+        waiting = _active(requests)
+        if not waiting:
+            fill(status, EMPTY)
+            return mpi.UNDEFINED, None
+        index = _first_done(waiting)
+        return index, requests[index]._take(status).obj
+
+    @classmethod
+    def _testany(cls, requests: Sequence[Request], status: mpi.Status | None) -> tuple[int, bool, Any]:
+        waiting = _active(requests)
+        if not waiting:
+            fill(status, EMPTY)
+            return mpi.UNDEFINED, True, None
+        for index, work in waiting:
+            if work.test():
+                return index, True, requests[index]._take(status).obj
+        return mpi.UNDEFINED, False, None
+
+    @classmethod
+    def _waitall(cls, requests: Sequence[Request], statuses: Statuses) -> list[Any]:
+        _active(requests)  # are they all requests?
+        return _taken(requests, range(len(requests)), statuses)
+
+    @classmethod
+    def _testall(cls, requests: Sequence[Request], statuses: Statuses) -> tuple[bool, list[Any] | None]:
+        if not _all_done(requests):
+            return False, None
+        return True, cls._waitall(requests, statuses)
+
+    @classmethod
+    def _some(cls, requests: Sequence[Request], statuses: Statuses, wait: bool) -> tuple[list[int] | None, list[Any] | None]:
+        waiting = _active(requests)
+        if not waiting:
+            return None, None
+        if wait:
+            _first_done(waiting)
+        done = [index for index, work in waiting if work.test()]
+        return done, _taken(requests, done, statuses)
+
+    @classmethod
+    def Waitany(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> int:
+        return cls._waitany(requests, status)[0]
+
+    @classmethod
+    def waitany(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> tuple[int, Any]:
+        return cls._waitany(requests, status)
+
+    @classmethod
+    def Testany(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> tuple[int, bool]:
+        return cls._testany(requests, status)[:2]
+
+    @classmethod
+    def testany(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> tuple[int, bool, Any]:
+        return cls._testany(requests, status)
+
+    @classmethod
+    def Waitall(cls, requests: Sequence[Request], statuses: Statuses = None) -> bool:
+        cls._waitall(requests, statuses)
+        return True
+
+    @classmethod
+    def waitall(cls, requests: Sequence[Request], statuses: Statuses = None) -> list[Any]:
+        return cls._waitall(requests, statuses)
+
+    @classmethod
+    def Testall(cls, requests: Sequence[Request], statuses: Statuses = None) -> bool:
+        return cls._testall(requests, statuses)[0]
+
+    @classmethod
+    def testall(cls, requests: Sequence[Request], statuses: Statuses = None) -> tuple[bool, list[Any] | None]:
+        return cls._testall(requests, statuses)
+
+    @classmethod
+    def Waitsome(cls, requests: Sequence[Request], statuses: Statuses = None) -> list[int] | None:
+        return cls._some(requests, statuses, wait=True)[0]
+
+    @classmethod
+    def waitsome(cls, requests: Sequence[Request], statuses: Statuses = None) -> tuple[list[int] | None, list[Any] | None]:
+        return cls._some(requests, statuses, wait=True)
+
+    @classmethod
+    def Testsome(cls, requests: Sequence[Request], statuses: Statuses = None) -> list[int] | None:
+        return cls._some(requests, statuses, wait=False)[0]
+
+    @classmethod
+    def testsome(cls, requests: Sequence[Request], statuses: Statuses = None) -> tuple[list[int] | None, list[Any] | None]:
+        return cls._some(requests, statuses, wait=False)
+
+    @classmethod
+    def Get_status_any(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> tuple[int, bool]:
+        waiting = _active(requests)
+        if not waiting:
+            fill(status, EMPTY)
+            return mpi.UNDEFINED, True
+        for index, work in waiting:
+            if work.test():
+                fill(status, work.completion())
+                return index, True
+        return mpi.UNDEFINED, False
+
+    @classmethod
+    def Get_status_all(cls, requests: Sequence[Request], statuses: Statuses = None) -> bool:
+        if not _all_done(requests):
+            return False
+        _fill_all(statuses, [EMPTY if each._work is None else each._work.completion() for each in requests])
+        return True
+
+    @classmethod
+    def Get_status_some(cls, requests: Sequence[Request], statuses: Statuses = None) -> list[int] | None:
+        waiting = _active(requests)
+        if not waiting:
+            return None
+        done = [(index, work) for index, work in waiting if work.test()]
+        _fill_all(statuses, [work.completion() for _, work in done])
+        return [index for index, _ in done]
+
+    get_status_any = Get_status_any
+    get_status_all = Get_status_all
+    get_status_some = Get_status_some
+
+
+class Prequest(Request):
+    """As mpi4py.MPI.Prequest: a request that can be started again and again."""
+
+    __module__ = "gloompi.MPI"
+
+    def Start(self) -> None:
+        work = self._work
+        if work is None or not work.persistent or work.active:
+            state = "null" if work is None else "under way" if work.active else "not persistent"
+            raise exception(mpi.ERR_REQUEST, f"cannot start a request that is {state}")
+        work.start()
+
+    @classmethod
+    def Startall(cls, requests: Sequence[Prequest]) -> None:
+        for request in requests:
+            request.Start()
+
+
+REQUEST_NULL = Request()
+
+
+def _active(requests: Sequence[Request]) -> list[tuple[int, Work]]:
+    """The requests that there is something to wait for, with their places."""
+    for request in requests:
+        if not isinstance(request, Request):
+            raise TypeError(f"expected a gloompi.MPI.Request, not {type(request).__module__}.{type(request).__name__}")
+    works = [(index, request._work) for index, request in enumerate(requests)]
+    return [(index, work) for index, work in works if work is not None and work.active]
+
+
+def _first_done(waiting: list[tuple[int, Work]]) -> int:
+    handles: list[Handle] = []
+    for index, work in waiting:
+        handle = work.handle
+        if handle is None or handle.done:
+            return index
+        handles.append(handle)
+    return waiting[wait_any(handles)[0]][0]
+
+
+def _taken(requests: Sequence[Request], indices: Sequence[int], statuses: Statuses) -> list[Any]:
+    """Complete these requests; return their objects."""
+    completions = [requests[index]._take(None) for index in indices]
+    _fill_all(statuses, completions)
+    return [completion.obj for completion in completions]
+
+
+def _fill_all(statuses: Statuses, completions: list[Completion]) -> None:
+    if statuses is None:
+        return
+    if isinstance(statuses, list):
+        statuses += [mpi.Status() for _ in range(len(completions) - len(statuses))]
+    for status, completion in zip(statuses, completions, strict=False):
+        fill(status, completion)
+
+
+def _all_done(requests: Sequence[Request]) -> bool:
+    tested = [work.test() for _, work in _active(requests)]  # each is moved on, whatever the others are
+    return all(tested)

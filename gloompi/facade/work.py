@@ -1,0 +1,138 @@
+"""Work: one operation of the facade, from its arguments to its completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mpi4py import MPI as mpi
+
+from ..context import Context
+from ..engine.engine import Plan
+from ..request import Request as Handle
+from .codes import exception
+
+__all__ = ["EMPTY", "NO_PROC", "Begin", "Completion", "Work", "fill"]
+
+
+class Completion(NamedTuple):
+    """What an operation has come to.
+
+    Attributes
+    ----------
+    source, tag, nbytes : int
+        For a Status.
+    obj : object
+        Result of an operation on Python objects.
+    truncated : bool
+        The message was longer than its buffer.
+    cancelled : bool
+    """
+
+    source: int = mpi.ANY_SOURCE
+    tag: int = mpi.ANY_TAG
+    nbytes: int = 0
+    obj: Any = None
+    truncated: bool = False
+    cancelled: bool = False
+
+
+# What a Status says where there was no message.
+EMPTY = Completion()
+NO_PROC = Completion(source=mpi.PROC_NULL)
+
+# Makes the plan and what to do with its result; a Completion instead of a plan is there at once.  Called at every start of
+# a persistent request: data are packed then.
+Begin = Callable[[], tuple[Plan | Completion, Callable[[Any], Completion]]]
+
+
+def fill(status: mpi.Status | None, completion: Completion) -> None:
+    """Write a completion into the user's Status."""
+    if status is None:
+        return
+    status.source = completion.source
+    status.tag = completion.tag
+    status.error = mpi.ERR_TRUNCATE if completion.truncated else mpi.SUCCESS
+    status.Set_elements(mpi.BYTE, completion.nbytes)
+    status.Set_cancelled(completion.cancelled)
+
+
+class Work:
+    """An operation of one Context, begun or to be begun; without a Context, one that needs none.
+
+    Attributes
+    ----------
+    persistent : bool
+        It can be started again when it is complete.
+    active : bool
+        It has been started and its completion has not been taken.
+    """
+
+    __slots__ = ("_begin", "_completion", "_context", "_end", "_handle", "active", "persistent")
+
+    def __init__(self, context: Context | None, begin: Begin, *, persistent: bool = False) -> None:
+        self._context = context
+        self._begin = begin
+        self._handle: Handle | None = None
+        self._end: Callable[[Any], Completion] | None = None
+        self._completion: Completion | None = None
+        self.persistent = persistent
+        self.active = False
+
+    def start(self) -> Work:
+        plan, self._end = self._begin()
+        if isinstance(plan, Completion):
+            self._completion, self._handle = plan, None
+        else:
+            assert self._context is not None
+            self._completion, self._handle = None, self._context._start(plan)
+        self.active = True
+        return self
+
+    @property
+    def handle(self) -> Handle | None:
+        """What gloompi can wait for; None if there is nothing to wait for."""
+        return None if self._completion is not None else self._handle
+
+    def test(self) -> bool:
+        """Whether it is complete; moves what can be moved."""
+        handle = self.handle
+        return not self.active or handle is None or handle.test()
+
+    def completion(self) -> Completion:
+        """Wait for it, if need be."""
+        if not self.active:
+            return EMPTY
+        if self._completion is None:
+            assert self._handle is not None
+            assert self._end is not None
+            self._completion = self._end(self._handle.wait())
+        return self._completion
+
+    def take(self) -> Completion:
+        """As `completion`, after which it is not active any more.
+
+        Raises
+        ------
+        mpi4py.MPI.Exception
+            ERR_TRUNCATE: the message was longer than its buffer.
+        """
+        try:
+            return checked(self.completion())
+        finally:
+            self.active = False
+
+    def cancel(self) -> None:
+        handle = self.handle
+        if handle is not None and self.active and handle.cancel():
+            self._completion = Completion(cancelled=True)
+
+
+def checked(completion: Completion) -> Completion:
+    if completion.truncated:
+        raise exception(
+            mpi.ERR_TRUNCATE,
+            f"the message from rank {completion.source} with tag {completion.tag} has {completion.nbytes} bytes, more than "
+            f"the buffer; pass a larger one, or ask Probe for the size",
+        )
+    return completion

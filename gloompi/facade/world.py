@@ -1,0 +1,64 @@
+"""The world: the connections of all ranks, from the rendezvous to the end of the program."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from typing import Any
+
+from mpi4py import MPI as mpi
+
+from ..context import Context
+
+__all__ = ["World"]
+
+
+class World:
+    """COMM_WORLD and COMM_SELF of this process, connected when this is made.
+
+    Attributes
+    ----------
+    context : Context
+        Of all ranks.
+    itself : Context
+        Of this rank alone.
+    """
+
+    def __init__(self) -> None:
+        self.context = Context.from_env()
+        itself = self.context.split(self.context.rank)
+        assert itself is not None
+        self.itself = itself
+        self._ended = False
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """Close the connections; after an exception that nobody has caught, tell the others of it."""
+        if self._ended:
+            return
+        self._ended = True
+        failure = getattr(sys, "last_value", None)
+        if failure is not None:
+            self.fail(failure)
+            return
+        engine = self.context._engine
+        for conversation in tuple(engine._conversations - {self.context._conversation}):
+            engine.forget(conversation)
+        self.context.close()
+
+    def fail(self, exc: BaseException) -> None:
+        """Break the connections on all ranks: this one ends with an exception."""
+        self._ended = True
+        self.context.abort(f"{type(exc).__name__}: {exc}")
+
+    def end_job(self, code: int) -> None:
+        """Have MPI end all ranks, whatever they are doing."""
+        mpi.COMM_WORLD.Abort(code)
+
+    def finalize(self) -> None:
+        """As MPI.Finalize."""
+        self.end()
+        mpi.Finalize()
+
+    def __getstate__(self) -> Any:
+        raise TypeError("a World cannot be pickled: it is the connections of this process")
