@@ -22,6 +22,7 @@ from .facade.matched import MESSAGE_NO_PROC, MESSAGE_NULL, Message  # noqa: E402
 from .facade.requests import REQUEST_NULL, Prequest, Request  # noqa: E402, F401
 from .facade.unsupported import refusing_class, refusing_function  # noqa: E402
 from .facade.world import World  # noqa: E402
+from .plans.base import MAX_TAG as _MAX_TAG  # noqa: E402
 
 # -- what sockets cannot give -------------------------------------------------------------------------------------------
 
@@ -42,7 +43,6 @@ for _name in (
     "Iflush_buffer",
     "_comm_lock_table",
     "_commctx_inter",
-    "_commctx_intra",
 ):
     globals()[_name] = refusing_function(_name)
 
@@ -54,6 +54,14 @@ Attach_buffer, Detach_buffer, Flush_buffer = _bsend.attach, _bsend.detach, _bsen
 def _comm_lock(comm: Comm, name: str) -> Any:
     """A lock of a communicator, for mpi4py's own packages."""
     return comm._standing.locks[name]
+
+
+def _commctx_intra(comm: Comm) -> tuple[Any, int]:
+    """A duplicate of a communicator and a tag, for the collectives of mpi4py's own packages."""
+    standing = comm._standing
+    if standing.inner is None:
+        standing.inner = Intracomm(comm).Dup()
+    return standing.inner, next(standing.tags) % (_MAX_TAG + 1)
 
 
 def Query_thread() -> int:

@@ -10,19 +10,20 @@ import asyncio
 from weakref import WeakKeyDictionary
 
 from .deadline import Deadline
+from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .engine.task import Task
-from .errors import OperationTimeoutError
+from .errors import ContextClosedError, OperationTimeoutError
 
 __all__ = ["completed"]
 
 # How soon a task that moves nothing is looked at again: to ask its peers whether they are in the same call.
 _LOOK_SECONDS = 0.06
 
-_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Watch]] = WeakKeyDictionary()
+_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Engine, _Watch]] = WeakKeyDictionary()
 
 
-async def completed(engine: Engine, task: Task, deadline: Deadline) -> None:
+async def completed(engine: Engine, conversation: Conversation, task: Task, deadline: Deadline) -> None:
     """Wait until the task is done.
 
     Raises
@@ -33,101 +34,102 @@ async def completed(engine: Engine, task: Task, deadline: Deadline) -> None:
     """
     loop = asyncio.get_running_loop()
     watches = _watches.setdefault(loop, {})
-    watch = watches.get(id(engine))
-    if watch is None or watch.engine is not engine:
-        watch = watches[id(engine)] = _Watch(engine, loop)
+    watch = watches.get(engine)
+    if watch is None:
+        watch = watches[engine] = _Watch(engine, loop)
     try:
-        await watch.wait_for(task, deadline)
+        await watch.wait_for(task, conversation, deadline)
     finally:
         if watch.idle:
             watch.end()
-            if watches.get(id(engine)) is watch:
-                del watches[id(engine)]
+            watches.pop(engine, None)
 
 
 class _Watch:
     """One event loop's eye on one engine."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine = engine
+        self._engine = engine
         self._loop = loop
-        self._futures: dict[asyncio.Future[None], Task] = {}
+        self._futures: dict[asyncio.Future[None], tuple[Task, Conversation]] = {}
         self._fd = -1
+        engine.watches.append(self._ended)
 
     @property
     def idle(self) -> bool:
         return not self._futures
 
-    async def wait_for(self, task: Task, deadline: Deadline) -> None:
+    async def wait_for(self, task: Task, conversation: Conversation, deadline: Deadline) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
-        self._futures[future] = task
-        task.ended = self._look_soon
-        timers = [self._loop.call_later(_LOOK_SECONDS, self._move, task)]
+        self._futures[future] = task, conversation
+        task.ended.append(self._settle_soon)
+        timers = [self._loop.call_later(_LOOK_SECONDS, self._move)]
         remaining = deadline.remaining()
         if remaining is not None:
             timers.append(self._loop.call_later(remaining, self._expire, task, deadline))
         try:
-            self._move(task)
+            self._move()
             await future
         finally:
-            task.ended = None
+            task.ended.remove(self._settle_soon)
             del self._futures[future]
             for timer in timers:
                 timer.cancel()
 
-    def _move(self, task: Task | None = None) -> None:
+    def _move(self) -> None:
         """Move what can be moved, settle what is done, and watch for more."""
-        engine = self.engine
-        task = task or next(iter(self._futures.values()), None)
+        engine = self._engine
         try:
-            if task is not None and not task.done and not engine.closed:
-                engine.exclusively(Deadline(0.0), task.label, engine.test, task)
-        except OperationTimeoutError:  # another thread is in the engine: it moves the bytes, and others come later
-            self._loop.call_later(_LOOK_SECONDS, self._move)
+            for task, _ in tuple(self._futures.values()):
+                if not task.done and not engine.closed:
+                    engine.exclusively(Deadline(0.0), task.label, engine.test, task)
+        except OperationTimeoutError as exc:
+            if engine.error is not exc:  # another thread is in the engine: it moves the bytes, and others come later
+                self._loop.call_later(_LOOK_SECONDS, self._move)
         except BaseException as exc:
             self._settle(exc)
             return
-        self._settle(engine.error)
+        self._settle()
         if self._futures and self._fd < 0 and not engine.closed:
-            engine.watches.append(self._released)
             self._fd = engine.prepare_sleep()
             self._loop.add_reader(self._fd, self._move)
-        elif self._fd >= 0 and not engine.closed:
-            engine.prepare_sleep()
 
-    def _settle(self, error: BaseException | None) -> None:
-        for future, task in tuple(self._futures.items()):
+    def _settle(self, error: BaseException | None = None) -> None:
+        error = error or self._engine.error
+        for future, (task, conversation) in tuple(self._futures.items()):
             if future.done():
                 continue
             if task.done:
                 future.set_result(None)
             elif error is not None:
-                future.set_exception(error)
+                future.set_exception(error.with_traceback(None))
+            elif conversation.closed:
+                future.set_exception(ContextClosedError("this Context was closed while the request was awaited"))
 
     def _expire(self, task: Task, deadline: Deadline) -> None:
-        if task.done or self.engine.closed:
-            self._settle(self.engine.error)
-            return
         try:
-            self.engine.exclusively(Deadline(0.0), task.label, self.engine.wait, task, deadline)
+            if not task.done and not self._engine.closed:
+                self._engine.exclusively(Deadline(0.0), task.label, self._engine.wait, task, deadline)
         except BaseException as exc:
             self._settle(exc)
 
-    def _look_soon(self) -> None:
+    def _settle_soon(self) -> None:
         """A task has ended, inside some call, perhaps of another thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._settle, None)
+            self._loop.call_soon_threadsafe(self._settle)
 
-    def _released(self) -> None:
-        """The engine is about to close its connections."""
+    def _ended(self) -> None:
+        """The engine is about to close its connections, or one of its Contexts has been closed."""
+        if self._engine.closed:
+            self._unwatch()
+        self._settle_soon()
+
+    def _unwatch(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0 and not self._loop.is_closed():
             self._loop.remove_reader(fd)
-            self._loop.call_soon_threadsafe(self._move)
 
     def end(self) -> None:
         """Watch no more."""
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._fd = -1
-            self.engine.watches.remove(self._released)
+        self._unwatch()
+        self._engine.watches.remove(self._ended)

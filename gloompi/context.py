@@ -255,7 +255,8 @@ class Context(Operations):
 
         So are all Contexts that share its connections.
         """
-        self._engine.abort(reason)
+        if not self.closed:
+            self._engine.abort(reason)
 
     def __enter__(self) -> Context:
         return self

@@ -67,8 +67,11 @@ def encode(obj: Any, pickler: Pickler = PICKLE) -> Array:
     message[:8] = np.frombuffer(_MAGIC, np.uint8)
     message[8 : 8 + words.nbytes] = words.view(np.uint8)
     pieces = [memoryview(data), *buffers]
+    end = 8 + words.nbytes
     for place, piece in zip(places, pieces, strict=True):
+        message[end : place.start] = 0
         message[place] = np.frombuffer(piece, np.uint8)
+        end = place.stop
     return message
 
 

@@ -65,10 +65,12 @@ class Request:
         PeerLostError, OperationTimeoutError, MismatchError, ContextClosedError
             The Context is broken afterwards.
         """
+        return self._wait(Deadline(self._timeout if timeout is None else check_timeout(timeout)))
+
+    def _wait(self, deadline: Deadline) -> Any:
         task = self._task
         if not task.done:
             self._check_open()
-            deadline = Deadline(self._timeout if timeout is None else check_timeout(timeout))
             self._engine.exclusively(deadline, task.label, self._engine.wait, task, deadline)
         return task.result
 
@@ -102,5 +104,5 @@ class Request:
 
         if not self._task.done:
             self._check_open()
-            yield from completed(self._engine, self._task, Deadline(self._timeout)).__await__()
+            yield from completed(self._engine, self._conversation, self._task, Deadline(self._timeout)).__await__()
         return self._task.result

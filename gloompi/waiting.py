@@ -8,7 +8,6 @@ from typing import Any
 
 from .deadline import Deadline, check_timeout
 from .engine.task import AnyOf
-from .errors import OperationTimeoutError
 from .request import Request
 
 __all__ = ["wait_all", "wait_any", "wait_some"]
@@ -35,7 +34,7 @@ def wait_all(requests: Iterable[Request], timeout: float | None = None) -> list[
     given = list(requests)
     deadline = _deadline(given, timeout)
     if len({id(request._engine) for request in given}) == 1:
-        return [request.wait(_seconds(deadline)) for request in given]
+        return [request._wait(deadline) for request in given]
     _alternate(given, lambda: all(request.done for request in given), deadline)
     return [request.wait() for request in given]
 
@@ -96,10 +95,9 @@ def _alternate(requests: list[Request], enough: Callable[[], bool], deadline: De
         if enough():
             return
         if deadline.expired():
-            assert deadline.timeout is not None
-            late = next(request for request in requests if not request.done)
-            late.wait(0.0)  # says with whom, and breaks its Context
-            raise OperationTimeoutError(late._task.label, deadline.timeout, "it was done at the last moment")
+            for request in requests:
+                request._wait(deadline)  # raises, and says with whom; or it was done at the last moment
+            return
         poll = select.poll()
         for engine in {request._engine for request in requests if not request.done}:
             poll.register(engine.prepare_sleep(), select.POLLIN)

@@ -30,6 +30,7 @@ CORE = (
 LATER = ("test_cco_pr_buf", "test_cco_pr_vec", "test_msgspec", "test_op", "test_request", "test_status", "test_util_pkl5")
 
 _ADDRESSES = "needs datatypes of absolute addresses, for MPI.BOTTOM"
+_INTER = "needs intercommunicators, which gloompi.MPI has not"
 # File, pattern of classes, method, why: what cannot work without an MPI that communicates.
 EXCLUDED = (
     ("test_p2p_buf", "*", "testConstructor", "needs the C handle of an MPI request"),
@@ -39,6 +40,8 @@ EXCLUDED = (
     ("test_cco_pr_vec", "*", "testAlltoallwBottom", _ADDRESSES),
     ("test_msgspec", "TestMessageVectorW", "testMessageBottom", _ADDRESSES),
     ("test_msgspec", "TestMessageRMA", "*", "one-sided"),
+    ("test_util_pkl5", "*World", "test*Inter", _INTER),
+    ("test_util_pkl5", "*World", "testBigMPI", _INTER),
 )
 
 # Seconds for one file on one number of ranks.  On two cores, 3 ranks need 3 s for the slowest over MPI, and 5 ranks 27 s:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gloompi.engine.channel import Channel
-from gloompi.engine.matching import Arrival, Matcher
+from gloompi.engine.matching import Arrival, Matcher, Probe
 from gloompi.engine.operation import ANY_SOURCE, ANY_TAG, Receive
 
 CHANNEL = Channel(0, False)
@@ -235,3 +235,193 @@ def test_empty_arrival_is_delivered() -> None:
 
 def test_announced_arrival_has_no_memory() -> None:
     assert Arrival(1, 7, 2**40, bytes(32), announced=True).payload is None
+
+
+# -- looking, and taking back -------------------------------------------------------------------------------------------
+
+
+def probe(source: int, tag: int, takes: bool = False) -> Probe:
+    return Probe(CHANNEL, source, tag, takes)
+
+
+@pytest.mark.parametrize("source", [1, ANY_SOURCE])
+@pytest.mark.parametrize("tag", [7, ANY_TAG])
+def test_find_leaves_what_take_removes(matcher: Matcher, source: int, tag: int) -> None:
+    assert matcher.find(source, tag) is None
+    assert matcher.take(source, tag) is None
+    a, b = keep(matcher, (1, 7), (1, 7))
+    assert [matcher.find(source, tag) for _ in range(3)] == [a, a, a]
+    assert [matcher.take(source, tag) for _ in range(3)] == [a, b, None]
+    assert matcher.find(source, tag) is None
+    assert matcher.early() == []
+
+
+def test_find_and_take_see_what_came_first(matcher: Matcher) -> None:
+    a, b, c, d = keep(matcher, (3, 9), (1, 7), (3, 7), (1, 9))
+    assert matcher.find(ANY_SOURCE, ANY_TAG) is a
+    assert matcher.find(ANY_SOURCE, 7) is b
+    assert matcher.find(1, ANY_TAG) is b
+    assert matcher.find(3, 7) is c
+    assert matcher.find(2, ANY_TAG) is None
+    assert matcher.find(ANY_SOURCE, 8) is None
+    assert matcher.take(3, ANY_TAG) is a
+    assert matcher.take(ANY_SOURCE, 9) is d
+    assert matcher.take(ANY_SOURCE, ANY_TAG) is b
+    assert matcher.take(ANY_SOURCE, ANY_TAG) is c
+
+
+def test_looking_posts_nothing(matcher: Matcher) -> None:
+    matcher.find(1, 7)
+    matcher.take(ANY_SOURCE, ANY_TAG)
+    assert matcher.posted() == []
+    assert matcher.match(1, 7) is None
+
+
+def test_early_lists_what_nobody_wants(matcher: Matcher) -> None:
+    a, b, c = keep(matcher, (1, 7), (2, 7), (1, 7))
+    assert set(matcher.early()) == {a, b, c}
+    matcher.find(1, 7)
+    assert set(matcher.early()) == {a, b, c}
+    matcher.take(1, 7)
+    matcher.post(receive(2, 7))
+    assert matcher.early() == [c]
+
+
+def test_probe_finds_a_message_that_is_there(matcher: Matcher) -> None:
+    a, _ = keep(matcher, (1, 7), (1, 7))
+    for wanted in (probe(1, 7), probe(ANY_SOURCE, 7), probe(ANY_SOURCE, ANY_TAG)):
+        assert matcher.probe(wanted) is wanted
+        assert (wanted.done, wanted.arrival) == (True, a)
+    assert matcher.post(receive(1, 7)) is a
+
+
+def test_matched_probe_takes_a_message_that_is_there(matcher: Matcher) -> None:
+    a, b = keep(matcher, (1, 7), (1, 7))
+    wanted = matcher.probe(probe(ANY_SOURCE, ANY_TAG, takes=True))
+    assert (wanted.done, wanted.arrival) == (True, a)
+    assert matcher.early() == [b]
+    assert matcher.post(receive(1, 7)) is b
+
+
+@pytest.mark.parametrize("wild", [(1, 7), (ANY_SOURCE, 7), (1, ANY_TAG), (ANY_SOURCE, ANY_TAG)])
+@pytest.mark.parametrize("takes", [False, True])
+def test_probe_waits_for_its_message(matcher: Matcher, wild: tuple[int, int], takes: bool) -> None:
+    wanted = matcher.probe(probe(*wild, takes))
+    keep(matcher, (2, 8))
+    if wild == (ANY_SOURCE, ANY_TAG):
+        assert wanted.done
+        return
+    assert not wanted.done
+    (a,) = keep(matcher, (1, 7))
+    assert (wanted.done, wanted.arrival) == (True, a)
+    assert matcher.find(1, 7) is (None if takes else a)
+    (b,) = keep(matcher, (1, 7))  # the probe is not asked again
+    assert wanted.arrival is a
+    assert matcher.take(1, 7) is (b if takes else a)
+
+
+def test_a_posted_receive_goes_before_a_probe(matcher: Matcher) -> None:
+    wanted = matcher.probe(probe(1, 7, takes=True))
+    (a,) = post(matcher, (ANY_SOURCE, ANY_TAG))
+    assert matcher.match(1, 7) is a  # even one that is posted later
+    assert not wanted.done
+    (b,) = keep(matcher, (1, 7))
+    assert wanted.arrival is b
+
+
+def test_several_probes_see_one_message_until_one_takes_it(matcher: Matcher) -> None:
+    wanted = [
+        matcher.probe(probe(*each))
+        for each in ((1, 7), (ANY_SOURCE, 8), (ANY_SOURCE, 7), (1, ANY_TAG, True), (1, 7), (ANY_SOURCE, ANY_TAG, True))
+    ]
+    a = arrival(1, 7)
+    matcher.keep(a)
+    assert [each.arrival for each in wanted] == [a, None, a, a, None, None]
+    assert matcher.early() == []
+    b = arrival(1, 7)
+    matcher.keep(b)
+    assert [each.arrival for each in wanted[4:]] == [b, b]
+    assert matcher.early() == []
+    c = arrival(2, 8)
+    matcher.keep(c)
+    assert wanted[1].arrival is c
+    assert matcher.early() == [c]
+
+
+def test_probe_tells_its_waiter_once(matcher: Matcher) -> None:
+    told = []
+
+    class Waiter:
+        def notify(self) -> None:
+            told.append(1)
+
+    wanted = probe(1, 7)
+    wanted.waiter = Waiter()
+    matcher.probe(wanted)
+    keep(matcher, (1, 7), (1, 7))
+    assert told == [1]
+
+
+@pytest.mark.parametrize("wanted", [(1, 7), (ANY_SOURCE, 7), (1, ANY_TAG), (ANY_SOURCE, ANY_TAG)])
+def test_withdrawn_receive_gets_nothing(matcher: Matcher, wanted: tuple[int, int]) -> None:
+    a, b, c = post(matcher, wanted, wanted, wanted)
+    assert matcher.withdraw(b)
+    assert not matcher.withdraw(b)
+    assert [matcher.match(1, 7) for _ in range(3)] == [a, c, None]
+    assert not matcher.withdraw(a)
+    assert not matcher.withdraw(c)
+
+
+def test_withdrawing_the_last_receive_of_a_key_leaves_nothing(matcher: Matcher) -> None:
+    (a,) = post(matcher, (1, 7))
+    assert matcher.withdraw(a)
+    assert matcher.posted() == []
+    assert matcher.match(1, 7) is None
+    (b,) = keep(matcher, (1, 7))
+    assert matcher.find(1, 7) is b
+
+
+def test_withdrawing_what_was_never_posted(matcher: Matcher) -> None:
+    (a,) = post(matcher, (1, 7))
+    assert not matcher.withdraw(receive(1, 7))
+    assert not matcher.withdraw(receive(2, 7))
+    assert not matcher.withdraw(receive(ANY_SOURCE, 7))
+    assert matcher.posted() == [a]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_sequence_with_probes_and_withdrawals_matches_as_the_rules_say(seed: int) -> None:
+    generator = random.Random(100 + seed)
+    matcher, reference = Matcher(), Reference()
+    withdrawn = taken = 0
+    for _ in range(500):
+        source, tag = generator.randrange(3), generator.randrange(3)
+        wild = (ANY_SOURCE if generator.random() < 0.3 else source, ANY_TAG if generator.random() < 0.3 else tag)
+        choice = generator.random()
+        if choice < 0.35:
+            wanted = receive(*wild)
+            assert matcher.post(wanted) is reference.post(wanted)
+        elif choice < 0.7:
+            posted = matcher.match(source, tag)
+            assert posted is reference.match(source, tag)
+            if posted is None:
+                came = arrival(source, tag)
+                matcher.keep(came)
+                reference.arrivals.append(came)
+        elif choice < 0.85:
+            found = next(
+                (each for each in reference.arrivals if reference.fits(receive(*wild), each.source, each.tag)), None
+            )
+            assert matcher.find(*wild) is found
+            if generator.random() < 0.5 and found is not None:
+                assert matcher.take(*wild) is found
+                reference.arrivals.remove(found)
+                taken += 1
+        elif reference.receives:
+            wanted = generator.choice(reference.receives)
+            assert matcher.withdraw(wanted)
+            reference.receives.remove(wanted)
+            withdrawn += 1
+        assert set(matcher.posted()) == set(reference.receives)
+        assert set(matcher.early()) == set(reference.arrivals)
+    assert min(withdrawn, taken) > 5

@@ -126,6 +126,87 @@ DISAGREEMENTS: dict[str, Callable[[Context, bool], Any]] = {
     "scatter, count": lambda ctx, odd: ctx.scatter(np.ones((ctx.size, 3)), np.ones(4 if odd and ctx.rank else 3)),
     "scatter, dtype": lambda ctx, odd: ctx.scatter(np.ones((ctx.size, 3)), np.ones(3, "f4" if odd and ctx.rank else "f8")),
     "scatter, root": lambda ctx, odd: ctx.scatter(np.ones((ctx.size, 3)), np.ones(3), root=int(odd)),
+    "reduce_scatter, dtype": lambda ctx, odd: ctx.reduce_scatter(np.ones(2 * ctx.size, "f4" if odd else "f8")),
+    "reduce_scatter, count": lambda ctx, odd: ctx.reduce_scatter(np.ones((2 + odd) * ctx.size)),
+    "reduce_scatter, small and large": lambda ctx, odd: ctx.reduce_scatter(np.ones((3 if odd else LARGE) * ctx.size)),
+    "reduce_scatter, counts": lambda ctx, odd: ctx.reduce_scatter(np.ones(9), counts=[9 - odd, odd, *[0] * (ctx.size - 2)]),
+    "reduce_scatter, counts of large": lambda ctx, odd: ctx.reduce_scatter(
+        np.ones(LARGE), counts=[LARGE - odd, odd, *[0] * (ctx.size - 2)]
+    ),
+    "reduce_scatter, op": lambda ctx, odd: ctx.reduce_scatter(np.ones(ctx.size), op="min" if odd else "max"),
+    "reduce_scatter, algorithm": lambda ctx, odd: ctx.reduce_scatter(
+        np.ones(ctx.size), algorithm="pairwise" if odd else "recursive_halving"
+    ),
+    "scan, dtype": lambda ctx, odd: ctx.scan(np.ones(3, "i4" if odd else "u4")),
+    "scan, count": lambda ctx, odd: ctx.scan(np.ones(3 + odd)),
+    "scan, small and large": lambda ctx, odd: ctx.scan(np.ones(3 if odd else LARGE)),
+    "scan, both large": lambda ctx, odd: ctx.scan(np.ones(LARGE - odd)),
+    "scan, op": lambda ctx, odd: ctx.scan(np.ones(3), op="prod" if odd else "sum"),
+    "scan, algorithm": lambda ctx, odd: ctx.scan(np.ones(3), algorithm="chain" if odd else "recursive_doubling"),
+    "scan and exscan": lambda ctx, odd: ctx.exscan(np.ones(3)) if odd else ctx.scan(np.ones(3)),
+    "exscan, count": lambda ctx, odd: ctx.exscan(np.ones(3 + odd)),
+    "exscan, op of large": lambda ctx, odd: ctx.exscan(np.ones(LARGE), op="min" if odd else "max"),
+    "alltoall, dtype": lambda ctx, odd: ctx.alltoall(np.ones((ctx.size, 2), "i8" if odd else "f8")),
+    "alltoall, count": lambda ctx, odd: ctx.alltoall(np.ones((ctx.size, 2 + odd))),
+    "alltoall, count 0": lambda ctx, odd: ctx.alltoall(np.ones((ctx.size, 0 if odd else 2))),
+    "alltoall, small and large": lambda ctx, odd: ctx.alltoall(np.ones((ctx.size, 2 if odd else LARGE))),
+    "alltoall, both large": lambda ctx, odd: ctx.alltoall(np.ones((ctx.size, LARGE + odd))),
+    "alltoall, algorithm": lambda ctx, odd: ctx.alltoall(np.ones(ctx.size), algorithm="bruck" if odd else "pairwise"),
+    "gatherv, dtype": lambda ctx, odd: ctx.gatherv(np.ones(3, "f4" if odd else "f8")),
+    "gatherv, row": lambda ctx, odd: ctx.gatherv(np.ones((3, 2 + odd))),
+    "gatherv, shape of a row": lambda ctx, odd: ctx.gatherv(np.ones((3, 2, 5) if odd else (3, 5, 2))),
+    "gatherv, root": lambda ctx, odd: ctx.gatherv(np.ones(3), root=int(odd)),
+    "gatherv, root of large": lambda ctx, odd: ctx.gatherv(np.ones(LARGE), root=int(odd)),
+    "gatherv, a piece longer than its place": lambda ctx, odd: ctx.gatherv(
+        np.ones(3 + odd), [np.ones(3)] * ctx.size if ctx.rank == 0 else None
+    ),
+    "gatherv, a piece far longer than its place": lambda ctx, odd: ctx.gatherv(
+        np.ones(LARGE if odd else 3), [np.ones(3)] * ctx.size if ctx.rank == 0 else None
+    ),
+    "gather and gatherv": lambda ctx, odd: ctx.gatherv(np.ones(3)) if odd else ctx.gather(np.ones(3)),
+    "allgatherv, dtype": lambda ctx, odd: ctx.allgatherv(np.ones(3, "u2" if odd else "i2")),
+    "allgatherv, row of large": lambda ctx, odd: ctx.allgatherv(np.ones((LARGE, 2) if odd else LARGE)),
+    "allgatherv, a piece shorter than its place": lambda ctx, odd: ctx.allgatherv(
+        np.ones(3 - odd), [np.ones(3 - (odd and rank == ctx.rank)) for rank in range(ctx.size)]
+    ),
+    "allgatherv, a place shorter than its piece": lambda ctx, odd: ctx.allgatherv(
+        np.ones(LARGE), [np.ones(5 if odd and rank == 0 else LARGE) for rank in range(ctx.size)]
+    ),
+    "scatterv, root": lambda ctx, odd: ctx.scatterv([np.ones(3)] * ctx.size, root=int(odd)),
+    "scatterv, place": lambda ctx, odd: ctx.scatterv([np.ones(3)] * ctx.size, np.ones(4 if odd else 3)),
+    "scatterv, place for large": lambda ctx, odd: ctx.scatterv([np.ones(LARGE)] * ctx.size, np.ones(3) if odd else None),
+    "scatter and scatterv": lambda ctx, odd: (
+        ctx.scatterv([np.ones(3)] * ctx.size) if odd else ctx.scatter(np.ones((ctx.size, 3)), np.ones(3))
+    ),
+    "alltoallv, dtype": lambda ctx, odd: ctx.alltoallv([np.ones(3, "f4" if odd else "f8")] * ctx.size),
+    "alltoallv, row": lambda ctx, odd: ctx.alltoallv([np.ones((3, 2) if odd else 3)] * ctx.size),
+    "alltoallv, a piece longer than its place": lambda ctx, odd: ctx.alltoallv(
+        [np.ones(3 + (odd and rank == 0)) for rank in range(ctx.size)], [np.ones(3)] * ctx.size
+    ),
+    "alltoallv, a place for what is sent without asking": lambda ctx, odd: ctx.alltoallv(
+        [np.ones(8193 if odd and rank == 0 else 8192) for rank in range(ctx.size)], [np.ones(8192)] * ctx.size
+    ),
+    "alltoall and alltoallv": lambda ctx, odd: (
+        ctx.alltoallv([np.ones(3)] * ctx.size) if odd else ctx.alltoall(np.ones((ctx.size, 3)))
+    ),
+    "objects, operation": lambda ctx, odd: ctx.gather_object(1) if odd else ctx.allgather_object(1),
+    "objects, operation of large": lambda ctx, odd: (
+        ctx.alltoall_object([bytes(LARGE)] * ctx.size) if odd else ctx.allgather_object(bytes(LARGE))
+    ),
+    "objects, root": lambda ctx, odd: ctx.broadcast_object("x", root=int(odd)),
+    "objects and arrays": lambda ctx, odd: ctx.allgather_object(np.ones(3)) if odd else ctx.allgatherv(np.ones(3)),
+    "split": lambda ctx, odd: ctx.barrier() if odd else ctx.split(None),
+    "order of new operations": lambda ctx, odd: [
+        (ctx.scan(np.ones(3)), ctx.alltoall(np.ones(ctx.size)))
+        if odd
+        else (ctx.alltoall(np.ones(ctx.size)), ctx.scan(np.ones(3)))
+    ],
+    "order of non-blocking pieces": lambda ctx, odd: [
+        request.wait()
+        for request in [
+            ctx.iallgatherv(np.ones((count, 2), dtype)) for count, dtype in ((5, "f4" if odd else "f8"), (LARGE, "f8"))
+        ]
+    ],
     "operation": lambda ctx, odd: ctx.allgather(np.ones(3)) if odd else ctx.allreduce(np.ones(3)),
     "operation of large": lambda ctx, odd: ctx.allgather(np.ones(LARGE)) if odd else ctx.broadcast(np.ones(LARGE)),
     "barrier": lambda ctx, odd: ctx.barrier() if odd else ctx.allreduce(np.ones(3)),
@@ -151,6 +232,40 @@ def test_ranks_disagree_on(what: str, n: int) -> None:
     calls = DISAGREEMENTS[what]
     for odd in (1, n - 1):  # a rank beside the roots, or the last
         disagree(n, lambda ctx: calls(ctx, ctx.rank == odd))  # noqa: B023
+
+
+def test_a_mismatch_of_the_new_operations_says_what_both_called() -> None:
+    def text(call: Callable[[Context, bool], Any]) -> str:
+        (error, *_) = (e for e in disagree(2, lambda ctx: call(ctx, ctx.rank == 1)) if e.reported_by is None)
+        return f"rank {error.rank}: {error.here}; rank {error.other}: {error.there}"
+
+    def both(here: str, there: str) -> set[str]:
+        return {f"rank 0: {here}; rank 1: {there}", f"rank 1: {there}; rank 0: {here}"}
+
+    halving = "algorithm recursive_halving)"
+    assert text(DISAGREEMENTS["reduce_scatter, op"]) in both(
+        f"reduce_scatter(max, <f8, count 2, {halving}", f"reduce_scatter(min, <f8, count 2, {halving}"
+    )
+    found = text(DISAGREEMENTS["reduce_scatter, counts"])
+    assert re.fullmatch(
+        rf"rank \d: (reduce_scatter\(sum, <f8 #[0-9a-f]{{8}}, count 9, {re.escape(halving)}); rank \d: (reduce_scatter.*)",
+        found,
+    )
+    assert text(DISAGREEMENTS["scan and exscan"]) in both(
+        "scan(sum, <f8, count 3, algorithm recursive_doubling)", "exscan(sum, <f8, count 3, algorithm recursive_doubling)"
+    )
+    assert text(DISAGREEMENTS["alltoall, algorithm"]) in both(
+        "alltoall(<f8, count 2, algorithm pairwise)", "alltoall(<f8, count 2, algorithm bruck)"
+    )
+    assert text(DISAGREEMENTS["alltoallv, row"]).count("alltoallv(<f8, count 1)") == 1
+    assert text(DISAGREEMENTS["gatherv, root"]) in both("gatherv(<f8, count 1, root 0)", "gatherv(<f8, count 1, root 1)")
+    assert text(DISAGREEMENTS["gatherv, a piece longer than its place"]) == (
+        "rank 0: gatherv(<f8, count 1, root 0) with 24 bytes from rank 1; "
+        "rank 1: gatherv(<f8, count 1, root 0) with 32 bytes to rank 0"
+    )
+    assert text(DISAGREEMENTS["scatterv, root"]) in both("scatterv(root 0)", "scatterv(root 1)")
+    assert text(DISAGREEMENTS["objects and arrays"]) in both("allgatherv(<f8, count 1)", "allgather_object()")
+    assert text(DISAGREEMENTS["split"]) in both("split()", "barrier()")
 
 
 def test_callables_of_different_names_are_different_operators() -> None:
@@ -235,6 +350,39 @@ def test_a_skipped_call_times_out_and_names_who_is_missing(count: int, name: str
             rf"entered {name}; see its log( \(reported by rank [12]\))?",
             text,
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("allgatherv", lambda ctx: ctx.allgatherv(np.ones(3), timeout=0.3)),
+        ("alltoallv", lambda ctx: ctx.alltoallv([np.ones(3)] * 2, timeout=0.3)),
+        ("scatterv", lambda ctx: ctx.scatterv(timeout=0.3)),
+        ("broadcast_object", lambda ctx: ctx.broadcast_object(timeout=0.3)),
+        ("recv_object", lambda ctx: ctx.recv_object(0, timeout=0.3)),
+    ],
+)
+def test_a_timeout_does_not_name_a_length_that_nobody_knows(name: str, call: Callable[[Context], Any]) -> None:
+    done = threading.Event()
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            assert done.wait(30)
+            with pytest.raises(OperationTimeoutError):
+                ctx.recv(np.ones(3), 1)
+            return
+        with pytest.raises(OperationTimeoutError) as caught:
+            call(ctx)
+        done.set()
+        number = "" if name == "recv_object" else " #1"
+        assert re.fullmatch(
+            rf"{name}{number} timed out after 0\.3 s: .* from {re.escape(str(ctx.peers[0]))}, which may have stopped or not "
+            rf"entered {name}; see its log",
+            str(caught.value),
+        )
+        assert "0 of 0 bytes" not in str(caught.value)
+
+    run_ranks(2, body)
 
 
 @pytest.mark.parametrize("name", ["barrier", "allreduce", "gather"])

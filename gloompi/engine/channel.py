@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 from .fingerprint import describe
-from .matching import Key, Matcher
+from .matching import Arrival, Key, Matcher
 from .operation import Receive, Send
 
 __all__ = ["STEP_BITS", "Channel", "Disagreement", "label"]
@@ -43,16 +43,20 @@ class Channel:
         Receives are posted with the exact size, source and tag, and tags number the calls.
     sequence : int
         Number of the last collective call that this rank has begun.
-    awaiting : dict of (source, tag) to deque of Receive
-        Cleared receives: their DATA is on its way.
+    awaiting : dict of (source, tag) to deque of Receive or Arrival
+        What has been cleared: its DATA is on its way.
     waiting : dict of (dest, tag) to deque of Send
         Announced sends that no CLEAR has come for.
     cleared : set of (dest, tag)
         A CLEAR that came before its send was begun.
+    held : list of Arrival
+        What a matched probe has taken and nobody has received yet.
+    members : frozenset of int or None
+        The other ranks; None as long as this rank has not joined them.
     departed : set of int
-        Ranks that have closed their Context of this channel, while others stay open on the same connections.
+        Ranks that have closed their Context of this channel.
     closed : bool
-        This rank has; `members` are the others that it had.
+        This rank has.
     """
 
     __slots__ = (
@@ -63,6 +67,7 @@ class Channel:
         "closed",
         "collective",
         "departed",
+        "held",
         "id",
         "matcher",
         "members",
@@ -75,12 +80,13 @@ class Channel:
         self.collective = collective
         self.matcher = Matcher()
         self.sequence = 0
-        self.awaiting: dict[Key, deque[Receive]] = {}
+        self.awaiting: dict[Key, deque[Receive | Arrival]] = {}
         self.waiting: dict[Key, deque[Send]] = {}
         self.cleared: set[Key] = set()
         self.departed: set[int] = set()
         self.closed = False
-        self.members: frozenset[int] = frozenset()
+        self.held: list[Arrival] = []
+        self.members: frozenset[int] | None = None
         self._calls: dict[int, bytes] = {}
         self._early: dict[int, list[tuple[int, bytes]]] = {}
 
@@ -115,10 +121,16 @@ class Channel:
             here, there = describe(mine), describe(theirs)
             raise Disagreement(label(mine, tag), here, source, there)
 
+    @property
+    def over(self) -> bool:
+        """Whether all others have closed their Context of this channel."""
+        return self.members is not None and self.members <= self.departed
+
     def involves(self, rank: int) -> bool:
         """Whether anything outstanding needs this peer."""
         return (
-            any(receive.source == rank for receive in self.matcher.posted())
+            any(wanted.source == rank for wanted in self.matcher.posted())
+            or any(wanted.source == rank for wanted in self.matcher.probes())
             or any(source == rank for source, _ in self.awaiting)
             or any(dest == rank for dest, _ in self.waiting)
         )

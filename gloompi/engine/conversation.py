@@ -46,6 +46,7 @@ class Conversation:
         self.size = len(ranks)
         self.messages: Channel = messages.channel(number)
         self.collectives: Channel = messages.channel(number + 1)
+        self.messages.members = self.collectives.members = frozenset(ranks) - {me}
 
     @property
     def closed(self) -> bool:
@@ -54,7 +55,7 @@ class Conversation:
     @property
     def deserted(self) -> bool:
         """Whether all other ranks have closed this Context."""
-        return len(self.messages.departed) == self.size - 1 > 0
+        return self.size > 1 and self.messages.over
 
 
 def descendant(number: int, call: int, color: int) -> int:

@@ -93,7 +93,7 @@ class Engine:
     root : Conversation
         Of all ranks; others are made with `join`.
     watches : list of callable
-        Called when the engine is about to close its connections.
+        Called when the engine is about to close its connections, and when a conversation has ended.
     """
 
     def __init__(
@@ -129,6 +129,7 @@ class Engine:
                 self._links.append(pair)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
+        self._dropped: list[Conversation] = []
         self.root = self.join(ROOT, range(self.size))
         _alive.add(self)
 
@@ -158,11 +159,15 @@ class Engine:
             turn.busy = True
             if self.error is not None:
                 raise self._broken()
+            while self._dropped:
+                self._say_goodbye(self._dropped.pop())
             return action(*arguments)
         finally:
             turn.busy = False  # a bare assignment comes first: no signal handler can get in before it
             if self._current is not None and self._current.done:
                 self._current = None  # or it would keep the user's arrays
+            if self.watches and self.error is None:
+                self._poller.prepare_sleep()  # an event loop sleeps on it
             turn.give()
 
     def run(self, plan: Plan, deadline: Deadline) -> Any:
@@ -178,6 +183,8 @@ class Engine:
             steps, number = begin()
             self._current = task = Task(steps, name, number, finish, self.ready)
             task.advance()
+            if self.ready:
+                self._resume()  # a message to oneself has ended another task
         except BaseException as exc:
             self._interrupted(exc)
             raise
@@ -272,16 +279,17 @@ class Engine:
             for operation in task.awaited:
                 if isinstance(operation, Receive) and not operation.done:
                     self.messages.ask(operation)
-        if self.messages.finished == self.size - 1 > 0 or self._deserted(task):
-            # All peers have said goodbye: what is awaited, even from any source, cannot come any more.
-            self._lose(self._links[self.rank - 1], CLOSED)
+        left = next((on for on in self._conversations if on.deserted), None)
+        if left is not None and self._hopeless(task):
+            self._lose(self._links[max(left.messages.departed)], CLOSED)
 
-    def _deserted(self, task: Waiting) -> bool:
+    def _hopeless(self, task: Waiting) -> bool:
         """Whether all that the task waits for are messages from any rank, in Contexts that all others have closed."""
         deserted = [on.messages for on in self._conversations if on.deserted]
-        return bool(deserted) and all(
+        awaited = [operation for operation in task.awaited if not operation.done]
+        return bool(awaited) and all(
             isinstance(operation, Receive | Probe) and operation.source < 0 and operation.channel in deserted
-            for operation in task.awaited
+            for operation in awaited
         )
 
     def _move(self) -> bool:
@@ -415,14 +423,19 @@ class Engine:
         channels = (conversation.messages, conversation.collectives)
         try:
             self._finish_sends(lambda: self.messages.unmatched(channels), deadline)
-            self.messages.leave(channels, conversation.ranks)
-            self._conversations.discard(conversation)
+            self._say_goodbye(conversation)
             # Nobody may call this engine again for a long time.
             links = [self._links[rank] for rank in conversation.ranks]
             self._finish_sends(lambda: [link.rank for link in links if link.sending], deadline)
         except BaseException as exc:
             self._interrupted(exc)
             raise
+
+    def _say_goodbye(self, conversation: Conversation) -> None:
+        self.messages.leave((conversation.messages, conversation.collectives), conversation.ranks)
+        self._conversations.discard(conversation)
+        for watch in tuple(self.watches):
+            watch()
 
     def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
         while self.error is None and unfinished():
@@ -435,9 +448,8 @@ class Engine:
             raise self._broken()
 
     def _release(self) -> None:
-        for watch in self.watches:
+        for watch in tuple(self.watches):
             watch()
-        self.watches.clear()
         for pair in self._poller.pairs():
             self._poller.remove(pair)
             pair.close()
@@ -452,10 +464,11 @@ class Engine:
 
     def drop(self, conversation: Conversation) -> None:
         """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
-        self._conversations.discard(conversation)
-        if not self._conversations:
+        if self._conversations == {conversation}:
             self.error = ContextClosedError("this Context was collected without having been closed")
             self._release()
+        else:
+            self._dropped.append(conversation)  # this may be anywhere, even inside a call: the next one says goodbye
 
     @property
     def closed(self) -> bool:

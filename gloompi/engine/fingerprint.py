@@ -68,6 +68,9 @@ _WITHOUT_ARRAYS = {
     if name in ("barrier", "dup", "split", "scatterv") or name.endswith("_object")
 }
 
+# The dtype of a message that is a pickled object.
+_OBJECT = b"|O"
+
 # operation, algorithm, reduction, root, digest of what has no room (callable's name, long dtype), count, dtype
 _FINGERPRINT = Struct("<BBBxiI4xQ8s")
 
@@ -124,6 +127,8 @@ def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
 def describe(packed: bytes) -> str:
     """Text for an error message: ``allreduce(sum, <f4, count 1000)``."""
     operation, algorithm, reduction, root, digest, count, dtype = _FINGERPRINT.unpack(packed)
+    if dtype.rstrip(b"\0") == _OBJECT:
+        return f"{OPERATIONS[operation]}_object"
     facts = []
     if reduction:
         facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..deadline import Deadline
 from ..errors import OperationTimeoutError
 from .matching import Probe
-from .operation import Operation, Receive, Send
+from .operation import OpenReceive, Operation, Receive, Send
 from .task import Waiting, peer_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
     who = "any rank" if rank < 0 else str(peers[rank])
     if isinstance(operation, Receive):
         total = operation.nbytes or operation.capacity
-        what = f"got {operation.position} of {total} bytes from {who}"
+        unknown = not total and isinstance(operation, OpenReceive)
+        what = f"no message from {who}" if unknown else f"got {operation.position} of {total} bytes from {who}"
     elif isinstance(operation, Probe):
         what = f"no message from {who}"
     else:

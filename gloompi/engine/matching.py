@@ -25,17 +25,31 @@ class Arrival:
 
     Attributes
     ----------
+    announced : bool
+        It has not been sent without asking.
     payload : bytearray or None
-        None if the message was announced only and waits at the sender.
+        None if the message waits at the sender.
     complete : bool
         All of the payload is here.
     receive : Receive or None
         The receive that was posted while the payload was still arriving.
     """
 
-    __slots__ = ("complete", "fingerprint", "nbytes", "order", "payload", "position", "receive", "source", "tag")
+    __slots__ = (
+        "announced",
+        "complete",
+        "fingerprint",
+        "nbytes",
+        "order",
+        "payload",
+        "position",
+        "receive",
+        "source",
+        "tag",
+    )
 
     def __init__(self, source: int, tag: int, nbytes: int, fingerprint: bytes, announced: bool) -> None:
+        self.announced = announced
         self.source = source
         self.tag = tag
         self.nbytes = nbytes
@@ -152,6 +166,10 @@ class Matcher:
         else:
             probe.done = True
         return probe
+
+    def probes(self) -> list[Probe]:
+        """The probes that wait for a message."""
+        return self._probes
 
     def early(self) -> list[Arrival]:
         """The messages that no receive has matched."""

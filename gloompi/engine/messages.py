@@ -16,8 +16,8 @@ from ..transport.pair import Link, Sink
 from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
-from .matching import Arrival, Matcher
-from .operation import DONE, Operation, Receive, Send
+from .matching import Arrival, Matcher, Probe
+from .operation import DONE, OpenReceive, Operation, Receive, Send
 
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 
@@ -47,10 +47,6 @@ class Messages:
     lose : callable
         Called with a link and a reason: that peer is of no use any more.
 
-    Attributes
-    ----------
-    finished : int
-        How many peers have said that they send nothing more.
     """
 
     def __init__(
@@ -60,7 +56,6 @@ class Messages:
         fail: Callable[[GloompiError], None],
         lose: Callable[[Link, str], None],
     ) -> None:
-        self.finished = 0
         self._rank = rank
         self._links = links
         self._fail = fail
@@ -88,6 +83,8 @@ class Messages:
 
         A synchronous send is not done before a receive has matched it.
         """
+        if channel.closed:
+            return DONE  # a call that was still under way; nothing may follow the goodbye
         link = self._links[dest]
         nbytes = len(payload)
         if link.finished or dest in channel.departed:
@@ -129,19 +126,35 @@ class Messages:
             arrival = channel.matcher.post(receive)
         if arrival is not None:
             self.settle(receive, arrival)
-        source = receive.source
-        if not receive.done and source >= 0 and (self._links[source].finished or source in channel.departed):
-            self._lose(self._links[source], CLOSED)
+        if not receive.done:
+            self._check_present(channel, receive.source)
         return receive
+
+    def probe(self, channel: Channel, probe: Probe) -> Probe:
+        """Post a probe."""
+        channel.matcher.probe(probe)
+        if not probe.done:
+            self._check_present(channel, probe.source)
+        return probe
+
+    def _check_present(self, channel: Channel, source: int) -> None:
+        if source >= 0 and (self._links[source].finished or source in channel.departed):
+            self._lose(self._links[source], CLOSED)
 
     def settle(self, receive: Receive, arrival: Arrival) -> None:
         """Give a receive the message that was there before it."""
+        channel = receive.channel
+        if channel.held:
+            self._pull_before(channel, arrival)
+            if arrival in channel.held:
+                channel.held.remove(arrival)
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
         if arrival.payload is None:
-            self._clear(receive)
+            self._ask_for(channel, receive)
             return
-        self._consumed(self._links[arrival.source], arrival.nbytes)
+        if not arrival.announced:
+            self._consumed(self._links[arrival.source], arrival.nbytes)
         if arrival.complete:
             arrival.deliver(receive)
         else:
@@ -157,7 +170,9 @@ class Messages:
                     self._fail(MismatchError(label(fingerprint, tag), self._rank, here, source, there))
                 return False
         elif not same_items(fingerprint, receive.fingerprint) or not receive.admits(nbytes):
-            here = f"{describe(receive.fingerprint).replace('send', 'recv', 1)} of at most {receive.capacity} bytes"
+            here = describe(receive.fingerprint).replace("send", "recv", 1)
+            if not isinstance(receive, OpenReceive):
+                here += f" of at most {receive.capacity} bytes"
             there = f"{describe(fingerprint)} of {nbytes} bytes"
             operation = f"the message from rank {source} to rank {self._rank} with tag {tag}"
             self._fail(MismatchError(operation, self._rank, here, source, there))
@@ -165,11 +180,27 @@ class Messages:
         receive.source, receive.tag, receive.nbytes = source, tag, nbytes
         return True
 
+    def _pull_before(self, channel: Channel, wanted: Receive | Arrival) -> None:
+        """Have the announced messages sent that matched probes have taken before this one, of the same source and tag.
+
+        They are sent in the order in which they were announced, whatever the order in which they are received here.
+        """
+        for held in channel.held:
+            if held is wanted:
+                return
+            if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
+                held.payload = bytearray(held.nbytes)
+                self._ask_for(channel, held)
+
     def _clear(self, receive: Receive) -> None:
-        channel, key = receive.channel, (receive.source, receive.tag)
-        channel.awaiting.setdefault(key, deque()).append(receive)
-        header = pack_header(_CLEAR, channel.id, receive.tag, 0, receive.fingerprint)
-        self._links[receive.source].write(header)
+        if receive.channel.held:
+            self._pull_before(receive.channel, receive)
+        self._ask_for(receive.channel, receive)
+
+    def _ask_for(self, channel: Channel, wanted: Receive | Arrival) -> None:
+        channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
+        header = pack_header(_CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
+        self._links[wanted.source].write(header)
 
     def _consumed(self, link: Link, nbytes: int) -> None:
         """Note that a message that came without asking has found its receive; let the peer send as much again."""
@@ -204,11 +235,11 @@ class Messages:
             pair.credit += nbytes
         elif kind == Kind.GOODBYE:
             pair.finished = True
-            self.finished += 1
             if pair.sending:
                 self._lose(pair, CLOSED)
             for on in tuple(self._channels.values()):
-                self._departed(pair, on)
+                if on.members is None or rank in on.members:
+                    self._departed(pair, on)
         elif kind == Kind.LEAVE:
             self._departed(pair, self.channel(channel))
             self._departed(pair, self.channel(channel + 1))
@@ -257,7 +288,7 @@ class Messages:
     def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
         key = (link.rank, tag)
         queue = channel.waiting.get(key)
-        if channel.collective and not self._agrees(channel, link.rank, tag, fingerprint):
+        if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
         if queue is None:
             if channel.collective:
@@ -320,19 +351,21 @@ class Messages:
 
     def leave(self, channels: Sequence[Channel], ranks: Iterable[int]) -> None:
         """Close the channels of one Context of several, and tell the ranks that it had."""
-        others = frozenset(ranks) - {self._rank}
-        for rank in others:
-            self._links[rank].write(pack_header(Kind.LEAVE, channels[0].id, 0, 0))
+        for rank in ranks:
+            if rank != self._rank:
+                self._links[rank].write(pack_header(Kind.LEAVE, channels[0].id, 0, 0))
         for channel in channels:
-            for arrival in channel.matcher.early():
-                if arrival.payload is not None:
+            for arrival in (*channel.matcher.early(), *channel.held):
+                if not arrival.announced:
                     self._consumed(self._links[arrival.source], arrival.nbytes)
-            channel.closed, channel.members, channel.matcher = True, others, Matcher()
+            channel.closed, channel.matcher = True, Matcher()
+            channel.held.clear()
+            channel.waiting.clear()
             self._forget_if_over(channel)
 
     def _forget_if_over(self, channel: Channel) -> None:
         # Whoever has left sends nothing more on it, so nothing can bring the channel back.
-        if channel.members <= channel.departed:
+        if channel.over:
             self._channels.pop(channel.id, None)
 
     def unmatched(self, channels: Iterable[Channel] | None = None) -> list[int]:

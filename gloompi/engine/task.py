@@ -55,7 +55,7 @@ class Task:
 
     Attributes
     ----------
-    ended : callable or None
+    ended : list of callable
         Called when the task is done.
     """
 
@@ -85,7 +85,7 @@ class Task:
         self.asked = False
         self.awaited: Sequence[Operation] = ()
         self.done = False
-        self.ended: Callable[[], None] | None = None
+        self.ended: list[Callable[[], None]] = []
         self.result: Any = None
 
     @property
@@ -128,16 +128,18 @@ class Task:
                     return
         except StopIteration:
             self.result = self._finish()
-            self.done = True
-            self.awaited = ()
-            if self.ended is not None:
-                self.ended()
+            self._end()
 
     def abandon(self) -> None:
         """Be done without a result: what was awaited has been taken back."""
         self._steps.close()
+        self._end()
+
+    def _end(self) -> None:
         self.done = True
         self.awaited = ()
+        for ended in self.ended:
+            ended()
 
 
 class AnyOf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from itertools import count
 from typing import Any, NoReturn
 from zlib import crc32
 
@@ -28,9 +29,11 @@ class Standing:
         None for the null communicator, and after Free.
     predefined : bool
         COMM_WORLD, COMM_SELF: the program must not free it.
+    inner : CommBase or None
+        A duplicate for the collectives that mpi4py's own packages make of messages; `tags` numbers them.
     """
 
-    __slots__ = ("context", "errhandler", "info", "locks", "name", "predefined")
+    __slots__ = ("context", "errhandler", "info", "inner", "locks", "name", "predefined", "tags")
 
     def __init__(self, context: Context | None, name: str = "", predefined: bool = False) -> None:
         self.context = context
@@ -38,6 +41,8 @@ class Standing:
         self.predefined = predefined
         self.info = mpi.INFO_NULL
         self.errhandler = mpi.ERRORS_RETURN
+        self.inner: Any = None
+        self.tags = count()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
@@ -195,6 +200,8 @@ class CommBase:
         context = self._context
         if self._standing.predefined:
             raise exception(mpi.ERR_COMM, f"{self._standing.name} must not be freed")
+        if self._standing.inner:
+            self._standing.inner.Free()
         context.close()
         self._standing.context = None
         self._standing = _NULL

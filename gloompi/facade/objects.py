@@ -28,13 +28,17 @@ class ObjectComm(CommBase):
         return self._context.gather_object(sendobj, root=known_root(self._context, root))
 
     def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
-        return self._context.scatter_object(sendobj, root=known_root(self._context, root))
+        return self._context.scatter_object(self._one_each(sendobj), root=known_root(self._context, root))
 
     def allgather(self, sendobj: Any) -> list[Any]:
         return self._context.allgather_object(sendobj)
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
-        return self._context.alltoall_object(sendobj)
+        return self._context.alltoall_object(self._one_each(sendobj))
+
+    def _one_each(self, objects: Sequence[Any] | None) -> Sequence[Any]:
+        """What each rank gets; nothing is None for each, as mpi4py has it."""
+        return [None] * self._context.size if objects is None else objects
 
     def reduce(self, sendobj: Any, op: _Op = mpi.SUM, root: int = 0) -> Any:
         return self._context.reduce_object(sendobj, op=op, root=known_root(self._context, root))

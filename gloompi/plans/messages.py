@@ -95,13 +95,14 @@ class MessagePlans(PlanBase):
     # -- probes --------------------------------------------------------------------------------------------------------
 
     def probe(self, source: int, tag: int, takes: bool) -> Plan:
-        """The result is an Arrival and its Status."""
-        probe = Probe(self._conversation.messages, *self._wanted(source, tag), takes)
+        """The result is an Arrival and its Status; if the probe takes it, it is the caller's to receive."""
+        channel = self._conversation.messages
+        probe = Probe(channel, *self._wanted(source, tag), takes)
 
         def steps() -> Steps:
-            yield self._conversation.messages.matcher.probe(probe)
+            yield self._engine.messages.probe(channel, probe)
 
-        return Plan("mprobe" if takes else "probe", lambda: (steps(), 0), lambda: self._found(probe.arrival))
+        return Plan("mprobe" if takes else "probe", lambda: (steps(), 0), lambda: self._found(probe.arrival, takes))
 
     def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
         """Return a function that looks for a message without waiting."""
@@ -111,12 +112,14 @@ class MessagePlans(PlanBase):
 
         def find() -> tuple[Arrival, Status] | None:
             arrival = look(source, tag)
-            return None if arrival is None else self._found(arrival)
+            return None if arrival is None else self._found(arrival, takes)
 
         return find
 
-    def _found(self, arrival: Arrival | None) -> tuple[Arrival, Status]:
+    def _found(self, arrival: Arrival | None, takes: bool) -> tuple[Arrival, Status]:
         assert arrival is not None
+        if takes:
+            self._conversation.messages.held.append(arrival)
         return arrival, self._status(arrival)
 
     def matched_recv(self, out: Any, arrival: Arrival) -> Plan:

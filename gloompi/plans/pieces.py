@@ -27,11 +27,12 @@ class PiecePlans(PlanBase):
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
         places = _Places(out if self._rank == root else None, self._size, kind)
+        mine = places.beside(self._rank, array, "x", kind.message(array, flat))
         mark = fingerprint("gatherv", array.dtype, kind.width, root, "", "auto", kind.detail)
         return self._collective(
             "gatherv",
             mark,
-            lambda call: gather.gatherv(call, _bytes(flat), places.flat, root),
+            lambda call: gather.gatherv(call, mine, places.flat, root),
             lambda: places.result() if self._rank == root else None,
         )
 
@@ -39,9 +40,10 @@ class PiecePlans(PlanBase):
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
         places = _Places(out, self._size, kind)
+        mine = places.beside(self._rank, array, "x", kind.message(array, flat))
         mark = fingerprint("allgatherv", array.dtype, kind.width, -1, "", "auto", kind.detail)
         return self._collective(
-            "allgatherv", mark, lambda call: allgather.allgatherv(call, _bytes(flat), places.flat), places.result
+            "allgatherv", mark, lambda call: allgather.allgatherv(call, mine, places.flat), places.result
         )
 
     def scatterv(self, pieces: Any, out: Any, root: int) -> Plan:
@@ -57,8 +59,14 @@ class PiecePlans(PlanBase):
         place: list[Array] = []
         if out is not None:
             whole = view(out, "out")
-            result, target = flat_output(whole, "out", whole.shape, whole.dtype)
+            like = whole if parts is None else arrays[root]
+            result, target = flat_output(whole, "out", like.shape, like.dtype)
             place.append(_bytes(target))
+            if parts is not None:  # what is still being sent must not change
+                parts = [
+                    part.copy() if rank != root and np.may_share_memory(part, result) else part
+                    for rank, part in enumerate(parts)
+                ]
 
         def steps(call: Call) -> Steps:
             yield from scatter.scatterv(call, headers, header, root)
@@ -66,7 +74,8 @@ class PiecePlans(PlanBase):
             if out is not None and (dtype, shape) != (result.dtype, result.shape):
                 here = f"scatterv with out of dtype {result.dtype}, shape {result.shape}"
                 there = f"scatterv with a piece of dtype {dtype}, shape {shape} for it"
-                raise MismatchError(f"scatterv #{call.number}", call.rank, here, root, there)
+                ranks = self._conversation.ranks
+                raise MismatchError(f"scatterv #{call.number}", ranks[call.rank], here, ranks[root], there)
             yield from scatter.scatterv(call, parts, place, root, 1)
 
         def finish() -> Array | None:
@@ -84,7 +93,8 @@ class PiecePlans(PlanBase):
         for number, array in enumerate(arrays):
             kind.check(array, f"pieces[{number}]")
         places = _Places(out, self._size, kind)
-        parts = [_bytes(flat) for flat in flats]
+        parts = [kind.message(array, flat) for array, flat in zip(arrays, flats, strict=True)]
+        places.beside(self._rank, arrays[self._rank], f"pieces[{self._rank}]", parts[self._rank])
         mark = fingerprint("alltoallv", kind.dtype, kind.width, -1, "", "auto", kind.detail)
         return self._collective("alltoallv", mark, lambda call: alltoall.alltoallv(call, parts, places.flat), places.result)
 
@@ -107,8 +117,18 @@ class _Kind:
         if array.dtype != self.dtype:
             raise TypeError(f"{name} must have dtype {self.dtype}, like the other pieces, not {array.dtype}")
 
+    def message(self, array: Array, flat: Array) -> Array:
+        """The bytes that are sent: the piece's, or, where its rows have none, one for each row."""
+        return _bytes(flat) if self._has_bytes else np.zeros(len(array), np.uint8)
+
     def made_of(self, data: Array) -> Array:
-        return data.view(self.dtype).reshape(-1 if self.width else 0, *self.row)
+        if self._has_bytes:
+            return data.view(self.dtype).reshape(-1, *self.row)
+        return np.empty((len(data), *self.row), self.dtype)
+
+    @property
+    def _has_bytes(self) -> bool:
+        return bool(self.width and self.dtype.itemsize)
 
 
 class _Places:
@@ -133,7 +153,16 @@ class _Places:
             array = view(each, f"out[{number}]")
             kind.check(array, f"out[{number}]")
             self._given.append(flat_output(array, f"out[{number}]", array.shape, array.dtype))
-        self.flat = [_bytes(target) for _, target in self._given]
+        self.flat = [kind.message(result, target) for result, target in self._given]
+
+    def beside(self, rank: int, array: Array, name: str, message: Array) -> Array:
+        """Check this rank's own place; return the message, copied if it lies where another rank's piece goes."""
+        if self._given is None:
+            return message
+        if self._given[rank][0].shape != array.shape:
+            raise ValueError(f"out[{rank}] must have shape {array.shape}, like {name}, not {self._given[rank][0].shape}")
+        others = (result for number, (result, _) in enumerate(self._given) if number != rank)
+        return message.copy() if any(np.may_share_memory(message, other) for other in others) else message
 
     def result(self) -> list[Array]:
         if self._given is None:

@@ -85,16 +85,18 @@ class ReductionPlans(PlanBase):
 
     def _shares(self, array: Any, counts: Sequence[int] | None) -> list[int]:
         """How many rows of the array each rank gets."""
-        length = len(array) if array.ndim else 1
+        if array.ndim == 0:
+            raise ValueError("x must have at least one axis: each rank gets a share of its rows")
+        length = len(array)
         if counts is None:
-            if array.ndim == 0 or length % self._size:
+            if length % self._size:
                 raise ValueError(
                     f"x must have a first axis that {self._size} ranks can share equally, not shape {array.shape}; "
                     f"counts says how many rows each rank gets"
                 )
             return [length // self._size] * self._size
         rows = [index(count) for count in counts]
-        if len(rows) != self._size or min(rows) < 0 or sum(rows) != length or array.ndim == 0:
+        if len(rows) != self._size or min(rows) < 0 or sum(rows) != length:
             raise ValueError(
                 f"counts must be {self._size} numbers >= 0 whose sum is the {length} rows of x, not {rows}, sum {sum(rows)}"
             )
