@@ -1,57 +1,31 @@
-"""The Engine: all connections of one rank, and the life of what runs on them.
+"""The Engine: calls on their way over the connections of one rank.
 
-Caller-driven: bytes move only inside calls, but then on every connection, so that a blocked send also takes what comes
-in, and an abort from any peer is seen by whoever is waiting.  The first error breaks the engine, and every peer is told.
+Caller-driven: there is no thread; whoever waits moves the bytes of all.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError
-from ..transport.frames import Kind, pack_header
-from ..transport.pair import STAGING_NBYTES, Link, Loopback, Pair
-from .conversation import ROOT, Conversation
-from .farewell import abort_frame, linger
-from .lateness import late, unsent
+from .connections import Connections
+from .lateness import late
 from .matching import Probe
-from .messages import CLOSED, CREDIT_NBYTES, Messages
-from .operation import Receive, Scratch, Steps
-from .polling import Poller
+from .messages import CLOSED
+from .operation import Receive, Steps
 from .task import Task, Waiting
-from .turn import Turn
-
-if TYPE_CHECKING:
-    import socket
-
-    from ..transport.endpoint import Peer
 
 __all__ = ["Engine", "Plan"]
 
 Result = TypeVar("Result")
 
-_log = logging.getLogger("gloompi")
-
-# How long a rank whose Context breaks tries to tell its peers.
-_TELL_SECONDS = 0.5
-
 # A rank that has waited this long within a collective asks whether its peers are in the same call.
 _ASK_SECONDS = 0.05
 
-# How long a rank that has lost a peer looks for a peer's word about why.
-_LOOK_SECONDS = 0.1
-
 # Turns of one test(): a transfer that goes on must not keep the caller.
 _TEST_MOVES = 16
-
-_alive: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Plan(NamedTuple):
@@ -71,75 +45,8 @@ class Plan(NamedTuple):
     finish: Callable[[], Any]
 
 
-class Engine:
-    """All connections of one rank.
-
-    Parameters
-    ----------
-    rank : int
-    peers : list of Peer
-        In rank order, this rank included.
-    sockets : list of socket or None
-        In rank order, connected and authenticated; None for this rank.  The engine owns them.
-    crowded, shared : bool
-        See `Poller`.
-
-    Attributes
-    ----------
-    error : GloompiError or None
-        What broke the engine; every later use raises it.
-    messages : Messages
-    scratch : Scratch
-    root : Conversation
-        Of all ranks; others are made with `join`.
-    watches : list of callable
-        Called when the engine is about to close its connections, and when a conversation has ended.
-    """
-
-    def __init__(
-        self,
-        rank: int,
-        peers: list[Peer],
-        sockets: list[socket.socket | None],
-        *,
-        crowded: bool = False,
-        shared: bool = False,
-    ) -> None:
-        self.rank = rank
-        self.size = len(peers)
-        self.peers = tuple(peers)
-        self.error: GloompiError | None = None
-        self.scratch = Scratch()
-        self.ready: deque[Task] = deque()
-        self.turn = Turn(self._abort)
-        self._current: Waiting | None = None
-        self._poller = Poller(crowded, shared, self.turn.woken)
-        self.watch = self._poller.watch
-        self._suspecting = False
-        self._links: list[Link] = []
-        self.messages = Messages(rank, self._links, self._fail, self._lose)
-        self.frame = self.messages.frame  # what arrives goes there without a detour
-        staging = memoryview(bytearray(STAGING_NBYTES))
-        for peer, sock in zip(peers, sockets, strict=True):
-            if sock is None:
-                self._links.append(Loopback(peer, self, CREDIT_NBYTES))
-            else:
-                pair = Pair(sock, peer, self, CREDIT_NBYTES, staging)
-                self._poller.add(pair)
-                self._links.append(pair)
-        self.watches: list[Callable[[], None]] = []
-        self._conversations: set[Conversation] = set()
-        self._dropped: list[Conversation] = []
-        self.root = self.join(ROOT, range(self.size))
-        _alive.add(self)
-
-    def join(self, number: int, ranks: Sequence[int]) -> Conversation:
-        """Begin a conversation of some ranks: no message is needed, they all do the same."""
-        conversation = Conversation(self.messages, number, ranks, self.rank)
-        self._conversations.add(conversation)
-        return conversation
-
-    # -- progress -----------------------------------------------------------------------------------------------------
+class Engine(Connections):
+    """Runs calls, one thread at a time."""
 
     def exclusively(self, deadline: Deadline, what: str, action: Callable[..., Result], *arguments: Any) -> Result:
         """Return ``action(*arguments)``, run as the one thread that uses the engine.
@@ -291,205 +198,3 @@ class Engine:
             isinstance(operation, Receive | Probe) and operation.source < 0 and operation.channel in deserted
             for operation in awaited
         )
-
-    def _move(self) -> bool:
-        """Serve every connection that has something to do, without waiting; resume the tasks that can go on."""
-        poller = self._poller
-        moved = poller.flush() if poller.writing else False
-        moved |= poller.poll(0)
-        return self._resume() if self.ready else moved
-
-    def _resume(self) -> bool:
-        ready = self.ready
-        while ready:
-            ready.popleft().advance()
-        return True
-
-    # -- how it ends ----------------------------------------------------------------------------------------------------
-
-    def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
-        """A stream has ended: quietly after a goodbye, else this breaks the engine."""
-        self._poller.remove(pair)
-        pair.close()
-        if self.error is not None:
-            return
-        if pair.finished:
-            if pair.owes:
-                self._lose(pair, CLOSED)
-            return
-        # The peer may have left because of somebody else; then others have been told and have told us.
-        error = self._loss(pair, f"{reason}; its process has ended or its link is down, see its log", cause)
-        if not self._suspecting:
-            self._suspecting = True
-            # One of them may be sending a large message: look at what it says first, not at all of it.
-            looking = Deadline(_LOOK_SECONDS)
-            while self.error is None and any(other.receive() for other in self._poller.pairs()) and not looking.expired():
-                pass
-            self._fail(error)
-
-    def _lose(self, link: Link, reason: str) -> None:
-        self._fail(self._loss(link, reason, None))
-
-    def _loss(self, link: Link, reason: str, cause: OSError | None) -> PeerLostError:
-        peer = link.peer
-        error = PeerLostError(peer.rank, peer.host, peer.pid, peer.link, self._label() or None, reason)
-        error.__cause__ = cause
-        return error
-
-    def _label(self) -> str:
-        task = self._current
-        return task.label if task is not None and not task.done else ""
-
-    def _broken(self) -> GloompiError:
-        assert self.error is not None
-        return self.error.with_traceback(None)
-
-    def _interrupted(self, exc: BaseException) -> None:
-        """Something else than the engine ended a wait: a signal, the user's operator, what an algorithm has found."""
-        if self.error is not None:
-            return
-        if isinstance(exc, GloompiError):
-            self._fail(exc)
-        else:
-            self._abort(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
-
-    def abort(self, reason: str) -> None:
-        """Break the engine from this side; the peers get PeerLostError naming this rank and the reason.
-
-        Any thread may call it, and a signal handler: a thread that waits in the engine is woken and does it.
-        """
-        self.turn.abort(reason, self._poller.wake, 2 * _TELL_SECONDS)
-
-    def _abort(self, reason: str) -> None:
-        me = self.peers[self.rank]
-        told = PeerLostError(me.rank, me.host, me.pid, me.link, self._label() or None, f"it aborted: {reason}")
-        self._fail(ContextClosedError(f"this Context was aborted: {reason}"), told)
-
-    def _fail(self, error: GloompiError, told: GloompiError | None = None) -> None:
-        """Keep the first error, tell every peer, close."""
-        if self.error is not None:
-            return
-        self.error = error
-        _log.debug("rank %d: %s", self.rank, error)
-        header, payload = abort_frame(told or error, self.rank)
-        pairs = [pair for pair in self._poller.pairs() if not pair.finished]
-        for pair in pairs:
-            pair.write(header, payload)
-        linger(pairs, Deadline(_TELL_SECONDS))
-        self._release()
-
-    def close(self, deadline: Deadline) -> None:
-        """Finish what was begun to be sent, say goodbye, and close all connections.
-
-        Raises
-        ------
-        OperationTimeoutError
-            Something could not be sent within the budget.
-        PeerLostError
-            A peer that something was still to be sent to is gone.  Others may go unnoticed.
-        MismatchError
-            A peer disagrees about a call of this rank's, and it has only come out now.
-        """
-        try:
-            owing = self.messages.unmatched()
-            self._move()
-            if self.error is not None and not owing and not isinstance(self.error, MismatchError):
-                return
-            self._finish_sends(self.messages.unmatched, deadline)
-            pairs = self._poller.pairs()
-            for pair in pairs:
-                pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
-            silent = linger(pairs, deadline)
-            self._resume()
-        except BaseException as exc:
-            self._interrupted(exc)
-            raise
-        self.error = ContextClosedError("this Context is closed")
-        self._release()
-        if silent:
-            raise unsent([pair.rank for pair in silent], deadline, self.peers)
-
-    def leave(self, conversation: Conversation, deadline: Deadline) -> None:
-        """End a conversation, and if it is the last, close the engine.
-
-        Raises
-        ------
-        OperationTimeoutError, PeerLostError, MismatchError
-            As `close`.
-        """
-        if self._conversations == {conversation}:
-            self.close(deadline)
-            return
-        channels = (conversation.messages, conversation.collectives)
-        try:
-            self._finish_sends(lambda: self.messages.unmatched(channels), deadline)
-            self._say_goodbye(conversation)
-            # Nobody may call this engine again for a long time.
-            links = [self._links[rank] for rank in conversation.ranks]
-            self._finish_sends(lambda: [link.rank for link in links if link.sending], deadline)
-        except BaseException as exc:
-            self._interrupted(exc)
-            raise
-
-    def _say_goodbye(self, conversation: Conversation) -> None:
-        self.messages.leave((conversation.messages, conversation.collectives), conversation.ranks)
-        self._conversations.discard(conversation)
-        for watch in tuple(self.watches):
-            watch()
-
-    def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
-        while self.error is None and unfinished():
-            if deadline.expired():
-                self._fail(unsent(unfinished(), deadline, self.peers))
-            else:
-                self._poller.poll(deadline.remaining())
-                self._resume()
-        if self.error is not None:
-            raise self._broken()
-
-    def _release(self) -> None:
-        for watch in tuple(self.watches):
-            watch()
-        for pair in self._poller.pairs():
-            self._poller.remove(pair)
-            pair.close()
-        self._poller.close()
-        self.messages.clear()
-        self.ready.clear()
-        self._current = None
-
-    def forget(self, conversation: Conversation) -> None:
-        """End a conversation without a word, while another one is going on."""
-        self._conversations.discard(conversation)
-
-    def drop(self, conversation: Conversation) -> None:
-        """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
-        if self._conversations == {conversation}:
-            self.error = ContextClosedError("this Context was collected without having been closed")
-            self._release()
-        else:
-            self._dropped.append(conversation)  # this may be anywhere, even inside a call: the next one says goodbye
-
-    @property
-    def closed(self) -> bool:
-        return self.error is not None
-
-    def forsake(self) -> None:
-        """In a forked child: let go of the parent's sockets without a word to the peers."""
-        self.error = ContextClosedError(
-            f"this Context belongs to process {os.getppid()}, which forked this one; a child makes its own"
-        )
-        for link in self._links:
-            if isinstance(link, Pair):
-                link.close()  # close() alone: shutdown() would end the parent's connection
-        self._poller.close()
-        self.turn = Turn(self._abort)
-
-
-def _forsake_all() -> None:
-    for engine in list(_alive):
-        if engine.error is None:
-            engine.forsake()
-
-
-os.register_at_fork(after_in_child=_forsake_all)
