@@ -64,6 +64,15 @@ def _commctx_intra(comm: Comm) -> tuple[Any, int]:
     return standing.inner, next(standing.tags) % (_MAX_TAG + 1)
 
 
+def Init() -> None:
+    """Nothing to do: importing this module has done it."""
+
+
+def Init_thread(required: int = _mpi.THREAD_MULTIPLE) -> int:
+    """As `Init`; return what `Query_thread` does."""
+    return Query_thread()
+
+
 def Query_thread() -> int:
     """THREAD_SERIALIZED at most: one thread at a time uses the connections, others wait for their turn."""
     return min(_mpi.Query_thread(), _mpi.THREAD_SERIALIZED)

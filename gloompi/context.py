@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .deadline import Deadline, check_timeout
 from .engine.conversation import Conversation
 from .engine.engine import Engine
+from .errors import summary
 from .operations import Operations
 from .transport.device import Device
 from .transport.endpoint import Peer
@@ -265,7 +266,7 @@ class Context(Operations):
         if exc is None:
             self.close()
         else:
-            self.abort(f"{type(exc).__name__}: {exc}")
+            self.abort(summary(exc))
 
     def __del__(self) -> None:
         conversation = getattr(self, "_conversation", None)

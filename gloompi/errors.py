@@ -17,6 +17,7 @@ __all__ = [
     "OperationTimeoutError",
     "PeerLostError",
     "RendezvousError",
+    "summary",
 ]
 
 
@@ -170,6 +171,11 @@ _BY_NAME: dict[str, type[GloompiError]] = {
         AuthenticationError,
     )
 }
+
+
+def summary(exc: BaseException) -> str:
+    """What peers are told of an exception: ``"ValueError: boom"``."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 def rebuild(name: str, facts: dict[str, Any], reported_by: int | None) -> GloompiError:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import time
 import traceback
+from contextlib import suppress
+from types import TracebackType
 from typing import NoReturn
 
+from .errors import GloompiError
+
 __all__ = ["run"]
+
+# A rank that another one has told of its end leaves it to that one to end the job, with its exit code.
+_CULPRIT_SECONDS = 2.0
 
 
 def run(arguments: list[str]) -> int:
@@ -33,9 +41,17 @@ def run(arguments: list[str]) -> int:
             code = 1
         _end(SystemExit(exc.code), code)
     except BaseException as exc:
-        traceback.print_exception(exc)
+        traceback.print_exception(type(exc), exc, _of_the_program(exc.__traceback__))
         _end(exc, 1)
     return 0
+
+
+def _of_the_program(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames that run the program."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+        inner = inner.tb_next
+    return inner or trace
 
 
 def _execute(arguments: list[str]) -> None:
@@ -58,8 +74,11 @@ def _end(exc: BaseException, code: int) -> NoReturn:
     """Tell the other ranks, and end the job, even ranks that are busy with something else."""
     from . import MPI
 
-    sys.stdout.flush()
-    sys.stderr.flush()
     MPI._world.fail(exc)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the program may have closed it
+            stream.flush()
+    if isinstance(exc, GloompiError) and exc.reported_by is not None:
+        time.sleep(_CULPRIT_SECONDS)
     MPI._world.end_job(code)
-    os._exit(code)
+    raise AssertionError("the process has ended")

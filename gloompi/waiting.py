@@ -44,8 +44,17 @@ def wait_any(requests: Iterable[Request], timeout: float | None = None) -> tuple
 
     If several are done, it is the first of them: leave out those that you have had.
 
-    Parameters, Raises
-        As for `wait_all`; ValueError if there is no request.
+    Parameters
+    ----------
+    requests, timeout
+        As for `wait_all`.
+
+    Raises
+    ------
+    ValueError
+        There is no request.
+    PeerLostError, OperationTimeoutError, MismatchError, ContextClosedError
+        As for `wait_all`.
     """
     given = list(requests)
     if not given:
@@ -67,7 +76,14 @@ def wait_any(requests: Iterable[Request], timeout: float | None = None) -> tuple
 def wait_some(requests: Iterable[Request], timeout: float | None = None) -> list[tuple[int, Any]]:
     """Wait until at least one of the requests is done; return index and result of all that are.
 
-    Parameters, Raises
+    Parameters
+    ----------
+    requests, timeout
+        As for `wait_all`.
+
+    Raises
+    ------
+    ValueError, PeerLostError, OperationTimeoutError, MismatchError, ContextClosedError
         As for `wait_any`.
     """
     given = list(requests)

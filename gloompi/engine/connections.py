@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError
+from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError, summary
 from ..transport.frames import Kind, pack_header
 from ..transport.pair import STAGING_NBYTES, Link, Loopback, Pair
 from .conversation import ROOT, Conversation
@@ -173,7 +173,7 @@ class Connections:
         if isinstance(exc, GloompiError):
             self._fail(exc)
         else:
-            self._abort(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
+            self._abort(summary(exc))
 
     def abort(self, reason: str) -> None:
         """Break the engine from this side; the peers get PeerLostError naming this rank and the reason.

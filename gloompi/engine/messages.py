@@ -127,17 +127,18 @@ class Messages:
         if arrival is not None:
             self.settle(receive, arrival)
         if not receive.done:
-            self._check_present(channel, receive.source)
+            self.check_present(channel, receive.source)
         return receive
 
     def probe(self, channel: Channel, probe: Probe) -> Probe:
         """Post a probe."""
         channel.matcher.probe(probe)
         if not probe.done:
-            self._check_present(channel, probe.source)
+            self.check_present(channel, probe.source)
         return probe
 
-    def _check_present(self, channel: Channel, source: int) -> None:
+    def check_present(self, channel: Channel, source: int) -> None:
+        """Break the engine if nothing can come any more from a source that is waited for."""
         if source >= 0 and (self._links[source].finished or source in channel.departed):
             self._lose(self._links[source], CLOSED)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from typing import Any
 
 from mpi4py import MPI as mpi
 
 from ..context import Context
+from ..errors import summary
 
 __all__ = ["World"]
 
@@ -49,11 +51,13 @@ class World:
     def fail(self, exc: BaseException) -> None:
         """Break the connections on all ranks: this one ends with an exception."""
         self._ended = True
-        self.context.abort(f"{type(exc).__name__}: {exc}")
+        self.context.abort(summary(exc))
 
     def end_job(self, code: int) -> None:
-        """Have MPI end all ranks, whatever they are doing."""
-        mpi.COMM_WORLD.Abort(code)
+        """Have MPI end all ranks, whatever they are doing; once it is finalized, this one alone."""
+        if not mpi.Is_finalized():
+            mpi.COMM_WORLD.Abort(code)
+        os._exit(code)
 
     def finalize(self) -> None:
         """As MPI.Finalize."""

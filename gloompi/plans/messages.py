@@ -107,12 +107,15 @@ class MessagePlans(PlanBase):
     def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
         """Return a function that looks for a message without waiting."""
         source, tag = self._wanted(source, tag)
-        matcher = self._conversation.messages.matcher
-        look = matcher.take if takes else matcher.find
+        channel = self._conversation.messages
 
         def find() -> tuple[Arrival, Status] | None:
-            arrival = look(source, tag)
-            return None if arrival is None else self._found(arrival, takes)
+            matcher = channel.matcher
+            arrival = matcher.take(source, tag) if takes else matcher.find(source, tag)
+            if arrival is not None:
+                return self._found(arrival, takes)
+            self._engine.messages.check_present(channel, source)  # or a loop of looks would never end
+            return None
 
         return find
 
