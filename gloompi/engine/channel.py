@@ -127,10 +127,13 @@ class Channel:
         return self.members is not None and self.members <= self.departed
 
     def involves(self, rank: int) -> bool:
-        """Whether anything outstanding needs this peer."""
+        """Whether anything outstanding cannot do without this peer.
+
+        A message that is wanted of it concerns only who waits for that: see `Messages.gone`.
+        """
+        posted = self.matcher.posted() if self.collective else ()
         return (
-            any(wanted.source == rank for wanted in self.matcher.posted())
-            or any(wanted.source == rank for wanted in self.matcher.probes())
+            any(receive.source == rank for receive in posted)
             or any(source == rank for source, _ in self.awaiting)
             or any(dest == rank for dest, _ in self.waiting)
         )

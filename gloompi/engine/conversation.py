@@ -52,11 +52,6 @@ class Conversation:
     def closed(self) -> bool:
         return self.messages.closed
 
-    @property
-    def deserted(self) -> bool:
-        """Whether all other ranks have closed this Context."""
-        return self.size > 1 and self.messages.over
-
 
 def descendant(number: int, call: int, color: int) -> int:
     """The number of a Context that call number `call` of Context `number` makes for the ranks of one color.

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 from ..deadline import Deadline
 from .connections import Connections
 from .lateness import late
-from .matching import Probe
 from .messages import CLOSED
 from .operation import Receive, Steps
 from .task import Task, Waiting
@@ -186,15 +185,6 @@ class Engine(Connections):
             for operation in task.awaited:
                 if isinstance(operation, Receive) and not operation.done:
                     self.messages.ask(operation)
-        left = next((on for on in self._conversations if on.deserted), None)
-        if left is not None and self._hopeless(task):
-            self._lose(self._links[max(left.messages.departed)], CLOSED)
-
-    def _hopeless(self, task: Waiting) -> bool:
-        """Whether all that the task waits for are messages from any rank, in Contexts that all others have closed."""
-        deserted = [on.messages for on in self._conversations if on.deserted]
-        awaited = [operation for operation in task.awaited if not operation.done]
-        return bool(awaited) and all(
-            isinstance(operation, Receive | Probe) and operation.source < 0 and operation.channel in deserted
-            for operation in awaited
-        )
+        gone = task.hopeless(self.messages.gone)
+        if gone is not None:
+            self._lose(gone, CLOSED)

@@ -167,10 +167,6 @@ class Matcher:
             probe.done = True
         return probe
 
-    def probes(self) -> list[Probe]:
-        """The probes that wait for a message."""
-        return self._probes
-
     def early(self) -> list[Arrival]:
         """The messages that no receive has matched."""
         return [arrival for queue in self._arrivals.values() for arrival in queue]

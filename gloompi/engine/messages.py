@@ -126,16 +126,9 @@ class Messages:
             arrival = channel.matcher.post(receive)
         if arrival is not None:
             self.settle(receive, arrival)
-        if not receive.done:
+        if channel.collective and not receive.done:
             self.check_present(channel, receive.source)
         return receive
-
-    def probe(self, channel: Channel, probe: Probe) -> Probe:
-        """Post a probe."""
-        channel.matcher.probe(probe)
-        if not probe.done:
-            self.check_present(channel, probe.source)
-        return probe
 
     def check_present(self, channel: Channel, source: int) -> None:
         """Break the engine if nothing can come any more from a source that is waited for."""
@@ -272,6 +265,17 @@ class Messages:
             self._forget_if_over(channel)
         elif channel.involves(link.rank):
             self._lose(link, CLOSED)
+
+    def gone(self, operation: Operation) -> Link | None:
+        """The peer without which an operation cannot complete, if it has closed its Context."""
+        if isinstance(operation, Send):
+            left = operation.dest in operation.channel.departed
+            return self._links[operation.dest] if left else None
+        assert isinstance(operation, Receive | Probe)
+        channel, source = operation.channel, operation.source
+        if source < 0:
+            return self._links[max(channel.departed)] if channel.over and channel.departed else None
+        return self._links[source] if source in channel.departed else None
 
     def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         queue = channel.awaiting.get((rank, tag))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .matching import Probe
 from .operation import Operation, Receive, Send, Steps
+
+if TYPE_CHECKING:
+    from ..transport.pair import Link
 
 __all__ = ["AnyOf", "Task", "Waiting"]
 
@@ -35,6 +38,9 @@ class Waiting(Protocol):
 
     def stalled(self, seconds: float) -> bool:
         """Whether it has waited for the same operations since a call that long ago."""
+
+    def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
+        """The peer without which it cannot end, if `gone` says that there is one."""
 
 
 class Task:
@@ -103,6 +109,10 @@ class Task:
         self._since = self._since or now
         return now - self._since >= seconds
 
+    def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
+        found = (gone(operation) for operation in self.awaited if not operation.done)
+        return next((link for link in found if link is not None), None)
+
     def notify(self) -> None:
         """An awaited operation has completed."""
         self._pending -= 1
@@ -168,6 +178,10 @@ class AnyOf:
     def stalled(self, seconds: float) -> bool:
         stalled = [task.stalled(seconds) for task in self._tasks]  # each begins to count when it is asked
         return all(stalled)
+
+    def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
+        found = [task.hopeless(gone) for task in self._tasks]
+        return None if None in found else found[0]
 
 
 def peer_of(operation: Operation) -> int:

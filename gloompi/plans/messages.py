@@ -100,7 +100,7 @@ class MessagePlans(PlanBase):
         probe = Probe(channel, *self._wanted(source, tag), takes)
 
         def steps() -> Steps:
-            yield self._engine.messages.probe(channel, probe)
+            yield channel.matcher.probe(probe)
 
         return Plan("mprobe" if takes else "probe", lambda: (steps(), 0), lambda: self._found(probe.arrival, takes))
 

@@ -1,0 +1,47 @@
+"""Jobs of checks of gloompi.MPI (see jobs/checking.py), and what has become of each check."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from typing import Any
+
+from launch import Job
+
+
+def names(module: str) -> list[str]:
+    """The checks of a module of tests/jobs/checks."""
+    return [check.__name__ for check in importlib.import_module(f"checks.{module}").CHECKS]
+
+
+@functools.cache
+def errors(module: str, n: int) -> dict[str, dict[int, str | None]]:
+    """What went wrong in each check on each of `n` ranks: None if nothing did."""
+    checks = names(module)
+    found: dict[str, dict[int, str | None]] = {name: {} for name in checks}
+    first = 0
+    while first < len(checks):
+        done = Job(n, "checking.py", module, first).finish(100)
+        begun = first
+        for line in done.stdout.splitlines():
+            if line.startswith('{"rank"'):
+                said: dict[str, Any] = json.loads(line)
+                begun = max(begun, said.get("begun", said.get("ended")))
+                if "ended" in said:
+                    found[checks[said["ended"]]][said["rank"]] = said["error"]
+        if done.returncode == 0:
+            break
+        # It has ended within a check, whose ranks that have said nothing are those that hung or died.
+        for rank in range(n):
+            found[checks[begun]].setdefault(rank, f"the job ended, exit code {done.returncode}\n{done.stderr}")
+        first = begun + 1
+    return found
+
+
+def require(module: str, check: str, n: int) -> None:
+    """Fail if a check has failed."""
+    found = errors(module, n)[check]
+    failed = [f"rank {rank}: {error}" for rank, error in sorted(found.items()) if error is not None]
+    assert sorted(found) == list(range(n))
+    assert failed == [], "\n".join(failed)

@@ -1,0 +1,1 @@
+"""Checks of gloompi.MPI: see `checking.py`."""
