@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import runpy
 import sys
 import time
 import traceback
 from contextlib import suppress
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import NoReturn
 
 from .errors import GloompiError
@@ -55,19 +57,28 @@ def _of_the_program(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _execute(arguments: list[str]) -> None:
+    """Run a program as Python would have, with the same sys.argv, sys.path and __main__."""
     first, *rest = arguments
     if first == "-c":
         sys.argv = ["-c", *rest[1:]]
-        sys.path.insert(0, "")
-        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+        sys.path[0] = ""
+        _run(rest[0], "<string>")
     elif first == "-m":
-        sys.argv = rest
-        sys.path.insert(0, os.getcwd())
+        sys.argv = rest  # sys.path begins with the current folder, as `python -m gloompi` has put it there
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = arguments
-        sys.path.insert(0, os.path.dirname(os.path.realpath(first)))
-        runpy.run_path(first, run_name="__main__")
+        sys.path[0] = os.path.dirname(os.path.realpath(first))
+        with io.open_code(os.path.abspath(first)) as file:
+            _run(file.read(), os.path.abspath(first))
+
+
+def _run(source: str | bytes, path: str) -> None:
+    main = sys.modules["__main__"] = ModuleType("__main__")  # what is pickled by name is looked up there
+    main.__builtins__ = builtins  # type: ignore[attr-defined]
+    if path != "<string>":
+        main.__file__ = path
+    exec(compile(source, path, "exec"), vars(main))
 
 
 def _end(exc: BaseException, code: int) -> NoReturn:

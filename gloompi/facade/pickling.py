@@ -14,11 +14,19 @@ __all__ = ["PICKLER", "dumped", "loaded"]
 
 
 def _dumps(obj: Any) -> tuple[bytes, Sequence[Any]]:
-    return mpi.pickle.dumps_oob(obj)
+    # A program that sets dumps and loads of its own leaves PROTOCOL at None, or at one without buffers out of band.
+    if (mpi.pickle.PROTOCOL or 0) >= 5:
+        try:
+            return mpi.pickle.dumps_oob(obj)
+        except TypeError as exc:
+            if "buffer_callback" not in str(exc):  # which functions of its own need not know
+                raise
+    return mpi.pickle.dumps(obj), ()
 
 
 def _loads(data: memoryview, buffers: Iterable[memoryview]) -> Any:
-    return mpi.pickle.loads_oob(data, buffers)
+    held = list(buffers)
+    return mpi.pickle.loads_oob(data, held) if held else mpi.pickle.loads(data)
 
 
 PICKLER = Pickler(_dumps, _loads)

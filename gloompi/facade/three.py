@@ -43,14 +43,19 @@ def forms(build: Callable[..., Begin]) -> tuple[Callable[..., None], Callable[..
     def non_blocking(self: Any, *args: Any, **kwargs: Any) -> Request:
         return start(self._context, build(self, *args, **kwargs))
 
-    def persistent(self: Any, *args: Any, info: mpi.Info = mpi.INFO_NULL, **kwargs: Any) -> Prequest:
-        request: Prequest = Prequest._of(Work(self._context, build(self, *args, **kwargs), persistent=True))
+    def persistent(self: Any, *args: Any, **kwargs: Any) -> Prequest:
+        given = with_info.bind(self, *args, **kwargs).arguments
+        given.pop("info", None)  # hints, of which there are none
+        request: Prequest = Prequest._of(Work(self._context, build(**given), persistent=True))
         return request
 
+    plain = inspect.signature(build)
+    info = inspect.Parameter("info", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=mpi.INFO_NULL)
+    with_info = plain.replace(parameters=[*plain.parameters.values(), info])
     functions: dict[str, Any] = {name: blocking, f"I{name.lower()}": non_blocking, f"{name}_init": persistent}
     for its_name, function in functions.items():
         function.__name__ = its_name
         function.__qualname__ = f"Comm.{its_name}"
         function.__doc__ = f"As mpi4py.MPI.Comm.{its_name}, over sockets."
-        function.__signature__ = inspect.signature(build)
+        function.__signature__ = with_info if function is persistent else plain
     return blocking, non_blocking, persistent
