@@ -33,6 +33,9 @@ def main() -> int:
     if (command in ("-m", "-c") and arguments) or command.endswith(".py") or os.path.isfile(command):
         from .runner import run
 
+        if command not in ("-m", "-c") and not os.path.isfile(command):
+            print(f"python -m gloompi: cannot open {command!r}: no such file", file=sys.stderr)
+            return 2
         return run(sys.argv[1:])
     asked = command in ("-h", "--help")
     print(_USAGE, end="", file=sys.stdout if asked else sys.stderr)

@@ -62,7 +62,7 @@ class _Watch:
     async def wait_for(self, task: Task, conversation: Conversation, deadline: Deadline) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
         self._futures[future] = task, conversation
-        task.ended.append(self._settle_soon)
+        task.ended += (self._settle_soon,)
         timers = [self._loop.call_later(_LOOK_SECONDS, self._move)]
         remaining = deadline.remaining()
         if remaining is not None:
@@ -71,7 +71,9 @@ class _Watch:
             self._move()
             await future
         finally:
-            task.ended.remove(self._settle_soon)
+            ended = list(task.ended)
+            ended.remove(self._settle_soon)
+            task.ended = tuple(ended)
             del self._futures[future]
             for timer in timers:
                 timer.cancel()

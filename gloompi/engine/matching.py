@@ -149,14 +149,18 @@ class Matcher:
 
     def take(self, source: int, tag: int) -> Arrival | None:
         """Return the early message that a receive would get, removed from the queue."""
-        arrival = self.find(source, tag)
-        if arrival is not None:
-            key = (arrival.source, arrival.tag)
-            queue = self._arrivals[key]
-            queue.popleft()
-            if not queue:
-                del self._arrivals[key]
-        return arrival
+        key = (source, tag)
+        if source == ANY_SOURCE or tag == ANY_TAG:
+            found = self.find(source, tag)
+            if found is None:
+                return None
+            key = (found.source, found.tag)
+        queue = self._arrivals.get(key)
+        if queue is None:
+            return None
+        if len(queue) == 1:
+            del self._arrivals[key]
+        return queue.popleft()
 
     def probe(self, probe: Probe) -> Probe:
         """Give a probe its message, now or when it comes."""
@@ -204,13 +208,19 @@ class Matcher:
     def keep(self, arrival: Arrival) -> None:
         """Queue a message that no receive wants yet."""
         arrival.order = next(self._order)
+        if self._probes and self._probed(arrival):
+            return
+        self._arrivals.setdefault((arrival.source, arrival.tag), deque()).append(arrival)
+
+    def _probed(self, arrival: Arrival) -> bool:
+        """Give a message to the probes that wait for it; return whether one has taken it."""
         for probe in [probe for probe in self._probes if _admits(probe.source, probe.tag, (arrival.source, arrival.tag))]:
             self._probes.remove(probe)
             probe.arrival = arrival
             probe.complete()
             if probe.takes:
-                return
-        self._arrivals.setdefault((arrival.source, arrival.tag), deque()).append(arrival)
+                return True
+        return False
 
     def posted(self) -> list[Receive]:
         """The receives that wait for a message."""

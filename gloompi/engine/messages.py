@@ -198,10 +198,10 @@ class Messages:
 
     def _consumed(self, link: Link, nbytes: int) -> None:
         """Note that a message that came without asking has found its receive; let the peer send as much again."""
-        link.consumed += nbytes + HEADER_NBYTES
-        if link.consumed >= CREDIT_NBYTES // 2:
-            granted, link.consumed = link.consumed, 0
-            link.write(pack_header(Kind.CREDIT, 0, 0, granted))
+        link.consumed = consumed = link.consumed + nbytes + HEADER_NBYTES
+        if consumed >= CREDIT_NBYTES // 2:
+            link.consumed = 0
+            link.write(pack_header(Kind.CREDIT, 0, 0, consumed))
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 

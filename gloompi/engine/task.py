@@ -61,7 +61,7 @@ class Task:
 
     Attributes
     ----------
-    ended : list of callable
+    ended : tuple of callable
         Called when the task is done.
     """
 
@@ -91,7 +91,7 @@ class Task:
         self.asked = False
         self.awaited: Sequence[Operation] = ()
         self.done = False
-        self.ended: list[Callable[[], None]] = []
+        self.ended: tuple[Callable[[], None], ...] = ()
         self.result: Any = None
 
     @property

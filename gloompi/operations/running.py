@@ -31,7 +31,8 @@ class Running:
     def _run(self, plan: Plan, timeout: float | None) -> Any:
         engine = self._engine
         deadline = self._deadline(timeout)
-        self._check_open()
+        if self._conversation.messages.closed:
+            self._check_open()
         return engine.exclusively(deadline, plan.name, engine.run, plan, deadline)
 
     def _start(self, plan: Plan) -> Request:
@@ -45,5 +46,5 @@ class Running:
 
     def _check_open(self) -> None:
         # A closed engine says so itself; this Context may be closed while others use the engine.
-        if self._conversation.closed and not self._engine.closed:
+        if self._conversation.messages.closed and not self._engine.closed:
             raise ContextClosedError("this Context is closed")

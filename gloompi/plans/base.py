@@ -47,7 +47,7 @@ class PlanBase:
     def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler = PICKLE) -> None:
         self._engine = engine
         self._conversation = conversation
-        self._rank, self._size = conversation.rank, conversation.size
+        self._rank, self._size, self._ranks = conversation.rank, conversation.size, conversation.ranks
         self.pickler = pickler
 
     def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Plan:

@@ -179,7 +179,7 @@ class MessagePlans(PlanBase):
         return OpenReceive(self._conversation.messages, source, tag, memory, 0 if memory is None else len(memory), mark)
 
     def _status(self, message: Receive | Arrival) -> Status:
-        return Status(self._conversation.ranks.index(message.source), message.tag, message.nbytes)
+        return Status(self._ranks.index(message.source), message.tag, message.nbytes)
 
     def _wanted(self, source: int, tag: int) -> tuple[int, int]:
         """Source, as the engine's rank, and tag of a receive; both may be wildcards."""
@@ -187,7 +187,7 @@ class MessagePlans(PlanBase):
         return rank, check_tag(tag, wildcard=True)
 
     def _engine_rank(self, rank: int, name: str) -> int:
-        return self._conversation.ranks[self._peer(rank, name)]
+        return self._ranks[self._peer(rank, name)]
 
 
 def _as_list(awaited: Operation | Sequence[Operation]) -> Sequence[Operation]:
