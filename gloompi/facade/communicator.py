@@ -11,7 +11,7 @@ from zlib import crc32
 from mpi4py import MPI as mpi
 
 from ..context import Context
-from ..plans.base import MAX_TAG
+from . import attributes
 from .codes import exception
 from .pickling import PICKLER
 from .requests import Request
@@ -33,7 +33,7 @@ class Standing:
         A duplicate for the collectives that mpi4py's own packages make of messages; `tags` numbers them.
     """
 
-    __slots__ = ("context", "errhandler", "info", "inner", "locks", "name", "predefined", "tags")
+    __slots__ = ("attributes", "context", "errhandler", "info", "inner", "locks", "name", "predefined", "tags")
 
     def __init__(self, context: Context | None, name: str = "", predefined: bool = False) -> None:
         self.context = context
@@ -41,6 +41,7 @@ class Standing:
         self.predefined = predefined
         self.info = mpi.INFO_NULL
         self.errhandler = mpi.ERRORS_RETURN
+        self.attributes: dict[int, Any] = {}
         self.inner: Any = None
         self.tags = count()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -88,6 +89,17 @@ class CommBase:
 
     def __bool__(self) -> bool:
         return self._standing.context is not None
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        from .. import MPI  # whose constants it may be
+
+        for name in ("COMM_NULL", "COMM_SELF", "COMM_WORLD"):
+            constant = getattr(MPI, name)
+            if self is constant:
+                return name
+            if self == constant:
+                return type(self), (constant,)
+        raise ValueError("cannot pickle a communicator that is not COMM_WORLD, COMM_SELF or null: it is of this process")
 
     def __repr__(self) -> str:
         context = self._standing.context
@@ -159,6 +171,7 @@ class CommBase:
     def Dup(self, info: mpi.Info | None = None) -> Any:
         made = self._made(self._context.dup())
         made._standing.info = self._standing.info if info is None else info.Dup()
+        made._standing.attributes = attributes.copied(self, self._standing.attributes)
         return made
 
     def Clone(self) -> Any:
@@ -196,10 +209,21 @@ class CommBase:
         inside = context.rank in members
         return self._made(context.split(0 if inside else None, members.index(context.rank) if inside else 0))
 
+    def Create_group(self, group: mpi.Group, tag: int = 0) -> Any:
+        context = self._context
+        mine = self.Get_group()
+        members = tuple(group.Translate_ranks(None, mine))
+        mine.Free()
+        if context.rank not in members:
+            return self._made(None)
+        return self._made(context._child(context._run(context._plan.group(members, tag), None)))
+
     def Free(self) -> None:
         context = self._context
         if self._standing.predefined:
             raise exception(mpi.ERR_COMM, f"{self._standing.name} must not be freed")
+        for keyval in tuple(self._standing.attributes):
+            self.Delete_attr(keyval)
         if self._standing.inner:
             self._standing.inner.Free()
         context.close()
@@ -232,7 +256,23 @@ class CommBase:
 
     def Get_attr(self, keyval: int) -> Any:
         self._context  # noqa: B018
-        return MAX_TAG if keyval == mpi.TAG_UB else mpi.COMM_WORLD.Get_attr(keyval)
+        return attributes.get(self._standing.attributes, keyval)
+
+    def Set_attr(self, keyval: int, attrval: Any) -> None:
+        self._context  # noqa: B018
+        attributes.put(self, self._standing.attributes, keyval, attrval)
+
+    def Delete_attr(self, keyval: int) -> None:
+        self._context  # noqa: B018
+        attributes.deleted(self, self._standing.attributes, keyval)
+
+    @classmethod
+    def Create_keyval(cls, copy_fn: Any = None, delete_fn: Any = None, nopython: bool = False) -> int:
+        return attributes.create_keyval(copy_fn, delete_fn)
+
+    @classmethod
+    def Free_keyval(cls, keyval: int) -> int:
+        return attributes.free_keyval(keyval)
 
     def Get_info(self) -> mpi.Info:
         self._context  # noqa: B018

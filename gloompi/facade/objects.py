@@ -22,7 +22,8 @@ class ObjectComm(CommBase):
         self._context.barrier()
 
     def bcast(self, obj: Any, root: int = 0) -> Any:
-        return self._context.broadcast_object(obj, root=known_root(self._context, root))
+        context = self._context
+        return context._run(context._plan.broadcast_object(obj, known_root(context, root), copy=True), None)
 
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
         return self._context.gather_object(sendobj, root=known_root(self._context, root))

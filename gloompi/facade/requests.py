@@ -10,7 +10,7 @@ from mpi4py import MPI as mpi
 from ..request import Request as Handle
 from ..waiting import wait_any
 from .codes import exception
-from .work import EMPTY, Completion, Work, fill
+from .work import EMPTY, Completion, Work, checked, fill
 
 __all__ = ["REQUEST_NULL", "Prequest", "Request"]
 
@@ -56,15 +56,17 @@ class Request:
     # -- of one request -------------------------------------------------------------------------------------------------
 
     def _take(self, status: mpi.Status | None) -> Completion:
+        completion = self._end()
+        fill(status, completion)
+        return checked(completion)
+
+    def _end(self) -> Completion:
         work = self._work
         if work is None:
-            completion = EMPTY
-        else:
-            if not work.persistent:
-                self._work = None
-            completion = work.take()
-        fill(status, completion)
-        return completion
+            return EMPTY
+        if not work.persistent:
+            self._work = None
+        return work.take()
 
     def _complete(self) -> bool:
         return self._work is None or self._work.test()
@@ -277,8 +279,14 @@ def _first_done(waiting: list[tuple[int, Work]]) -> int:
 
 def _taken(requests: Sequence[Request], indices: Sequence[int], statuses: Statuses) -> list[Any]:
     """Complete these requests; return their objects."""
-    completions = [requests[index]._take(None) for index in indices]
+    completions = [requests[index]._end() for index in indices]
     _fill_all(statuses, completions)
+    if any(completion.truncated for completion in completions):
+        failed = [index for index, completion in zip(indices, completions, strict=True) if completion.truncated]
+        raise exception(
+            mpi.ERR_IN_STATUS,
+            f"of {len(completions)} requests, those at {failed} got messages longer than their buffers; the statuses say more",
+        )
     return [completion.obj for completion in completions]
 
 

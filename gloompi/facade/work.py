@@ -110,15 +110,9 @@ class Work:
         return self._completion
 
     def take(self) -> Completion:
-        """As `completion`, after which it is not active any more.
-
-        Raises
-        ------
-        mpi4py.MPI.Exception
-            ERR_TRUNCATE: the message was longer than its buffer.
-        """
+        """As `completion`, after which it is not active any more."""
         try:
-            return checked(self.completion())
+            return self.completion()
         finally:
             self.active = False
 
@@ -129,6 +123,7 @@ class Work:
 
 
 def checked(completion: Completion) -> Completion:
+    """Return it, unless the message was longer than its buffer: then raise mpi4py.MPI.Exception, ERR_TRUNCATE."""
     if completion.truncated:
         raise exception(
             mpi.ERR_TRUNCATE,

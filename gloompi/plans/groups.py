@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
+from zlib import crc32
 
 import numpy as np
 
 from ..collectives import allgather
 from ..engine.call import Call
 from ..engine.conversation import Conversation, descendant
-from ..engine.engine import Plan
+from ..engine.engine import Engine, Plan
 from ..engine.fingerprint import fingerprint
 from ..engine.operation import Steps
+from ..objects import PICKLE, Pickler
 from .base import NO_DTYPE, PlanBase
 
 __all__ = ["GroupPlans"]
@@ -20,7 +23,11 @@ _INT64 = np.dtype(np.int64)
 
 
 class GroupPlans(PlanBase):
-    """Dup and split; the result is a Conversation."""
+    """Dup, split and group; the result is a Conversation."""
+
+    def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler = PICKLE) -> None:
+        super().__init__(engine, conversation, pickler)
+        self._groups: Counter[tuple[tuple[int, ...], int]] = Counter()
 
     def dup(self) -> Plan:
         number = 0
@@ -35,6 +42,21 @@ class GroupPlans(PlanBase):
             return self._engine.join(number, self._conversation.ranks)
 
         return self._collective("dup", fingerprint("dup", NO_DTYPE, 0), steps, finish)
+
+    def group(self, members: tuple[int, ...], tag: int) -> Plan:
+        """A Context of some ranks, in this order; they alone call it, and tell calls at the same time apart by the tag."""
+        for rank in members:
+            self._peer(rank, "a member")
+        self._groups[members, tag] += 1
+        ranks = tuple(self._ranks[rank] for rank in members)
+        # The calls of all ranks together have no numbers here: this makes one that the members agree on.
+        seed = crc32(repr((members, tag)).encode()) << 32 | self._groups[members, tag]
+        number = descendant(self._conversation.number, seed, -1)
+
+        def steps() -> Steps:
+            yield ()
+
+        return Plan("group", lambda: (steps(), 0), lambda: self._engine.join(number, ranks))
 
     def split(self, color: int | None, key: int) -> Plan:
         mine = np.zeros(3, _INT64)

@@ -21,7 +21,8 @@ ObjectOp = Callable[[Any, Any], Any]
 class ObjectPlans(PlanBase):
     """Broadcast, gather, allgather, scatter, alltoall, reduce, allreduce, scan and exscan of objects."""
 
-    def broadcast_object(self, obj: Any, root: int) -> Plan:
+    def broadcast_object(self, obj: Any, root: int, *, copy: bool = False) -> Plan:
+        """With `copy`, the root gets a copy too."""
         root = self._peer(root, "root")
         at_root = self._rank == root
         message = [encode(obj, self.pickler)] if at_root else []
@@ -29,7 +30,7 @@ class ObjectPlans(PlanBase):
             "broadcast_object",
             _mark("broadcast_object", root),
             lambda call: broadcast.broadcastv(call, message, root),
-            lambda: obj if at_root else self._decode(message[0]),
+            lambda: obj if at_root and not copy else self._decode(message[0]),
         )
 
     def gather_object(self, obj: Any, root: int) -> Plan:
