@@ -23,19 +23,19 @@ def errors(module: str, n: int) -> dict[str, dict[int, str | None]]:
     first = 0
     while first < len(checks):
         done = Job(n, "checking.py", module, first).finish(100)
-        begun = first
+        ended = dict.fromkeys(range(n), first - 1)
         for line in done.stdout.splitlines():
             if line.startswith('{"rank"'):
                 said: dict[str, Any] = json.loads(line)
-                begun = max(begun, said.get("begun", said.get("ended")))
-                if "ended" in said:
-                    found[checks[said["ended"]]][said["rank"]] = said["error"]
+                ended[said["rank"]] = said["ended"]
+                found[checks[said["ended"]]][said["rank"]] = said["error"]
         if done.returncode == 0:
             break
-        # It has ended within a check, whose ranks that have said nothing are those that hung or died.
+        # It has ended in the first check that some rank did not finish: it hung, or died.
+        first = min(ended.values()) + 1
         for rank in range(n):
-            found[checks[begun]].setdefault(rank, f"the job ended, exit code {done.returncode}\n{done.stderr}")
-        first = begun + 1
+            found[checks[first]].setdefault(rank, f"the job ended, exit code {done.returncode}\n{done.stderr}")
+        first += 1
     return found
 
 

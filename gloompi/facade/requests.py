@@ -285,7 +285,7 @@ def _taken(requests: Sequence[Request], indices: Sequence[int], statuses: Status
         failed = [index for index, completion in zip(indices, completions, strict=True) if completion.truncated]
         raise exception(
             mpi.ERR_IN_STATUS,
-            f"of {len(completions)} requests, those at {failed} got messages longer than their buffers; the statuses say more",
+            f"of {len(completions)} requests, those at {failed} got messages longer than their buffers; see the statuses",
         )
     return [completion.obj for completion in completions]
 

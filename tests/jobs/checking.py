@@ -33,6 +33,7 @@ def over_gloompi(check: Check) -> Any:
     try:
         result = check(gloompi.MPI, comm)
         if comm:
+            comm.Barrier()  # the connections end with the last communicator that uses them
             comm.Free()
     except BaseException as exc:
         context.abort(f"{type(exc).__name__}: {exc}")
@@ -49,18 +50,30 @@ def over_mpi(check: Check) -> Any:
 
 
 def error_of(check: Check) -> str | None:
+    found, error = None, None
     try:
         found = over_gloompi(check)
     except BaseException:
-        return traceback.format_exc()
+        error = traceback.format_exc()
     # All ranks or none go on to mpi4py, where nobody notices that one is missing.
-    if mpi.COMM_WORLD.allreduce(False, mpi.LOR):
-        return None
-    if check.compared:  # type: ignore[attr-defined]
+    failed = mpi.COMM_WORLD.allreduce(error is not None, mpi.LOR)
+    if failed or not check.compared:  # type: ignore[attr-defined]
+        return error
+    try:
         expected = over_mpi(check)
-        if found != expected:
-            return f"gloompi.MPI has {found!r}, mpi4py.MPI {expected!r}"
-    return None
+    except BaseException:
+        print("over mpi4py.MPI:", traceback.format_exc(), file=sys.stderr, flush=True)
+        mpi.COMM_WORLD.Abort(1)
+    return None if found == expected else difference(found, expected)
+
+
+def difference(found: Any, expected: Any, path: str = "result") -> str:
+    """Where two results differ first."""
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple) and len(found) == len(expected):
+        for i, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+            if mine != theirs:
+                return difference(mine, theirs, f"{path}[{i}]")
+    return f"{path}: gloompi.MPI has {found!r:.500}, mpi4py.MPI {expected!r:.500}"
 
 
 def main() -> None:
@@ -69,12 +82,8 @@ def main() -> None:
     rank = mpi.COMM_WORLD.Get_rank()
     warnings.simplefilter("error")
     for number, check in enumerate(module.CHECKS[first:], first):
-        os.write(1, (json.dumps({"rank": rank, "begun": number}) + "\n").encode())
         faulthandler.dump_traceback_later(LIMIT, exit=True)
-        error = error_of(check)
-        if error is not None and not error.startswith("gloompi.MPI has"):
-            mpi.COMM_WORLD.allreduce(True, mpi.LOR)
-        os.write(1, (json.dumps({"rank": rank, "ended": number, "error": error}) + "\n").encode())
+        os.write(1, (json.dumps({"rank": rank, "ended": number, "error": error_of(check)}) + "\n").encode())
     faulthandler.cancel_dump_traceback_later()
 
 
