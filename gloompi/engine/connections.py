@@ -149,6 +149,10 @@ class Connections:
                 pass
             self._fail(error)
 
+    def loss(self, rank: int) -> PeerLostError:
+        """The error that a peer has closed its Context, for a call that can do without it."""
+        return self._loss(self._links[rank], CLOSED, None)
+
     def _lose(self, link: Link, reason: str) -> None:
         self._fail(self._loss(link, reason, None))
 

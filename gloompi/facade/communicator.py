@@ -54,6 +54,8 @@ class CommBase:
     """Handle of a communicator."""
 
     _standing: Standing
+    _plain: type[CommBase]
+    """What Split and its like make, also of a class of the program's: Intracomm."""
 
     def __new__(cls, comm: CommBase | None = None) -> Any:
         if comm is not None and not isinstance(comm, CommBase):
@@ -165,11 +167,8 @@ class CommBase:
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
-    def _made(self, context: Context | None) -> Any:
-        return type(self)._of(context)
-
     def Dup(self, info: mpi.Info | None = None) -> Any:
-        made = self._made(self._context.dup())
+        made = type(self)._of(self._context.dup())
         made._standing.info = self._standing.info if info is None else info.Dup()
         made._standing.attributes = attributes.copied(self, self._standing.attributes)
         return made
@@ -192,14 +191,14 @@ class CommBase:
     def Split(self, color: int = 0, key: int = 0) -> Any:
         if color < 0 and color != mpi.UNDEFINED:
             raise exception(mpi.ERR_ARG, f"color must be >= 0 or UNDEFINED, not {color}")
-        return self._made(self._context.split(None if color == mpi.UNDEFINED else color, key))
+        return self._plain._of(self._context.split(None if color == mpi.UNDEFINED else color, key))
 
     def Split_type(self, split_type: int, key: int = 0, info: mpi.Info = mpi.INFO_NULL) -> Any:
         context = self._context
         if split_type not in (mpi.COMM_TYPE_SHARED, mpi.UNDEFINED):
             raise exception(mpi.ERR_ARG, f"split_type must be COMM_TYPE_SHARED or UNDEFINED, not {split_type}")
         host = crc32(context.peers[context.rank].host.encode())
-        return self._made(context.split(None if split_type == mpi.UNDEFINED else host, key))
+        return self._plain._of(context.split(None if split_type == mpi.UNDEFINED else host, key))
 
     def Create(self, group: mpi.Group) -> Any:
         context = self._context
@@ -207,7 +206,7 @@ class CommBase:
         members = list(group.Translate_ranks(None, mine))
         mine.Free()
         inside = context.rank in members
-        return self._made(context.split(0 if inside else None, members.index(context.rank) if inside else 0))
+        return self._plain._of(context.split(0 if inside else None, members.index(context.rank) if inside else 0))
 
     def Create_group(self, group: mpi.Group, tag: int = 0) -> Any:
         context = self._context
@@ -215,8 +214,8 @@ class CommBase:
         members = tuple(group.Translate_ranks(None, mine))
         mine.Free()
         if context.rank not in members:
-            return self._made(None)
-        return self._made(context._child(context._run(context._plan.group(members, tag), None)))
+            return self._plain._of(None)
+        return self._plain._of(context._child(context._run(context._plan.group(members, tag), None)))
 
     def Free(self) -> None:
         context = self._context
@@ -250,7 +249,9 @@ class CommBase:
 
     def Set_name(self, name: str) -> None:
         self._context  # noqa: B018
-        self._standing.name = str(name)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
+        self._standing.name = name
 
     name = property(Get_name, Set_name)
 

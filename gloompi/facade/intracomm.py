@@ -32,6 +32,8 @@ class Intracomm(Comm):
     __module__ = "gloompi.MPI"
 
 
+Comm._plain = Intracomm
+
 refuse_rest(Request, mpi.Request)
 refuse_rest(Prequest, mpi.Prequest)
 refuse_rest(Message, mpi.Message)

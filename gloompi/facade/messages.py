@@ -247,9 +247,9 @@ class MessageComm(CommBase):
         if origin is None:
             fill(status, NO_PROC)
             return True
-        found = self._context.iprobe(origin, tag=tag)
+        found = self._context._look(origin, tag, takes=False)
         if found is not None:
-            fill(status, Completion(*found))
+            fill(status, Completion(*found[1]))
         return found is not None
 
     def Mprobe(self, source: int = mpi.ANY_SOURCE, tag: int = mpi.ANY_TAG, status: mpi.Status | None = None) -> Message:

@@ -173,8 +173,16 @@ class Messages(Running):
         return found
 
     def iprobe(self, source: int = ANY_SOURCE, *, tag: int = ANY_TAG) -> Status | None:
-        """`probe` without waiting: None if there is no message yet."""
+        """`probe` without waiting: None if there is no message yet.
+
+        Raises
+        ------
+        PeerLostError
+            The source has closed its Context, so that none can come; the Context stays usable.
+        """
         found = self._look(source, tag, takes=False)
+        if found is None:
+            self._check_present(source)
         return None if found is None else found[1]
 
     def mprobe(self, source: int = ANY_SOURCE, *, tag: int = ANY_TAG, timeout: float | None = None) -> Message:
@@ -182,11 +190,19 @@ class Messages(Running):
         return Message(self, *self._run(self._plan.probe(source, tag, takes=True), timeout))
 
     def improbe(self, source: int = ANY_SOURCE, *, tag: int = ANY_TAG) -> Message | None:
-        """`mprobe` without waiting: None if there is no message yet."""
+        """`mprobe` without waiting: None if there is no message yet; errors as `iprobe`."""
         found = self._look(source, tag, takes=True)
+        if found is None:
+            self._check_present(source)
         return None if found is None else Message(self, *found)
 
     def _look(self, source: int, tag: int, takes: bool) -> Any:
         find = self._plan.finder(source, tag, takes)
         self._check_open()
         return self._engine.exclusively(self._deadline(None), "probe", self._engine.look, find)
+
+    def _check_present(self, source: int) -> None:
+        """Whoever looks again and again for a message of a rank that has left would do so for ever."""
+        rank = source if source == ANY_SOURCE else self._conversation.ranks[source]
+        if rank in self._conversation.messages.departed:
+            raise self._engine.loss(rank)

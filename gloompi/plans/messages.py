@@ -112,10 +112,7 @@ class MessagePlans(PlanBase):
         def find() -> tuple[Arrival, Status] | None:
             matcher = channel.matcher
             arrival = matcher.take(source, tag) if takes else matcher.find(source, tag)
-            if arrival is not None:
-                return self._found(arrival, takes)
-            self._engine.messages.check_present(channel, source)  # or a loop of looks would never end
-            return None
+            return None if arrival is None else self._found(arrival, takes)
 
         return find
 
