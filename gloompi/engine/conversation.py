@@ -52,6 +52,11 @@ class Conversation:
     def closed(self) -> bool:
         return self.messages.closed
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was begun here is under way."""
+        return self.messages.idle and self.collectives.idle
+
 
 def descendant(number: int, call: int, color: int) -> int:
     """The number of a Context that call number `call` of Context `number` makes for the ranks of one color.

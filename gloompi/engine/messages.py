@@ -127,13 +127,10 @@ class Messages:
         if arrival is not None:
             self.settle(receive, arrival)
         if channel.collective and not receive.done:
-            self.check_present(channel, receive.source)
+            source = receive.source
+            if self._links[source].finished or source in channel.departed:
+                self._lose(self._links[source], CLOSED)
         return receive
-
-    def check_present(self, channel: Channel, source: int) -> None:
-        """Break the engine if nothing can come any more from a source that is waited for."""
-        if source >= 0 and (self._links[source].finished or source in channel.departed):
-            self._lose(self._links[source], CLOSED)
 
     def settle(self, receive: Receive, arrival: Arrival) -> None:
         """Give a receive the message that was there before it."""

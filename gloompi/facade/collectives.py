@@ -109,6 +109,7 @@ class CollectiveComm(CommBase):
             return lambda: (plan.gatherv(sent.outgoing(), None, root), no_result)
         received = vector(recvbuf, size, readonly=False)
         mine = received[rank] if _in_place(sendbuf) else simple(sendbuf, readonly=True)
+        _require_same_length(mine, received[rank], rank)
 
         def begin() -> tuple[Plan, Any]:
             places = [buffer.incoming() for buffer in received]
@@ -122,6 +123,7 @@ class CollectiveComm(CommBase):
         plan, rank, size = self._context._plan, self._context.rank, self._context.size
         received = vector(recvbuf, size, readonly=False)
         mine = received[rank] if _in_place(sendbuf) else simple(sendbuf, readonly=True)
+        _require_same_length(mine, received[rank], rank)
 
         def begin() -> tuple[Plan, Any]:
             places = [buffer.incoming() for buffer in received]
@@ -308,6 +310,14 @@ class _Blocks:
                     block.incoming()[: len(row)] = row
                 block.deliver(row, len(row))
         return EMPTY
+
+
+def _require_same_length(mine: Buffer, place: Buffer, rank: int) -> None:
+    if mine.nbytes != place.nbytes:
+        raise exception(
+            mpi.ERR_TRUNCATE if mine.nbytes > place.nbytes else mpi.ERR_COUNT,
+            f"this rank sends {mine.nbytes} bytes, but counts[{rank}] has room for {place.nbytes}: they must be the same",
+        )
 
 
 def _lengths(room: int, nbytes: int) -> Exception:

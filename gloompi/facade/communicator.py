@@ -19,6 +19,18 @@ from .work import Completion, Work
 
 __all__ = ["CommBase", "Standing"]
 
+# Contexts that the program has freed while something was under way.
+_freed: list[Context] = []
+
+
+def _free(context: Context) -> None:
+    """Close a Context as soon as what was begun in it has ended: Free does not wait for it, and does not stop it."""
+    _freed.append(context)
+    for each in tuple(_freed):
+        if each.closed or each._conversation.idle:
+            _freed.remove(each)
+            each.close()
+
 
 class Standing:
     """What all copies of a communicator share.
@@ -225,7 +237,7 @@ class CommBase:
             self.Delete_attr(keyval)
         if self._standing.inner:
             self._standing.inner.Free()
-        context.close()
+        _free(context)
         self._standing.context = None
         self._standing = _NULL
 
