@@ -26,8 +26,9 @@ from .plans.base import MAX_TAG as _MAX_TAG  # noqa: E402
 
 # -- what sockets cannot give -------------------------------------------------------------------------------------------
 
-for _name in ("Topocomm", "Cartcomm", "Graphcomm", "Distgraphcomm"):
-    globals()[_name] = refusing_class(getattr(_mpi, _name), Intracomm)
+Topocomm = refusing_class(_mpi.Topocomm, Intracomm)
+for _name in ("Cartcomm", "Graphcomm", "Distgraphcomm"):
+    globals()[_name] = refusing_class(getattr(_mpi, _name), Topocomm)
 Intercomm = refusing_class(_mpi.Intercomm, Comm)
 for _name in ("Win", "File", "Session"):
     globals()[_name] = refusing_class(getattr(_mpi, _name))

@@ -42,6 +42,9 @@ def errors(module: str, n: int) -> dict[str, dict[int, str | None]]:
 def require(module: str, check: str, n: int) -> None:
     """Fail if a check has failed."""
     found = errors(module, n)[check]
-    failed = [f"rank {rank}: {error}" for rank, error in sorted(found.items()) if error is not None]
     assert sorted(found) == list(range(n))
-    assert failed == [], "\n".join(failed)
+    ranks: dict[str, list[int]] = {}
+    for rank, error in sorted(found.items()):
+        if error is not None:
+            ranks.setdefault(error, []).append(rank)
+    assert not ranks, "\n".join(f"on ranks {those}: {error}" for error, those in ranks.items())

@@ -64,6 +64,7 @@ def error_of(check: Check) -> str | None:
     except BaseException:
         print("over mpi4py.MPI:", traceback.format_exc(), file=sys.stderr, flush=True)
         mpi.COMM_WORLD.Abort(1)
+        raise
     return None if found == expected else difference(found, expected)
 
 
