@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from .deadline import Deadline, check_timeout
@@ -72,7 +72,11 @@ class Request:
         if not task.done:
             self._check_open()
             self._engine.exclusively(deadline, task.label, self._engine.wait, task, deadline)
-        return task.result
+        return task.outcome()
+
+    def _when_done(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the operation completes, inside whatever call completes it."""
+        self._task.ended += (callback,)
 
     def cancel(self) -> bool:
         """Take back a receive that no message has matched; return whether that was possible.
@@ -104,5 +108,5 @@ class Request:
 
         if not self._task.done:
             self._check_open()
-            yield from completed(self._engine, self._conversation, self._task, Deadline(self._timeout)).__await__()
-        return self._task.result
+            yield from completed(self._engine, self._task, Deadline(self._timeout)).__await__()
+        return self._task.outcome()

@@ -30,6 +30,7 @@ def run(arguments: list[str]) -> int:
 
     from . import MPI
 
+    process = os.getpid()
     sys.modules["mpi4py.MPI"] = MPI
     mpi4py.MPI = MPI
     try:
@@ -38,11 +39,15 @@ def run(arguments: list[str]) -> int:
         code = exc.code
         if code in (None, 0):
             return 0
+        if os.getpid() != process:
+            raise
         if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
         _end(SystemExit(exc.code), code)
     except BaseException as exc:
+        if os.getpid() != process:
+            raise  # a child that the program has forked, which is nobody's rank
         traceback.print_exception(type(exc), exc, _of_the_program(exc.__traceback__))
         _end(exc, 1)
     return 0

@@ -116,5 +116,6 @@ def _alternate(requests: list[Request], enough: Callable[[], bool], deadline: De
             return
         poll = select.poll()
         for engine in {request._engine for request in requests if not request.done}:
-            poll.register(engine.prepare_sleep(), select.POLLIN)
+            descriptor = engine.exclusively(deadline, "wait", engine.prepare_sleep)
+            poll.register(descriptor, select.POLLIN)
         poll.poll(1000 * _seconds(deadline.before(_LOOK_SECONDS)))

@@ -6,6 +6,7 @@ import operator
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -404,37 +405,35 @@ def test_what_cannot_be_pickled_is_refused_before_anything_is_sent(obj: Any) -> 
 
 
 @pytest.mark.parametrize("name", COLLECTIVES)
-def test_what_cannot_be_unpickled_breaks_the_context_on_all_ranks(name: str) -> None:
-    def body(ctx: Context) -> tuple[str, str]:
-        with pytest.raises((ArithmeticError, PeerLostError)) as caught:  # noqa: PT012
+def test_what_cannot_be_unpickled_concerns_the_rank_that_unpickles_it(name: str) -> None:
+    def body(ctx: Context) -> bool:
+        failed = True
+        with suppress(ArithmeticError):
             COLLECTIVES[name](ctx, BreaksOnArrival())
-            ctx.barrier()  # those that got what they wanted, or nothing
-        assert ctx.closed
-        return type(caught.value).__name__, str(caught.value)
+            failed = False
+        assert ctx.allgather_object(ctx.rank) == [0, 1, 2]  # the Context goes on
+        return failed
 
-    errors = run_ranks(3, body)
-    own = [rank for rank, (kind, _) in enumerate(errors) if kind == "ArithmeticError"]
-    assert own
-    for kind, text in errors:
-        if kind == "ArithmeticError":
-            assert text == "not here"
-        else:
-            assert "it aborted: ArithmeticError: not here" in text
-            assert any(text.startswith(f"lost rank {rank} (") for rank in own)
-            assert f"in {name}_object #1: " in text
+    assert any(run_ranks(3, body))
 
 
-def test_a_message_that_cannot_be_unpickled_breaks_the_context_on_all_ranks() -> None:
+def test_a_message_that_cannot_be_unpickled_fails_its_own_request_alone() -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
             ctx.send_object(BreaksOnArrival(), 1)
+            ctx.send_object(BreaksOnArrival(), 1)
+        request = ctx.irecv_object(0) if ctx.rank == 1 else None
         if ctx.rank == 1:
-            ctx.recv_object(0)
-        with pytest.raises(PeerLostError, match=r"^lost rank 1 .* in recv_object: it aborted: ArithmeticError: not here"):
-            ctx.barrier()
+            with pytest.raises(ArithmeticError, match=r"^not here$"):
+                ctx.recv_object(0)
+        ctx.barrier()
+        if request is not None:
+            assert request.done
+            for _ in range(2):
+                with pytest.raises(ArithmeticError, match=r"^not here$"):
+                    request.wait()
 
-    with pytest.raises(RankError, match=r"^rank 1 of 3 failed: ArithmeticError: not here$"):
-        run_ranks(3, body)
+    run_ranks(3, body)
 
 
 def test_an_operator_that_raises_breaks_the_context_on_all_ranks() -> None:

@@ -363,12 +363,18 @@ def test_requests_of_closed_contexts(waits: Waits) -> None:
     def body(one: Context, other: Context) -> None:
         requests = [one.irecv(np.empty(1), 0, tag=1), other.irecv(np.empty(1), 0, tag=1)]
         other.close()
-        with pytest.raises(ContextClosedError, match=r"^this Context is closed$"):
+        text = (
+            r"^(this Context is closed|recv was under way when this Context was closed: wait for requests before close\(\))$"
+        )
+        with pytest.raises(ContextClosedError, match=text):
             waits(requests[::-1], timeout=5)
         done = one.ibarrier()
         done.wait()
-        if waits is not wait_all:
-            assert waits([done, requests[1]]) in ((0, None), [(0, None)])  # nothing to wait for
+        if waits is wait_any:
+            assert waits([done, requests[1]]) == (0, None)  # nothing to wait for
+        else:
+            with pytest.raises(ContextClosedError, match=text):
+                waits([done, requests[1]])
         assert not one.closed
 
     both_ways(1, body)
@@ -462,8 +468,7 @@ def test_cancelling_in_a_context_that_is_closed_or_broken() -> None:
         child = ctx.dup()
         request = child.irecv(np.empty(1), 0)
         child.close()
-        with pytest.raises(ContextClosedError, match=r"^this Context is closed$"):
-            request.cancel()
+        assert not request.cancel()  # that has ended it
         request = ctx.irecv(np.empty(1), 0)
         ctx.abort("enough")
         with pytest.raises(ContextClosedError, match=r"^this Context was aborted: enough$"):

@@ -10,9 +10,10 @@ from ..engine.operation import Steps
 from ..reduction import Reduction
 from .partition import power_of_two_within
 
-__all__ = ["Fold"]
+__all__ = ["ENTER", "LEAVE", "Fold"]
 
-_ENTER, _LEAVE = 0, 255
+# Steps: before all others, after all others.
+ENTER, LEAVE = 0, 255
 
 
 class Fold:
@@ -50,15 +51,15 @@ class Fold:
         if call.rank >= 2 * self.extra:
             return call.rank - self.extra, x
         if call.rank % 2 == 0:
-            yield call.send(call.rank + 1, _ENTER, x)
+            yield call.send(call.rank + 1, ENTER, x)
             return None, x
-        yield call.receive_reduce(call.rank - 1, _ENTER, x, out, op)
+        yield call.receive_reduce(call.rank - 1, ENTER, x, out, op)
         return call.rank // 2, out
 
     def leave(self, call: Call, out: Array) -> Steps:
         """Hand the result to those that joined."""
         if call.rank < 2 * self.extra:
             if call.rank % 2 == 0:
-                yield call.receive(call.rank + 1, _LEAVE, out)
+                yield call.receive(call.rank + 1, LEAVE, out)
             else:
-                yield call.send(call.rank - 1, _LEAVE, out)
+                yield call.send(call.rank - 1, LEAVE, out)

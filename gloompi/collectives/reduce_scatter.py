@@ -10,14 +10,12 @@ from ..arrays import Array
 from ..engine.call import Call
 from ..engine.operation import Steps
 from ..reduction import Reduction
-from .fold import Fold
+from .fold import LEAVE, Fold
 
 __all__ = ["ALGORITHMS", "pick", "reduce_scatter"]
 
 # Up to here the number of steps is what counts.
 _LATENCY_NBYTES = 64 * 1024
-
-_LEAVE = 255
 
 
 def pick(nbytes: int, op: Reduction) -> str:
@@ -44,7 +42,7 @@ def recursive_halving(call: Call, x: Array, out: Array, parts: Sequence[slice], 
     mine = np.empty_like(x)
     place, operand = yield from fold.enter(call, x, mine, op)
     if place is None:
-        yield call.receive(call.rank + 1, _LEAVE, out)
+        yield call.receive(call.rank + 1, LEAVE, out)
         return
     # The parts of a place: its own, after that of the neighbour that has joined it.
     owned = [range(fold.rank(other) - (other < fold.extra), fold.rank(other) + 1) for other in range(fold.places)]
@@ -73,7 +71,7 @@ def recursive_halving(call: Call, x: Array, out: Array, parts: Sequence[slice], 
     result = arranged[bounds[low] : bounds[high]]
     out[:] = result[len(result) - len(out) :]
     if len(owned[place]) > 1:
-        yield call.send(call.rank - 1, _LEAVE, result[: len(result) - len(out)])
+        yield call.send(call.rank - 1, LEAVE, result[: len(result) - len(out)])
 
 
 def _bit_reversed(places: int) -> list[int]:

@@ -122,11 +122,6 @@ class Channel:
             raise Disagreement(label(mine, tag), here, source, there)
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing that was begun here is under way."""
-        return not (self.waiting or self.awaiting or self.matcher.posted())
-
-    @property
     def over(self) -> bool:
         """Whether all others have closed their Context of this channel."""
         return self.members is not None and self.members <= self.departed

@@ -109,6 +109,9 @@ class Connections:
     def join(self, number: int, ranks: Sequence[int]) -> Conversation:
         """Begin a conversation of some ranks: no message is needed, they all do the same."""
         conversation = Conversation(self.messages, number, ranks, self.rank)
+        left = {rank for rank in ranks if self._links[rank].finished}  # and has said so before this began
+        conversation.messages.departed |= left
+        conversation.collectives.departed |= left
         self._conversations.add(conversation)
         return conversation
 
@@ -140,7 +143,7 @@ class Connections:
                 self._lose(pair, CLOSED)
             return
         # The peer may have left because of somebody else; then others have been told and have told us.
-        error = self._loss(pair, f"{reason}; its process has ended or its link is down, see its log", cause)
+        error = self._loss_error(pair, f"{reason}; its process has ended or its link is down, see its log", cause)
         if not self._suspecting:
             self._suspecting = True
             # One of them may be sending a large message: look at what it says first, not at all of it.
@@ -149,14 +152,14 @@ class Connections:
                 pass
             self._fail(error)
 
-    def loss(self, rank: int) -> PeerLostError:
+    def left_error(self, rank: int) -> PeerLostError:
         """The error that a peer has closed its Context, for a call that can do without it."""
-        return self._loss(self._links[rank], CLOSED, None)
+        return self._loss_error(self._links[rank], CLOSED, None)
 
     def _lose(self, link: Link, reason: str) -> None:
-        self._fail(self._loss(link, reason, None))
+        self._fail(self._loss_error(link, reason, None))
 
-    def _loss(self, link: Link, reason: str, cause: OSError | None) -> PeerLostError:
+    def _loss_error(self, link: Link, reason: str, cause: OSError | None) -> PeerLostError:
         peer = link.peer
         error = PeerLostError(peer.rank, peer.host, peer.pid, peer.link, self._label() or None, reason)
         error.__cause__ = cause
@@ -201,8 +204,10 @@ class Connections:
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:
             pair.write(header, payload)
-        linger(pairs, Deadline(_TELL_SECONDS))
-        self._release()
+        try:
+            linger(pairs, Deadline(_TELL_SECONDS))
+        finally:
+            self._release()
 
     def close(self, deadline: Deadline) -> None:
         """Finish what was begun to be sent, say goodbye, and close all connections.
@@ -258,6 +263,7 @@ class Connections:
             raise
 
     def _say_goodbye(self, conversation: Conversation) -> None:
+        conversation.abandon()
         self.messages.leave((conversation.messages, conversation.collectives), conversation.ranks)
         self._conversations.discard(conversation)
         for watch in tuple(self.watches):

@@ -6,11 +6,14 @@ It has two channels of its own, and the ranks that take part, in the Context's o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 from struct import pack
 
+from ..errors import ContextClosedError
 from .channel import Channel
 from .messages import Messages
+from .task import Task
 
 __all__ = ["ROOT", "Conversation", "descendant"]
 
@@ -37,7 +40,7 @@ class Conversation:
     closed : bool
     """
 
-    __slots__ = ("collectives", "messages", "number", "rank", "ranks", "size")
+    __slots__ = ("_tasks", "collectives", "messages", "number", "rank", "ranks", "size")
 
     def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int) -> None:
         self.number = number
@@ -46,6 +49,7 @@ class Conversation:
         self.size = len(ranks)
         self.messages: Channel = messages.channel(number)
         self.collectives: Channel = messages.channel(number + 1)
+        self._tasks: set[Task] = set()
         self.messages.members = self.collectives.members = frozenset(ranks) - {me}
 
     @property
@@ -55,7 +59,18 @@ class Conversation:
     @property
     def idle(self) -> bool:
         """Whether nothing that was begun here is under way."""
-        return self.messages.idle and self.collectives.idle
+        return not self._tasks and not self.messages.held
+
+    def note(self, task: Task) -> None:
+        """Remember a task that is under way."""
+        self._tasks.add(task)
+        task.ended += (partial(self._tasks.discard, task),)
+
+    def abandon(self) -> None:
+        """End the tasks that are under way, without a result."""
+        for task in tuple(self._tasks):
+            text = f"{task.label} was under way when this Context was closed: wait for requests before close()"
+            task.abandon(ContextClosedError(text))
 
 
 def descendant(number: int, call: int, color: int) -> int:

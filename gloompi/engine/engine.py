@@ -81,7 +81,7 @@ class Engine(Connections):
         task = self.start(*plan)
         if not task.done:
             self.wait(task, deadline)
-        return task.result
+        return task.outcome()
 
     def start(self, name: str, begin: Callable[[], tuple[Steps, int]], finish: Callable[[], Any]) -> Task:
         """Begin an algorithm and run it as far as it gets without waiting; `finish` makes its result."""

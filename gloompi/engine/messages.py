@@ -83,11 +83,9 @@ class Messages:
 
         A synchronous send is not done before a receive has matched it.
         """
-        if channel.closed:
-            return DONE  # a call that was still under way; nothing may follow the goodbye
         link = self._links[dest]
         nbytes = len(payload)
-        if link.finished or dest in channel.departed:
+        if dest in channel.departed:
             self._lose(link, CLOSED)
         if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES and not synchronous:
             link.credit -= nbytes + HEADER_NBYTES
@@ -128,7 +126,7 @@ class Messages:
             self.settle(receive, arrival)
         if channel.collective and not receive.done:
             source = receive.source
-            if self._links[source].finished or source in channel.departed:
+            if source in channel.departed:
                 self._lose(self._links[source], CLOSED)
         return receive
 

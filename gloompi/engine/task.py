@@ -63,6 +63,8 @@ class Task:
     ----------
     ended : tuple of callable
         Called when the task is done.
+    failure : exception or None
+        What there is instead of a result.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class Task:
         "awaited",
         "done",
         "ended",
+        "failure",
         "result",
     )
 
@@ -92,6 +95,7 @@ class Task:
         self.awaited: Sequence[Operation] = ()
         self.done = False
         self.ended: tuple[Callable[[], None], ...] = ()
+        self.failure: BaseException | None = None
         self.result: Any = None
 
     @property
@@ -121,6 +125,8 @@ class Task:
 
     def advance(self) -> None:
         """Run the algorithm until it waits for something that is not done, or ends."""
+        if self.done:
+            return  # it has failed meanwhile
         try:
             while True:
                 wanted = next(self._steps)
@@ -135,21 +141,39 @@ class Task:
                     self.awaited = awaited
                     self._since = 0.0
                     self.asked = False
-                    return
+                    break
         except StopIteration:
+            pass
+        except BaseException as exc:
+            self._end(exc)
+            raise
+        else:
+            return
+        try:
             self.result = self._finish()
+        except Exception as exc:
+            self._end(exc)  # of this result alone: everything has been sent and received
+        else:
             self._end()
 
-    def abandon(self) -> None:
-        """Be done without a result: what was awaited has been taken back."""
+    def abandon(self, failure: BaseException | None = None) -> None:
+        """Be done without a result: what was awaited will not come, or has been taken back."""
         self._steps.close()
-        self._end()
+        self._end(failure)
 
-    def _end(self) -> None:
+    def _end(self, failure: BaseException | None = None) -> None:
+        self.failure = failure
         self.done = True
         self.awaited = ()
-        for ended in self.ended:
-            ended()
+        ended, self.ended = self.ended, ()
+        for each in ended:
+            each()
+
+    def outcome(self) -> Any:
+        """The result of a task that is done; raises what its making has failed with."""
+        if self.failure is not None:
+            raise self.failure
+        return self.result
 
 
 class AnyOf:

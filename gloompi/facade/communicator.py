@@ -138,6 +138,11 @@ class CommBase:
 
     def Get_group(self) -> mpi.Group:
         ranks = self._context._conversation.ranks
+        if max(ranks) >= mpi.COMM_WORLD.size:
+            raise NotImplementedError(
+                f"groups are mpi4py's, whose world has {mpi.COMM_WORLD.size} ranks here: the ranks of gloompi.MPI have met "
+                f"without MPI (GLOOMPI_STORE or torchrun); start them with mpiexec to have groups"
+            )
         world = mpi.COMM_WORLD.Get_group()
         try:
             return world.Incl(list(ranks))

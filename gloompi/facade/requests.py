@@ -107,10 +107,12 @@ class Request:
     def Free(self) -> None:
         if self._work is None:
             raise exception(mpi.ERR_REQUEST, "cannot free a null request")
-        self._work = None
+        self.free()
 
     def free(self) -> None:
-        self._work = None
+        work, self._work = self._work, None
+        if work is not None:
+            work.release()
 
     # -- of several -----------------------------------------------------------------------------------------------------
 

@@ -116,6 +116,15 @@ class Work:
         finally:
             self.active = False
 
+    def release(self) -> None:
+        """Let go of it: it ends by itself, and what it receives goes to its place."""
+        handle = self.handle
+        if self.active and handle is not None:
+            if handle.done:
+                self.completion()
+            else:
+                handle._when_done(lambda: self.completion() and None)
+
     def cancel(self) -> None:
         handle = self.handle
         if handle is not None and self.active and handle.cancel():

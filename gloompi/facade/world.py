@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from types import TracebackType
 from typing import Any
 
 from mpi4py import MPI as mpi
@@ -32,16 +33,24 @@ class World:
         assert itself is not None
         self.itself = itself
         self._ended = False
+        self._failure: BaseException | None = None
+        self._hook = sys.excepthook
+        sys.excepthook = self._note
         atexit.register(self.end)
+
+    def _note(self, kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+        """Remember the exception that ends the program; at an interactive prompt it does not."""
+        if not hasattr(sys, "ps1"):
+            self._failure = exc
+        self._hook(kind, exc, trace)
 
     def end(self) -> None:
         """Close the connections; after an exception that nobody has caught, tell the others of it."""
         if self._ended:
             return
         self._ended = True
-        failure = getattr(sys, "last_value", None)
-        if failure is not None:
-            self.fail(failure)
+        if self._failure is not None:
+            self.fail(self._failure)
             return
         engine = self.context._engine
         for conversation in tuple(engine._conversations - {self.context._conversation}):

@@ -205,4 +205,4 @@ class Messages(Running):
         """Whoever looks again and again for a message of a rank that has left would do so for ever."""
         rank = source if source == ANY_SOURCE else self._conversation.ranks[source]
         if rank in self._conversation.messages.departed:
-            raise self._engine.loss(rank)
+            raise self._engine.left_error(rank)

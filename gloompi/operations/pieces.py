@@ -121,7 +121,7 @@ class Pieces(Running):
         pieces : sequence of size array_likes, each of shape (n, ...), any dtype but object
             `n` may differ; the rest of the shape and the dtype are the same for all pieces of all ranks.
         out : sequence of size arrays, optional
-            Where the piece of each rank goes; of its shape and dtype, and not overlapping `pieces`.  Default: new arrays.
+            Where the piece of each rank goes; of its shape and dtype.  Default: new arrays.
 
         Returns
         -------

@@ -39,6 +39,8 @@ class Running:
         engine = self._engine
         self._check_open()
         task = engine.exclusively(self._deadline(None), plan.name, engine.start, *plan)
+        if not task.done:
+            self._conversation.note(task)
         return Request(engine, self._conversation, task, self.timeout)
 
     def _deadline(self, timeout: float | None) -> Deadline:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, flat_input, flat_output, view
+from ..arrays import Array, byte_bounds, flat_input, flat_output, view
 from ..collectives import allgather, alltoall, gather, scatter
 from ..engine.call import Call
 from ..engine.engine import Plan
@@ -27,7 +27,8 @@ class PiecePlans(PlanBase):
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
         places = _Places(out if self._rank == root else None, self._size, kind)
-        mine = places.beside(self._rank, array, "x", kind.message(array, flat))
+        places.check_own(self._rank, array, "x")
+        (mine,) = places.apart(self._rank, {self._rank: kind.message(array, flat)})
         mark = fingerprint("gatherv", array.dtype, kind.width, root, "", "auto", kind.detail)
         return self._collective(
             "gatherv",
@@ -40,7 +41,8 @@ class PiecePlans(PlanBase):
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
         places = _Places(out, self._size, kind)
-        mine = places.beside(self._rank, array, "x", kind.message(array, flat))
+        places.check_own(self._rank, array, "x")
+        (mine,) = places.apart(self._rank, {self._rank: kind.message(array, flat)})
         mark = fingerprint("allgatherv", array.dtype, kind.width, -1, "", "auto", kind.detail)
         return self._collective(
             "allgatherv", mark, lambda call: allgather.allgatherv(call, mine, places.flat), places.result
@@ -94,7 +96,8 @@ class PiecePlans(PlanBase):
             kind.check(array, f"pieces[{number}]")
         places = _Places(out, self._size, kind)
         parts = [kind.message(array, flat) for array, flat in zip(arrays, flats, strict=True)]
-        places.beside(self._rank, arrays[self._rank], f"pieces[{self._rank}]", parts[self._rank])
+        places.check_own(self._rank, arrays[self._rank], f"pieces[{self._rank}]")
+        parts = places.apart(self._rank, dict(enumerate(parts)))
         mark = fingerprint("alltoallv", kind.dtype, kind.width, -1, "", "auto", kind.detail)
         return self._collective("alltoallv", mark, lambda call: alltoall.alltoallv(call, parts, places.flat), places.result)
 
@@ -155,14 +158,27 @@ class _Places:
             self._given.append(flat_output(array, f"out[{number}]", array.shape, array.dtype))
         self.flat = [kind.message(result, target) for result, target in self._given]
 
-    def beside(self, rank: int, array: Array, name: str, message: Array) -> Array:
-        """Check this rank's own place; return the message, copied if it lies where another rank's piece goes."""
-        if self._given is None:
-            return message
-        if self._given[rank][0].shape != array.shape:
+    def check_own(self, rank: int, array: Array, name: str) -> None:
+        """Raise ValueError if this rank's own piece does not fit its place."""
+        if self._given is not None and self._given[rank][0].shape != array.shape:
             raise ValueError(f"out[{rank}] must have shape {array.shape}, like {name}, not {self._given[rank][0].shape}")
-        others = (result for number, (result, _) in enumerate(self._given) if number != rank)
-        return message.copy() if any(np.may_share_memory(message, other) for other in others) else message
+
+    def apart(self, me: int, messages: dict[int, Array]) -> list[Array]:
+        """The messages, by destination; copied where they lie in a place, except this rank's own in its own."""
+        if self._given is None or not self.flat:
+            return list(messages.values())
+        results = [result for result, _ in self._given]
+        bounds = [byte_bounds(result) for result in results if result.size]
+        low, high = min((low for low, _ in bounds), default=0), max((high for _, high in bounds), default=0)
+        found = []
+        for rank, message in messages.items():
+            start, stop = byte_bounds(message) if message.size else (0, 0)
+            near = start < high and low < stop
+            others = (result for other, result in enumerate(results) if not other == rank == me)
+            found.append(
+                message.copy() if near and any(np.may_share_memory(message, other) for other in others) else message
+            )
+        return found
 
     def result(self) -> list[Array]:
         if self._given is None:
