@@ -372,9 +372,6 @@ def test_requests_of_closed_contexts(waits: Waits) -> None:
         done.wait()
         if waits is wait_any:
             assert waits([done, requests[1]]) == (0, None)  # nothing to wait for
-        else:
-            with pytest.raises(ContextClosedError, match=text):
-                waits([done, requests[1]])
         assert not one.closed
 
     both_ways(1, body)
