@@ -1,0 +1,368 @@
+"""Collectives on buffers and on objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .registry import Registry, cause_of, error_of
+
+CHECKS = Registry()
+
+
+def columns(comm: Any, n: int = 4) -> np.ndarray[Any, Any]:
+    """One row for each rank; what it holds depends on this rank and on the place."""
+    return np.arange(comm.size * n, dtype="i8").reshape(comm.size, n) + 1000 * (comm.rank + 1)
+
+
+@CHECKS.same
+def in_place_wherever_it_is_allowed(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+    counts, displs = [i + 1 for i in range(size)], [i * (i + 1) // 2 for i in range(size)]
+    for root in range(size):
+        for place in (MPI.IN_PLACE, None):
+            x = columns(comm)
+            comm.Gather(place if rank == root else x[rank], x, root)
+            found.append(x.tolist())
+            x = columns(comm)
+            comm.Scatter(x, place if rank == root else x[0], root)
+            found.append(x.tolist())
+            y = np.arange(sum(counts)) + 100 * rank
+            mine = y[displs[rank] : displs[rank] + counts[rank]]
+            comm.Gatherv(place if rank == root else mine, [y, counts, displs, MPI.LONG] if rank == root else None, root)
+            found.append(y.tolist())
+            y = np.arange(sum(counts)) + 100 * rank
+            mine = y[: counts[rank]]
+            comm.Scatterv([y, counts, displs, MPI.LONG] if rank == root else None, place if rank == root else mine, root)
+            found.append(y.tolist())
+            x = columns(comm)
+            comm.Reduce(place if rank == root else x, x if rank == root else None, MPI.SUM, root)
+            found.append(x.tolist())
+    place = MPI.IN_PLACE
+    for name in ("Allgather", "Alltoall"):
+        x = columns(comm)
+        getattr(comm, name)(place, x)
+        found.append(x.tolist())
+        x = columns(comm)
+        getattr(comm, f"I{name.lower()}")(place, x).Wait()
+        found.append(x.tolist())
+    y = np.arange(sum(counts)) + 100 * rank
+    comm.Allgatherv(place, [y, counts, displs, MPI.LONG])
+    found.append(y.tolist())
+    x = columns(comm, 2)
+    comm.Alltoallv(place, [x, [2] * size, [2 * i for i in range(size)], MPI.LONG])
+    found.append(x.tolist())
+    x = columns(comm, 2)
+    comm.Alltoallw(place, [x, [2] * size, [16 * i for i in range(size)], [MPI.LONG] * size])
+    found.append(x.tolist())
+    for name in ("Allreduce", "Scan", "Exscan"):
+        x = columns(comm)
+        getattr(comm, name)(place, x, op=MPI.SUM)
+        found.append(x.tolist())
+        x = columns(comm)
+        getattr(comm, f"I{name.lower()}")(place, x, MPI.MAX).Wait()
+        found.append(x.tolist())
+    x = columns(comm)
+    comm.Reduce_scatter_block(place, x, MPI.SUM)
+    found.append(x[0].tolist())
+    y = np.arange(sum(counts)) + 100 * rank
+    comm.Reduce_scatter(place, y, counts, MPI.SUM)
+    found.append(y[: counts[rank]].tolist())
+    return found
+
+
+@CHECKS.same_as_mpich
+def in_place_where_it_is_not_allowed(MPI: Any, comm: Any) -> Any:
+    x = np.zeros(comm.size)
+    found = [error_of(comm.Bcast, MPI.IN_PLACE), error_of(comm.Bcast, None)]
+    found.append(error_of(comm.Allgather, x, None) is None)
+    found.append(error_of(comm.Send, None, MPI.PROC_NULL))
+    found.append(error_of(comm.Send, None, comm.rank))
+    return found
+
+
+@CHECKS.same
+def roots_out_of_range(MPI: Any, comm: Any) -> Any:
+    x, found = np.zeros(comm.size), []
+    for root in (comm.size, comm.size + 5, -1, -77):
+        found.append(error_of(comm.Bcast, x, root))
+        found.append(error_of(comm.bcast, 1, root))
+        found.append(error_of(comm.gather, 1, root))
+        found.append(error_of(comm.scatter, None, root))
+        found.append(error_of(comm.reduce, 1, MPI.SUM, root))
+        found.append(error_of(comm.Reduce, x, None, MPI.SUM, root))
+        found.append(error_of(comm.Gather, x, None, root))
+        found.append(error_of(comm.Ibcast, x, root))
+    for root in (None, "0", [0]):
+        found.append(error_of(comm.bcast, 1, root))
+        found.append(error_of(comm.Bcast, x, root))
+    return found
+
+
+@CHECKS.same
+def minima_and_maxima_with_places(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+    for datatype, first in (
+        (MPI.FLOAT_INT, "f4"),
+        (MPI.DOUBLE_INT, "f8"),
+        (MPI.LONG_INT, "i8"),
+        (MPI.INT_INT, "i4"),
+        (MPI.SHORT_INT, "i2"),
+        (MPI.LONG_DOUBLE_INT, "g"),
+    ):
+        pair = np.dtype([("value", first), ("place", "i4")], align=True)
+        assert pair.itemsize == datatype.Get_extent()[1]
+        x = np.zeros(5, pair)
+        x["value"] = [rank, -rank, 7, (rank * 7) % 3, rank % 2]
+        x["place"] = [rank, rank, size - rank, rank, -rank]
+        for op in (MPI.MINLOC, MPI.MAXLOC):
+            out = np.zeros(5, pair)
+            comm.Allreduce([x, 5, datatype], [out, 5, datatype], op)
+            found.append([(float(a), int(b)) for a, b in out])
+            out[:] = 0
+            comm.Scan([x, 5, datatype], [out, 5, datatype], op)
+            found.append([(float(a), int(b)) for a, b in out])
+            out[:] = 0
+            comm.Reduce([x, 5, datatype], [out, 5, datatype], op, size - 1)
+            found.append([(float(a), int(b)) for a, b in out])
+    for op in (MPI.MINLOC, MPI.MAXLOC):
+        found.append(comm.allreduce((rank % 2, rank), op))
+        found.append(comm.reduce((7, -rank), op, 0))
+        found.append(comm.scan((rank % 3, rank), op))
+    return found
+
+
+@CHECKS.same
+def operators_of_the_program(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+
+    def add(a: Any, b: Any, datatype: Any) -> None:
+        x, y = np.frombuffer(a, "i8"), np.frombuffer(b, "i8")
+        y += x
+
+    def multiply(a: Any, b: Any, datatype: Any) -> None:
+        x, y = np.frombuffer(a, "i8").reshape(-1, 2, 2), np.frombuffer(b, "i8").reshape(-1, 2, 2)
+        y[...] = x @ y
+
+    matrix = MPI.LONG.Create_contiguous(4).Commit()
+    x = np.array([[[1, rank + 1], [0, 1]], [[2, 0], [rank, 1]], [[0, 1], [1, rank]]])
+    for function, commutes in ((add, True), (add, False), (multiply, False)):
+        op = MPI.Op.Create(function, commutes)
+        found.append((op.Is_commutative(), op.is_predefined))
+        for root in range(size):
+            out = np.zeros_like(x)
+            comm.Reduce([x, 3, matrix], [out, 3, matrix] if rank == root else None, op, root)
+            found.append(out.tolist())
+        for name in ("Allreduce", "Scan", "Exscan"):
+            out = np.full_like(x, -1)
+            getattr(comm, name)([x, 3, matrix], [out, 3, matrix], op)
+            found.append(out.tolist())
+        whole, out = np.concatenate([x] * size), np.zeros_like(x)
+        comm.Reduce_scatter_block([whole, 3, matrix], [out, 3, matrix], op)
+        found.append(out.tolist())
+        op.Free()
+    matrix.Free()
+    return found
+
+
+@CHECKS.same
+def operators_that_raise_or_do_not_fit(MPI: Any, comm: Any) -> Any:
+    x, out, found = np.zeros(2), np.zeros(2), []
+    for op in (MPI.BAND, MPI.MAXLOC, MPI.OP_NULL):
+        found.append(error_of(comm.Allreduce, x, out, op) is None)
+    found.append(error_of(comm.Allreduce, x, out, "sum"))
+    found.append(error_of(comm.Allreduce, x, out, None))
+    found.append(error_of(comm.Allreduce, x, np.zeros(3)))
+    found.append(error_of(comm.Allreduce, x, np.zeros(2, "i4")))
+    found.append(error_of(comm.Allreduce, x, None))
+    found.append(error_of(comm.Allreduce, None, None))
+    return found
+
+
+@CHECKS.same
+def objects_in_rank_order(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+
+    def join(a: str, b: str) -> str:
+        return f"({a}{b})"
+
+    for root in range(size):
+        found.append(comm.reduce(str(rank), lambda a, b: a + b, root))
+        found.append(comm.reduce([rank], MPI.SUM, root))
+    found += [comm.allreduce(str(rank)), comm.allreduce([rank], op=MPI.SUM)]
+    found += [comm.scan(str(rank)), comm.exscan(str(rank)), comm.scan([rank], lambda a, b: a + b)]
+    for text in (comm.allreduce(str(rank), join), comm.scan(str(rank), join)):
+        found.append(text.replace("(", "").replace(")", ""))
+    for op in (MPI.MAX, MPI.MIN, MPI.PROD, MPI.LAND, MPI.LOR, MPI.LXOR, MPI.BAND, MPI.BOR, MPI.BXOR):
+        found.append((comm.allreduce(rank + 1, op), comm.scan(rank + 1, op), comm.exscan(rank + 1, op)))
+    made = MPI.Op.Create(lambda a, b, datatype: None)
+    found.append(error_of(comm.allreduce, 1, made) is None)
+    made.Free()
+    array = comm.allreduce(np.arange(3) + rank)
+    found.append(array.tolist())
+    return found
+
+
+@CHECKS.same
+def objects_in_lists_of_another_length(MPI: Any, comm: Any) -> Any:
+    size, rank, found = comm.size, comm.rank, []
+    found += [comm.gather(None), comm.allgather(None), comm.bcast(None), comm.alltoall([None] * size)]
+    found.append(comm.scatter(tuple(range(size)) if rank == 0 else None))
+    found.append(comm.alltoall(tuple(range(size))))
+    found.append(comm.scatter(range(size) if rank == size - 1 else "not looked at", size - 1))
+    if size == 1:
+        for wrong in ([], [1, 2], 5):
+            found += [error_of(comm.scatter, wrong), error_of(comm.alltoall, wrong)]
+    return found
+
+
+@CHECKS.ours
+def gaps_of_derived_datatypes_keep_their_content(MPI: Any, comm: Any) -> None:
+    rank, size = comm.rank, comm.size
+    every = MPI.LONG.Create_vector(3, 1, 2).Commit()  # 0, 2, 4 of 5
+    block = every.Create_resized(0, 6 * 8).Commit()
+
+    def add(a: Any, b: Any, datatype: Any) -> None:
+        x, y = np.frombuffer(a, "i8").reshape(-1, 6), np.frombuffer(b, "i8").reshape(-1, 6)
+        y[:, :5:2] += x[:, :5:2]
+
+    op = MPI.Op.Create(add, True)
+    x = np.arange(12) + 100 * rank
+    total = sum(np.arange(12) + 100 * each for each in range(size))
+    for name in ("Allreduce", "Iallreduce", "Reduce", "Scan"):
+        out = np.full(12, -1)
+        receive = None if name == "Reduce" and rank else [out, 2, block]
+        request = getattr(comm, name)([x, 2, block], receive, op)
+        if request is not None:
+            request.Wait()
+        expected = np.full(12, -1)
+        places = [0, 2, 4, 6, 8, 10]
+        if name == "Scan":
+            expected[places] = sum(np.arange(12) + 100 * each for each in range(rank + 1))[places]
+        elif receive is not None:
+            expected[places] = total[places]
+        assert out.tolist() == expected.tolist(), name
+    op.Free()
+
+    out = np.full(6 * size, -1)
+    comm.Allgather(np.arange(3) + 10 * rank, [out, 1, block])
+    expected = np.full((size, 6), -1)
+    for each in range(size):
+        expected[each, :5:2] = np.arange(3) + 10 * each
+    assert out.tolist() == expected.reshape(-1).tolist()
+    out[:] = -1
+    comm.Alltoall([np.arange(6 * size) + 100 * rank, 1, block], [out, 1, block])
+    for each in range(size):
+        expected[each, :5:2] = [100 * each + 6 * rank + i for i in (0, 2, 4)]
+    assert out.tolist() == expected.reshape(-1).tolist()
+    out = np.full(6, -1)
+    comm.Bcast([np.arange(6) if rank == 0 else out, 1, block])
+    if rank:
+        assert out.tolist() == [0, -1, 2, -1, 4, -1]
+    every.Free()
+    block.Free()
+
+
+@CHECKS.same
+def types_that_differ_but_say_the_same(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+    every = MPI.INT.Create_vector(4, 1, 2).Commit()
+    x = np.arange(8, dtype="i4") + 10 * rank
+    if rank == 0:
+        comm.Bcast([x, 1, every])
+    else:
+        comm.Bcast([x, 4, MPI.INT])
+    found.append(x.tolist())
+    out = np.full(4 * size, -1, "i4")
+    comm.Gather([x, 1, every], [out, 4, MPI.INT] if rank == 0 else None)
+    found.append(out.tolist())
+    comm.Allgather([x, 1, every], [out, 4, MPI.INT])
+    found.append(out.tolist())
+    comm.Scatter([out, 4, MPI.INT] if rank == 0 else None, [x, 1, every])
+    found.append(x.tolist())
+    every.Free()
+    return found
+
+
+@CHECKS.same
+def nothing_at_all(MPI: Any, comm: Any) -> Any:
+    size, empty, found = comm.size, np.zeros(0), []
+    out = np.full(3, 7.0)
+    comm.Bcast(empty)
+    comm.Gather(empty, empty)
+    comm.Scatter(empty, empty)
+    comm.Allgather(empty, empty)
+    comm.Alltoall(empty, empty)
+    comm.Allreduce(empty, empty)
+    comm.Reduce(empty, empty)
+    comm.Scan(empty, empty)
+    comm.Exscan(empty, empty)
+    comm.Reduce_scatter(empty, empty, [0] * size)
+    comm.Reduce_scatter_block(empty, empty)
+    comm.Allgatherv([out, 0], [out, [0] * size])
+    comm.Alltoallv([out, [0] * size], [out, [0] * size])
+    found.append(out.tolist())
+    counts = [0] * size
+    counts[-1] = 2
+    x, part = np.arange(2.0) + comm.rank, np.full(counts[comm.rank], -1.0)
+    comm.Reduce_scatter(x, part, counts)
+    found.append(part.tolist())
+    comm.Allgatherv(x[: counts[comm.rank]], [out, counts])
+    found.append(out.tolist())
+    return found
+
+
+@CHECKS.same
+def persistent_collectives_take_the_data_of_the_moment(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+    x, total, every, copy = np.zeros(3), np.zeros(3), np.zeros((size, 3)), np.zeros(3)
+    mixed = np.zeros((size, 3))
+    requests = [
+        comm.Allreduce_init(x, total, MPI.SUM),
+        comm.Allgather_init(x, every),
+        comm.Bcast_init(copy, size - 1),
+        comm.Alltoall_init(np.arange(size * 3.0), mixed),
+        comm.Barrier_init(),
+    ]
+    for turn in range(3):
+        x[:] = [rank + turn, rank * turn, turn]
+        copy[:] = rank + turn
+        MPI.Prequest.Startall(requests)
+        MPI.Request.Waitall(requests)
+        found.append((total.tolist(), every.tolist(), copy.tolist(), mixed.tolist()))
+    for request in requests:
+        request.Free()
+    return found
+
+
+@CHECKS.ours
+def more_room_than_is_sent(MPI: Any, comm: Any) -> None:
+    """MPI calls it erroneous; what is beyond the data stays."""
+    rank, size = comm.rank, comm.size
+    out = np.full((size, 5), -1)
+    comm.Gather(np.arange(3) + 10 * rank, [out, 5, MPI.LONG] if rank == 0 else None)
+    if rank == 0:
+        assert out.tolist() == [[10 * each, 10 * each + 1, 10 * each + 2, -1, -1] for each in range(size)]
+
+
+@CHECKS.ours
+def more_room_for_each_than_is_sent(MPI: Any, comm: Any) -> None:
+    """MPI calls it erroneous, and MPICH fills the room with what lies behind the data: here it is refused at once."""
+    out = np.full(5 * comm.size, -1)
+    x, receive = np.arange(3) + 10 * comm.rank, [out, [5] * comm.size]
+    assert error_of(comm.Allgatherv, x, receive) == ("MPI", MPI.ERR_COUNT)
+    assert cause_of(comm.Allgatherv, x, receive) == (
+        f"this rank sends 24 bytes, but counts[{comm.rank}] has room for 40: they must be the same"
+    )
+    assert (out == -1).all()
+    assert comm.allgather(comm.rank) == list(range(comm.size))
+
+
+@CHECKS.ours
+def less_room_than_is_sent(MPI: Any, comm: Any) -> None:
+    out = np.full((comm.size, 2), -1)
+    error = error_of(comm.Allgather, np.arange(3), out)
+    assert error == ("MPI", MPI.ERR_TRUNCATE)
+    assert out.tolist() == [[-1, -1]] * comm.size
+    assert comm.allgather(comm.rank) == list(range(comm.size))

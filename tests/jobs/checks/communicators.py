@@ -1,0 +1,313 @@
+"""Communicators: their life, their groups, what is attached to them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from .registry import Registry, cause_of, error_of, neighbours
+
+CHECKS = Registry()
+
+
+def ranks_in_world(MPI: Any, comm: Any) -> list[int]:
+    group, world = comm.Get_group(), MPI.COMM_WORLD.Get_group()
+    found = group.Translate_ranks(None, world)
+    group.Free()
+    world.Free()
+    return list(found)
+
+
+@CHECKS.same
+def split_by_color_and_key(MPI: Any, comm: Any) -> Any:
+    rank, size, found = comm.rank, comm.size, []
+    for color, key in (
+        (0, 0),
+        (0, -rank),
+        (rank % 2, 0),
+        (rank % 2, size - rank),
+        (MPI.UNDEFINED if rank == 0 else 7, 0),
+        (MPI.UNDEFINED, 0),
+        (rank, 5),
+        (2**31 - 1, rank // 2),
+    ):
+        part = comm.Split(color, key)
+        if color == MPI.UNDEFINED:
+            found.append((part == MPI.COMM_NULL, bool(part)))
+            continue
+        found.append((part.rank, part.size, ranks_in_world(MPI, part), part.allgather(rank)))
+        found.append(MPI.Comm.Compare(comm, part))
+        part.Free()
+    found.append(error_of(comm.Split, "0"))
+    return found
+
+
+@CHECKS.ours
+def split_refuses_negative_colors(MPI: Any, comm: Any) -> None:
+    assert error_of(comm.Split, -5, 0) == ("MPI", MPI.ERR_ARG)
+    assert cause_of(comm.Split, -5, 0) == "color must be >= 0 or UNDEFINED, not -5"
+    assert error_of(comm.Split_type, 123456) == ("MPI", MPI.ERR_ARG)
+
+
+@CHECKS.same
+def split_by_shared_memory(MPI: Any, comm: Any) -> Any:
+    shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    backwards = comm.Split_type(MPI.COMM_TYPE_SHARED, key=-comm.rank, info=MPI.INFO_NULL)
+    none = comm.Split_type(MPI.UNDEFINED)
+    found = [shared.rank, shared.size, backwards.rank, none == MPI.COMM_NULL]
+    shared.Free()
+    backwards.Free()
+    return found
+
+
+@CHECKS.same
+def create_from_groups(MPI: Any, comm: Any) -> Any:
+    group, found = comm.Get_group(), []
+    last = comm.size - 1
+    for members in (list(range(comm.size)), list(range(last, -1, -1)), [last], [0], []):
+        part = group.Incl(members)
+        made = comm.Create(part)
+        if comm.rank in members:
+            found.append((made.rank, made.size, ranks_in_world(MPI, made), made.allgather(comm.rank)))
+            made.Free()
+        else:
+            found.append(made == MPI.COMM_NULL)
+        part.Free()
+    found.append((group.size, group.rank, MPI.Group.Compare(comm.group, group)))
+    group.Free()
+    return found
+
+
+@CHECKS.same
+def comparisons(MPI: Any, comm: Any) -> Any:
+    dup, same = comm.Dup(), MPI.Intracomm(comm)
+    reverse = comm.Split(0, -comm.rank)
+    alone = comm.Split(comm.rank)
+    found = [MPI.Comm.Compare(comm, other) for other in (comm, same, dup, reverse, alone)]
+    found += [comm == same, comm == dup, same is comm, comm != dup]
+    found += [MPI.Comm() == MPI.COMM_NULL, MPI.Intracomm() == MPI.COMM_NULL, comm == MPI.COMM_NULL, comm == 5]
+    found.append(MPI.Comm.Compare(MPI.COMM_SELF, alone) in (MPI.CONGRUENT, MPI.UNEQUAL))
+    for made in (dup, reverse, alone):
+        made.Free()
+    return found
+
+
+@CHECKS.same_as_mpich
+def null_communicator(MPI: Any, comm: Any) -> Any:
+    null, found = MPI.COMM_NULL, []
+    assert not null
+    x = np.zeros(1)
+    for name in ("Get_rank", "Get_size", "Get_group", "Dup", "Split", "Free", "Barrier", "Is_inter", "Get_info"):
+        found.append((name, error_of(getattr(null, name))))
+    for name in ("rank", "size", "group", "info", "is_inter", "is_intra"):
+        found.append((name, error_of(getattr, null, name)))
+    for name in ("barrier", "Ibarrier"):
+        found.append((name, error_of(getattr(null, name))))
+    for name in ("Send", "Isend", "Recv", "Irecv", "send", "isend", "Send_init"):
+        found.append((name, error_of(getattr(null, name), x, 0)))
+    for name in ("recv", "irecv", "Probe", "Iprobe", "Mprobe", "Improbe"):
+        found.append((name, error_of(getattr(null, name))))
+    for name in ("Bcast", "bcast", "gather", "scatter", "allgather", "alltoall", "reduce", "allreduce"):
+        found.append((name, error_of(getattr(null, name), x)))
+    for name in ("Gather", "Scatter", "Allgather", "Alltoall", "Reduce", "Allreduce"):
+        found.append((name, error_of(getattr(null, name), x, x)))
+    found.append(error_of(comm.Compare, null))
+    found.append(error_of(MPI.Comm.Compare, null, comm))
+    return found
+
+
+@CHECKS.same
+def freed_communicator(MPI: Any, comm: Any) -> Any:
+    dup = comm.Dup()
+    dup.Free()
+    found = [dup == MPI.COMM_NULL, bool(dup), error_of(dup.Free), error_of(dup.Get_rank), error_of(dup.send, 1, 0)]
+    dup = comm.Dup()
+    dup.free()
+    dup.free()
+    found.append(dup == MPI.COMM_NULL)
+    dup = comm.Dup()
+    dup.Disconnect()
+    found.append(dup == MPI.COMM_NULL)
+    return found
+
+
+@CHECKS.ours
+def copies_of_a_freed_communicator_are_null(MPI: Any, comm: Any) -> None:
+    dup = comm.Dup()
+    copy = MPI.Intracomm(dup)
+    dup.Free()
+    assert not copy
+    assert copy == MPI.COMM_NULL
+    assert cause_of(copy.Get_rank) == "the communicator is null or has been freed"
+
+
+@CHECKS.ours
+def predefined_communicators_stay(MPI: Any, comm: Any) -> None:
+    assert error_of(MPI.COMM_WORLD.Free) == ("MPI", MPI.ERR_COMM)
+    assert cause_of(MPI.COMM_SELF.Free) == "MPI_COMM_SELF must not be freed"
+    assert error_of(MPI.COMM_SELF.Disconnect) == ("MPI", MPI.ERR_COMM)
+    MPI.COMM_WORLD.free()
+    MPI.COMM_SELF.free()
+    assert MPI.COMM_WORLD.allgather(comm.rank) == list(range(comm.size))
+    assert MPI.COMM_SELF.allgather(comm.rank) == [comm.rank]
+
+
+@CHECKS.same
+def names(MPI: Any, comm: Any) -> Any:
+    dup = comm.Dup()
+    dup.Set_name("a name")
+    found = [dup.name, MPI.Intracomm(dup).Get_name(), MPI.COMM_WORLD.name, MPI.COMM_SELF.Get_name()]
+    dup.name = "another"
+    found += [dup.Get_name(), error_of(dup.Set_name, None)]
+    dup.Free()
+    return found
+
+
+@CHECKS.same
+def attributes(MPI: Any, comm: Any) -> Any:
+    world = MPI.COMM_WORLD
+    found = [world.Get_attr(key) for key in (MPI.IO, MPI.WTIME_IS_GLOBAL, MPI.UNIVERSE_SIZE, MPI.APPNUM)]
+    return found, error_of(world.Get_attr, MPI.KEYVAL_INVALID)
+
+
+@CHECKS.same
+def infos(MPI: Any, comm: Any) -> Any:
+    info = MPI.Info.Create({"mpi_assert_no_any_tag": "false"})
+    dup = comm.Dup(info)
+    again = comm.Dup_with_info(info)
+    comm.Set_info(info)
+    info.Free()
+    found = []
+    for each in (dup, again, comm):
+        held = each.Get_info()
+        found.append(isinstance(held, MPI.Info))
+        held.Free()
+    made, request = comm.Idup()
+    request.Wait()
+    found.append((made.allgather(comm.rank), made.is_intra, made.is_inter, made.is_topo, made.topology))
+    for each in (dup, again, made):
+        each.Free()
+    return found
+
+
+@CHECKS.same
+def classes_of_the_program(MPI: Any, comm: Any) -> Any:
+    class Mine(MPI.Intracomm):
+        def double(self) -> int:
+            return 2 * int(self.rank)
+
+    mine = Mine(comm)
+    dup, part = mine.Dup(), mine.Split(0)
+    found = [mine == comm, mine.double(), type(dup) is Mine, type(part) is Mine, isinstance(mine, MPI.Comm)]
+    found += [dup.double(), mine.bcast(5), type(mine.Clone()) is Mine, error_of(Mine, 5)]
+    dup.Free()
+    part.Free()
+    return found
+
+
+@CHECKS.same
+def traffic_of_communicators_is_apart(MPI: Any, comm: Any) -> Any:
+    _, right = neighbours(comm)
+    dup = comm.Dup()
+    twice = dup.Dup()
+    reverse = twice.Split(0, -comm.rank)
+    every = [comm, dup, twice, MPI.COMM_SELF]
+    requests = []
+    for i, each in enumerate(every):
+        requests.append(each.isend((i, comm.rank), right % each.size, 1))
+    requests.append(reverse.isend("reverse", (reverse.rank + 1) % comm.size, 1))
+    found: list[Any] = [each.recv(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG) for each in reversed(every)]
+    found.append(reverse.recv())
+    found += [each.iprobe() for each in every]
+    first, second, one, ten = (np.full(1, comm.rank + start) for start in (0.0, 0.0, 1.0, 10.0))
+    a = dup.Iallreduce(one, first)
+    b = twice.Iallreduce(ten, second)
+    found.append(reverse.allgather(comm.rank))
+    b.Wait()
+    a.Wait()
+    found.append((first.tolist(), second.tolist()))
+    MPI.Request.waitall(requests)
+    for each in (reverse, dup, twice):
+        each.Free()
+    return found
+
+
+@CHECKS.ours
+def freeing_early_does_not_disturb_those_who_probe(MPI: Any, comm: Any) -> None:
+    left, _ = neighbours(comm)
+    dup = comm.Dup()
+    if comm.rank == 0:
+        dup.Free()
+        comm.Barrier()
+    else:
+        comm.Barrier()
+        for _ in range(3):
+            assert not dup.iprobe(0)
+            assert not dup.Iprobe(MPI.ANY_SOURCE)
+            assert dup.improbe(left) is None
+        dup.Free()
+    assert comm.allgather(comm.rank) == list(range(comm.size))
+
+
+@CHECKS.ours
+def thousand_duplicates_leave_nothing(MPI: Any, comm: Any) -> None:
+    def opened() -> tuple[int, int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), threading.active_count(), len(comm._context._engine._conversations)
+
+    comm.Barrier()
+    before = opened()
+    for i in range(1000):
+        made = comm.Dup() if i % 2 else comm.Split(i % 3, comm.rank)
+        if i % 100 == 0:
+            assert made.allreduce(comm.rank) == sum(range(comm.size))
+        made.Free()
+    comm.Barrier()
+    assert opened() == before
+
+
+@CHECKS.same
+def oneself(MPI: Any, comm: Any) -> Any:
+    me, out = MPI.COMM_SELF, np.zeros(3)
+    request = me.Irecv(out, 0, 3)
+    me.Send(np.arange(3.0) + comm.rank, 0, 3)
+    request.Wait()
+    found = [me.rank, me.size, out.tolist(), me.sendrecv([comm.rank], 0, source=0), me.bcast("x"), me.gather(1), me.scan(2)]
+    found += [me.allreduce(comm.rank, MPI.MAX), me.exscan(3), me.alltoall([4]), me.scatter([5]), me.reduce(6)]
+    me.Allreduce(MPI.IN_PLACE, out)
+    me.Barrier()
+    dup = me.Dup()
+    found += [out.tolist(), dup.size, MPI.Comm.Compare(me, dup), me.iprobe()]
+    dup.Free()
+    return found
+
+
+@CHECKS.ours
+def threads_take_turns(MPI: Any, comm: Any) -> None:
+    assert MPI.Query_thread() in (MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED)
+    turns: list[int] = []
+    failed: list[BaseException] = []
+
+    def beside() -> None:
+        try:
+            out = np.zeros(1)
+            for i in range(200):
+                request = MPI.COMM_SELF.Irecv(out, 0, 4)
+                MPI.COMM_SELF.Send(np.full(1, float(i)), 0, 4)
+                request.Wait()
+                assert out[0] == i
+                turns.append(i)
+        except BaseException as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=beside)
+    thread.start()
+    for i in range(200):
+        assert comm.allreduce(i) == i * comm.size
+    thread.join()
+    assert failed == []
+    assert turns == list(range(200))
