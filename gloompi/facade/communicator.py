@@ -214,7 +214,7 @@ class CommBase:
         context = self._context
         if split_type not in (mpi.COMM_TYPE_SHARED, mpi.UNDEFINED):
             raise exception(mpi.ERR_ARG, f"split_type must be COMM_TYPE_SHARED or UNDEFINED, not {split_type}")
-        host = crc32(context.peers[context.rank].host.encode())
+        host = crc32(context.peers[context.rank].host_id)
         return self._plain._of(context.split(None if split_type == mpi.UNDEFINED else host, key))
 
     def Create(self, group: mpi.Group) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
@@ -132,6 +132,8 @@ class Peer:
         ``"10.0.0.4:40112"`` for tcp, the name of the abstract socket for unix, empty for self.
     why : str
         Why this way was taken, such as ``"shared subnet 10.0.0.0/24"``.
+    host_id : bytes
+        The same for the ranks of one host, whatever its name.
     """
 
     rank: int
@@ -140,6 +142,7 @@ class Peer:
     transport: str
     address: str
     why: str = ""
+    host_id: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def link(self) -> str:
