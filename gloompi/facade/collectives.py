@@ -208,7 +208,7 @@ class CollectiveComm(CommBase):
         else:
             received = simple(recvbuf, readonly=False)
             sent = simple(sendbuf, readonly=True, blocks=size)
-            _same(sent, received, sent.count)
+            _require_match(sent, received, received.count, "receive count")
             whole = _spread(sent, size)
         return self._sharing(whole, received, [received.count] * size, op)
 
@@ -225,7 +225,7 @@ class CollectiveComm(CommBase):
         if len(counts) != size:
             raise ValueError(f"expecting {size} counts, one for each rank, not {len(counts)}")
         if sent is not None:
-            _same(sent, received, sum(counts), "sum of counts")
+            _require_match(sent, received, sum(counts), "sum of counts")
             if received.count != counts[rank]:
                 raise ValueError(f"the receive count is {received.count}, but counts[{rank}] is {counts[rank]}")
         elif received.count != sum(counts):
@@ -329,15 +329,14 @@ def _operands(sendbuf: Any, recvbuf: Any) -> tuple[Buffer | None, Buffer]:
     if _in_place(sendbuf):
         return None, received
     sent = simple(sendbuf, readonly=True)
-    _same(sent, received, received.count)
+    _require_match(sent, received, received.count, "receive count")
     return sent, received
 
 
-def _same(sent: Buffer, received: Buffer, count: int, what: str = "receive count") -> None:
+def _require_match(sent: Buffer, received: Buffer, count: int, what: str) -> None:
+    """Raise ValueError unless both buffers have one datatype, and as many items as they must."""
     if sent.datatype != received.datatype:
         raise ValueError("the datatypes of the send and the receive buffer differ")
-    if what == "receive count" and sent.count != received.count:
-        raise ValueError(f"the send count is {sent.count}, but the receive count is {received.count}")
     if sent.count != count:
         raise ValueError(f"the send count is {sent.count}, but the {what} is {count}")
 
