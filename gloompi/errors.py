@@ -17,7 +17,6 @@ __all__ = [
     "OperationTimeoutError",
     "PeerLostError",
     "RendezvousError",
-    "summary",
 ]
 
 
