@@ -60,12 +60,12 @@ class Message:
         return self._context._start(self._object_plan())
 
     def _plan(self, out: Any) -> Plan:
-        plan = self._context._plan.matched_recv(out, self._held())
+        plan = self._context._plan.recv(out, self.source, self.tag, self._held())
         self._arrival = None
         return plan
 
     def _object_plan(self) -> Plan:
-        plan = self._context._plan.matched_recv_object(self._held())
+        plan = self._context._plan.recv_object(self.source, self.tag, self._held())
         self._arrival = None
         return plan
 

@@ -10,7 +10,6 @@ from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .engine.operation import Receive
 from .engine.task import Task
-from .errors import ContextClosedError
 
 __all__ = ["Request"]
 
@@ -48,7 +47,7 @@ class Request:
         """
         task = self._task
         if not task.done:
-            self._check_open()
+            self._engine.check_open(self._conversation)
             self._engine.exclusively(Deadline(self._timeout), task.label, self._engine.test, task)
         return task.done
 
@@ -70,7 +69,7 @@ class Request:
     def _wait(self, deadline: Deadline) -> Any:
         task = self._task
         if not task.done:
-            self._check_open()
+            self._engine.check_open(self._conversation)
             self._engine.exclusively(deadline, task.label, self._engine.wait, task, deadline)
         return task.outcome()
 
@@ -86,7 +85,7 @@ class Request:
         task = self._task
         if task.done:
             return False
-        self._check_open()
+        self._engine.check_open(self._conversation)
         return self._engine.exclusively(Deadline(self._timeout), task.label, self._withdraw)
 
     def _withdraw(self) -> bool:
@@ -99,14 +98,10 @@ class Request:
             self._task.abandon()
         return withdrawn
 
-    def _check_open(self) -> None:
-        if self._conversation.closed and not self._engine.closed:
-            raise ContextClosedError("this Context is closed")
-
     def __await__(self) -> Generator[Any, None, Any]:
         from .awaiting import completed
 
         if not self._task.done:
-            self._check_open()
+            self._engine.check_open(self._conversation)
             yield from completed(self._engine, self._task, Deadline(self._timeout)).__await__()
         return self._task.outcome()

@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
-        _end(SystemExit(exc.code), code)
+        _end(exc, code)
     except BaseException as exc:
         if os.getpid() != process:
             raise  # a child that the program has forked, which is nobody's rank

@@ -62,7 +62,7 @@ def wait_any(requests: Iterable[Request], timeout: float | None = None) -> tuple
     deadline = _deadline(given, timeout)
     if not any(request.done for request in given):
         for request in given:
-            request._check_open()
+            request._engine.check_open(request._conversation)
         engine = given[0]._engine
         if all(request._engine is engine for request in given):
             waiting = AnyOf([request._task for request in given])

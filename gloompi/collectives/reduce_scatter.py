@@ -50,11 +50,9 @@ def recursive_halving(call: Call, x: Array, out: Array, parts: Sequence[slice], 
     bounds = [0]
     arranged = np.empty_like(x)
     for other in order:
-        piece = x[parts[owned[other][0]].start : parts[owned[other][-1]].stop]
-        start, stop = bounds[-1], bounds[-1] + len(piece)
-        source = parts[owned[other][0]].start
-        arranged[start:stop] = operand[source : source + len(piece)]
-        bounds.append(stop)
+        piece = operand[parts[owned[other][0]].start : parts[owned[other][-1]].stop]
+        bounds.append(bounds[-1] + len(piece))
+        arranged[bounds[-2] : bounds[-1]] = piece
     low, high = 0, fold.places
     distance, step = 1, 1
     while distance < fold.places:

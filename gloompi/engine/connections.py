@@ -115,6 +115,11 @@ class Connections:
         self._conversations.add(conversation)
         return conversation
 
+    def check_open(self, conversation: Conversation) -> None:
+        """Raise ContextClosedError if a conversation is closed while others go on; closed connections say so themselves."""
+        if conversation.messages.closed and self.error is None:
+            raise ContextClosedError("this Context is closed")
+
     # -- bytes -----------------------------------------------------------------------------------------------------------
 
     def _move(self) -> bool:

@@ -112,9 +112,7 @@ class CollectiveComm(CommBase):
         _require_same_length(mine, received[rank], rank)
 
         def begin() -> tuple[Plan, Any]:
-            places = [buffer.incoming() for buffer in received]
-            if mine is received[rank]:
-                places[rank] = mine.outgoing()
+            places = _places(received, mine, rank)
             return plan.gatherv(mine.outgoing(), places, root), _delivering(received, places)
 
         return begin
@@ -126,9 +124,7 @@ class CollectiveComm(CommBase):
         _require_same_length(mine, received[rank], rank)
 
         def begin() -> tuple[Plan, Any]:
-            places = [buffer.incoming() for buffer in received]
-            if mine is received[rank]:
-                places[rank] = mine.outgoing()
+            places = _places(received, mine, rank)
             return plan.allgatherv(mine.outgoing(), places), _delivering(received, places)
 
         return begin
@@ -310,6 +306,14 @@ class _Blocks:
                     block.incoming()[: len(row)] = row
                 block.deliver(row, len(row))
         return EMPTY
+
+
+def _places(received: list[Buffer], mine: Buffer, rank: int) -> list[Array]:
+    """Where the pieces of all ranks go; in place, this rank's is there."""
+    places = [buffer.incoming() for buffer in received]
+    if mine is received[rank]:
+        places[rank] = mine.outgoing()
+    return places
 
 
 def _require_same_length(mine: Buffer, place: Buffer, rank: int) -> None:

@@ -55,9 +55,7 @@ class MessageComm(CommBase):
             return lambda: (NO_PROC, no_result)
         return receive(self._context, simple(spec, readonly=False), origin, tag)
 
-    def _sendrecv(
-        self, sendbuf: Any, dest: int, sendtag: int, recvbuf: Any, source: int, recvtag: int, *, replace: bool = False
-    ) -> Begin:
+    def _sendrecv(self, sendbuf: Any, dest: int, sendtag: int, recvbuf: Any, source: int, recvtag: int) -> Begin:
         send = self._send(sendbuf, dest, sendtag)
         recv = self._recv(recvbuf, source, recvtag)
 

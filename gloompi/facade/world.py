@@ -6,7 +6,6 @@ import atexit
 import os
 import sys
 from types import TracebackType
-from typing import Any
 
 from mpi4py import MPI as mpi
 
@@ -72,6 +71,3 @@ class World:
         """As MPI.Finalize."""
         self.end()
         mpi.Finalize()
-
-    def __getstate__(self) -> Any:
-        raise TypeError("a World cannot be pickled: it is the connections of this process")

@@ -198,7 +198,7 @@ class Messages(Running):
 
     def _look(self, source: int, tag: int, takes: bool) -> Any:
         find = self._plan.finder(source, tag, takes)
-        self._check_open()
+        self._engine.check_open(self._conversation)
         return self._engine.exclusively(self._deadline(None), "probe", self._engine.look, find)
 
     def _check_present(self, source: int) -> None:

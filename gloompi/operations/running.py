@@ -7,7 +7,6 @@ from typing import Any
 from ..deadline import Deadline, check_timeout
 from ..engine.conversation import Conversation
 from ..engine.engine import Engine, Plan
-from ..errors import ContextClosedError
 from ..plans.planner import Planner
 from ..request import Request
 
@@ -31,13 +30,12 @@ class Running:
     def _run(self, plan: Plan, timeout: float | None) -> Any:
         engine = self._engine
         deadline = self._deadline(timeout)
-        if self._conversation.messages.closed:
-            self._check_open()
+        engine.check_open(self._conversation)
         return engine.exclusively(deadline, plan.name, engine.run, plan, deadline)
 
     def _start(self, plan: Plan) -> Request:
         engine = self._engine
-        self._check_open()
+        engine.check_open(self._conversation)
         task = engine.exclusively(self._deadline(None), plan.name, engine.start, *plan)
         if not task.done:
             self._conversation.note(task)
@@ -45,8 +43,3 @@ class Running:
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self.timeout if timeout is None else check_timeout(timeout))
-
-    def _check_open(self) -> None:
-        # A closed engine says so itself; this Context may be closed while others use the engine.
-        if self._conversation.messages.closed and not self._engine.closed:
-            raise ContextClosedError("this Context is closed")

@@ -42,9 +42,10 @@ class MessagePlans(PlanBase):
 
         return Plan("ssend" if synchronous else "send", lambda: (steps(), 0), nothing)
 
-    def recv(self, out: Any, source: int, tag: int) -> Plan:
+    def recv(self, out: Any, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
+        """Receive a message, or, like the other receives, the very one that a matched probe has found."""
         receive, finish = self._incoming(out, source, tag)
-        return self._receiving("recv", receive, None, finish)
+        return self._receiving("recv", receive, arrival, finish)
 
     def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Plan:
         send = self._outgoing(x, dest, sendtag, False)
@@ -83,9 +84,9 @@ class MessagePlans(PlanBase):
 
         return Plan("ssend_object" if synchronous else "send_object", lambda: (steps(), 0), nothing)
 
-    def recv_object(self, source: int, tag: int) -> Plan:
+    def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
         receive = self._open(None, source, tag, _OBJECT)
-        return self._receiving("recv_object", receive, None, lambda: decode(receive.data, self.pickler))
+        return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, self.pickler))
 
     def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
         """Receive the bytes of whatever comes, into `buffer` where they fit; the result is a Status and the bytes."""
@@ -121,15 +122,6 @@ class MessagePlans(PlanBase):
         if takes:
             self._conversation.messages.held.append(arrival)
         return arrival, self._status(arrival)
-
-    def matched_recv(self, out: Any, arrival: Arrival) -> Plan:
-        """Receive the message that a matched probe has found."""
-        receive, finish = self._incoming(out, ANY_SOURCE, arrival.tag)
-        return self._receiving("recv", receive, arrival, finish)
-
-    def matched_recv_object(self, arrival: Arrival) -> Plan:
-        receive = self._open(None, ANY_SOURCE, arrival.tag, _OBJECT)
-        return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, self.pickler))
 
     # -- parts of these --------------------------------------------------------------------------------------------------
 
