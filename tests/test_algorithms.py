@@ -136,7 +136,7 @@ class FakeCall:
             operation.done = True
         return operation
 
-    def receive(self, source: int, step: int, out: np.ndarray | None = None) -> Operation:
+    def receive(self, source: int, step: int, out: np.ndarray | None = None, now: bool = False) -> Operation:
         def deliver(data: np.ndarray) -> None:
             if out is not None:
                 out[:] = data
@@ -153,7 +153,9 @@ class FakeCall:
         operation.open = True
         return self._post(source, step, operation)
 
-    def receive_reduce(self, source: int, step: int, mine: np.ndarray, out: np.ndarray, op: Reduction) -> Operation:
+    def receive_reduce(
+        self, source: int, step: int, mine: np.ndarray, out: np.ndarray, op: Reduction, now: bool = False
+    ) -> Operation:
         def deliver(data: np.ndarray) -> None:
             for start in range(0, len(data), 7):  # piece by piece
                 piece = slice(start, start + 7)

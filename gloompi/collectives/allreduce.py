@@ -59,7 +59,7 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
         distance, step = 1, 1
         while distance < fold.places:
             peer = fold.rank(place ^ distance)
-            yield call.receive(peer, step, incoming), call.send(peer, step, mine)
+            yield call.send(peer, step, mine), call.receive(peer, step, incoming, now=True)
             if peer < call.rank:
                 op.apply(incoming, mine, out=out)
             else:

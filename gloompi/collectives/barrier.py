@@ -19,5 +19,5 @@ def barrier(call: Call) -> Steps:
     distance, step = 1, 0
     while distance < call.size:
         call.send((call.rank + distance) % call.size, step)
-        yield call.receive((call.rank - distance) % call.size, step)
+        yield call.receive((call.rank - distance) % call.size, step, now=True)
         distance, step = 2 * distance, step + 1

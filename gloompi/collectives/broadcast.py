@@ -35,7 +35,7 @@ def binomial(call: Call, x: Array, root: int) -> Steps:
     """
     parent, children = tree(call.rank, root, call.size)
     if parent is not None:
-        yield call.receive(parent, 0, x)
+        yield call.receive(parent, 0, x, now=True)
     yield [call.send(child, 0, x) for child in reversed(children)]
 
 

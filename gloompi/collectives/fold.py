@@ -53,13 +53,13 @@ class Fold:
         if call.rank % 2 == 0:
             yield call.send(call.rank + 1, ENTER, x)
             return None, x
-        yield call.receive_reduce(call.rank - 1, ENTER, x, out, op)
+        yield call.receive_reduce(call.rank - 1, ENTER, x, out, op, now=True)
         return call.rank // 2, out
 
     def leave(self, call: Call, out: Array) -> Steps:
         """Hand the result to those that joined."""
         if call.rank < 2 * self.extra:
             if call.rank % 2 == 0:
-                yield call.receive(call.rank + 1, LEAVE, out)
+                yield call.receive(call.rank + 1, LEAVE, out, now=True)
             else:
                 yield call.send(call.rank - 1, LEAVE, out)

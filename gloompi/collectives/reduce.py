@@ -47,7 +47,7 @@ def binomial(call: Call, x: Array, out: Array | None, root: int, op: Reduction) 
         total = np.empty_like(x)
     for child in children:
         assert total is not None
-        yield call.receive_reduce(child, 0, mine, total, op)
+        yield call.receive_reduce(child, 0, mine, total, op, now=True)
         mine = total
     if parent is not None:
         yield call.send(parent, 0, mine)
@@ -57,7 +57,7 @@ def binomial(call: Call, x: Array, out: Array | None, root: int, op: Reduction) 
         yield call.send(root, 1, mine)
     if top != root and call.rank == root:
         assert out is not None
-        yield call.receive(top, 1, out)
+        yield call.receive(top, 1, out, now=True)
 
 
 def halving_doubling(call: Call, x: Array, out: Array | None, root: int, op: Reduction) -> Steps:

@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays import Array
 from ..reduction import Reduction
 from .channel import STEP_BITS
-from .operation import OpenReceive, Operation, PieceReceive, Receive, ReducingReceive
+from .operation import DONE, OpenReceive, Operation, PieceReceive, Receive, ReducingReceive
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -31,6 +31,8 @@ class Call:
     ----------
     fingerprint : bytes
         What all ranks have to agree on.
+    prompt : bool
+        The caller waits for the result.
 
     Attributes
     ----------
@@ -40,9 +42,9 @@ class Call:
         Of the call in its Context.
     """
 
-    __slots__ = ("_channel", "_fingerprint", "_messages", "_ranks", "_scratch", "_tag", "number", "rank", "size")
+    __slots__ = ("_channel", "_fingerprint", "_messages", "_prompt", "_ranks", "_scratch", "_tag", "number", "rank", "size")
 
-    def __init__(self, engine: Engine, conversation: Conversation, fingerprint: bytes) -> None:
+    def __init__(self, engine: Engine, conversation: Conversation, fingerprint: bytes, prompt: bool) -> None:
         self.rank = conversation.rank
         self.size = conversation.size
         self._ranks = conversation.ranks
@@ -50,6 +52,7 @@ class Call:
         self._scratch = engine.scratch
         self._channel = conversation.collectives
         self._fingerprint = fingerprint
+        self._prompt = prompt
         self.number = engine.messages.begin(self._channel, fingerprint)
         self._tag = self.number << STEP_BITS
 
@@ -58,11 +61,23 @@ class Call:
         payload = _NOTHING if data is None else as_bytes(data)
         return self._messages.send(self._channel, self._ranks[dest], self._tag | step, payload, self._fingerprint)
 
-    def receive(self, source: int, step: int, out: Array | None = None) -> Operation:
-        """Receive into `out` (1-d, contiguous), or an empty message."""
+    def receive(self, source: int, step: int, out: Array | None = None, now: bool = False) -> Operation:
+        """Receive into `out` (1-d, contiguous), or an empty message.
+
+        Say `now` where the algorithm can do nothing before it has come: a small message is then awaited for a moment.
+        """
         buffer = _NOTHING if out is None else as_bytes(out)
+        if now and self._prompt:
+            payload = self._receive_now(source, step, len(buffer))
+            if payload is not None:
+                if payload:
+                    buffer[:] = payload
+                return DONE
         receive = Receive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
         return self._messages.receive(receive)
+
+    def _receive_now(self, source: int, step: int, nbytes: int) -> memoryview | None:
+        return self._messages.receive_now(self._channel, self._ranks[source], self._tag | step, nbytes, self._fingerprint)
 
     def receive_piece(self, source: int, step: int, out: Array) -> Operation:
         """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone."""
@@ -76,11 +91,20 @@ class Call:
         self._messages.receive(receive)
         return receive
 
-    def receive_reduce(self, source: int, step: int, mine: Array, out: Array, op: Reduction) -> Operation:
+    def receive_reduce(self, source: int, step: int, mine: Array, out: Array, op: Reduction, now: bool = False) -> Operation:
         """Receive and combine with `mine` into `out`, piece by piece; the lower rank's operand comes first.
 
-        `out` may be `mine`.  All are 1-d, contiguous, of one dtype and length.
+        `out` may be `mine`.  All are 1-d, contiguous, of one dtype and length.  For `now` see `receive`.
         """
+        if now and self._prompt:
+            payload = self._receive_now(source, step, mine.nbytes)
+            if payload is not None:
+                incoming = np.frombuffer(payload, mine.dtype)
+                if source < self.rank:
+                    op.apply(incoming, mine, out=out)
+                else:
+                    op.apply(mine, incoming, out=out)
+                return DONE
         receive = ReducingReceive(
             self._channel,
             self._ranks[source],

@@ -90,7 +90,7 @@ class Connections:
         self.watch = self._poller.watch
         self._suspecting = False
         self._links: list[Link] = []
-        self.messages = Messages(rank, self._links, self._fail, self._lose)
+        self.messages = Messages(rank, self._links, self._fail, self._lose, self._poller)
         self.frame = self.messages.frame  # what arrives goes there without a detour
         staging = memoryview(bytearray(STAGING_NBYTES))
         for peer, sock in zip(peers, sockets, strict=True):

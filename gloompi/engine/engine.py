@@ -34,13 +34,14 @@ class Plan(NamedTuple):
     ----------
     name : str
     begin : callable
-        Makes the steps; says the number of the call too, 0 if it has none.
+        Makes the steps; says the number of the call too, 0 if it has none.  Told whether the caller waits for the result:
+        then a receive may be awaited for a moment where it is posted.
     finish : callable
         Makes the result when the steps have ended.
     """
 
     name: str
-    begin: Callable[[], tuple[Steps, int]]
+    begin: Callable[[bool], tuple[Steps, int]]
     finish: Callable[[], Any]
 
 
@@ -78,15 +79,17 @@ class Engine(Connections):
 
     def run(self, plan: Plan, deadline: Deadline) -> Any:
         """Begin a call, wait for it, and return its result."""
-        task = self.start(*plan)
+        task = self.start(*plan, prompt=True)
         if not task.done:
             self.wait(task, deadline)
         return task.outcome()
 
-    def start(self, name: str, begin: Callable[[], tuple[Steps, int]], finish: Callable[[], Any]) -> Task:
+    def start(
+        self, name: str, begin: Callable[[bool], tuple[Steps, int]], finish: Callable[[], Any], prompt: bool = False
+    ) -> Task:
         """Begin an algorithm and run it as far as it gets without waiting; `finish` makes its result."""
         try:
-            steps, number = begin()
+            steps, number = begin(prompt)
             self._current = task = Task(steps, name, number, finish, self.ready)
             task.advance()
             if self.ready:

@@ -120,6 +120,11 @@ class Matcher:
         self._arrivals: dict[Key, deque[Arrival]] = {}
         self._order = count(1)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is posted and nothing has come: the next message is for the next receive that fits it."""
+        return not (self._posted or self._arrivals or self._wild or self._probes)
+
     def post(self, receive: Receive) -> Arrival | None:
         """Return the early message that `receive` gets, removed from the queue; post the receive if there is none."""
         source, tag = receive.source, receive.tag

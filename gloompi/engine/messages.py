@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
-from ..transport.pair import Link, Sink
+from ..transport.pair import Link, Patience, Sink
 from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
@@ -46,7 +46,8 @@ class Messages:
         Called with an error that breaks the engine.
     lose : callable
         Called with a link and a reason: that peer is of no use any more.
-
+    waits : Patience
+        How to wait for what should come at once.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Messages:
         links: Sequence[Link],
         fail: Callable[[GloompiError], None],
         lose: Callable[[Link, str], None],
+        waits: Patience,
     ) -> None:
         self._rank = rank
         self._links = links
         self._fail = fail
         self._lose = lose
+        self._waits = waits
         self._channels: dict[int, Channel] = {}
 
     def channel(self, number: int) -> Channel:
@@ -112,9 +115,30 @@ class Messages:
         else:
             link.when_taken(send)
 
-    def receive(self, receive: Receive) -> Receive:
-        """Post a receive."""
+    def receive_now(self, channel: Channel, source: int, tag: int, nbytes: int, fingerprint: bytes) -> memoryview | None:
+        """Wait a moment for a small message; return its payload if it was the next thing that came from its source.
+
+        The payload lasts until something else is received.  For calls that can do nothing else meanwhile: no receive is
+        posted and nothing is matched.  After None, the message is to be received as any other.
+        """
+        if not channel.matcher.idle or self._waits.due():
+            return None
+        link = self._links[source]
+        payload = link.expect(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), nbytes, self._waits)
+        if payload is not None:
+            self._consumed(link, nbytes)
+        return payload
+
+    def receive(self, receive: Receive, now: bool = False) -> Receive:
+        """Post a receive; `now`: as long as it is not done, its caller can do nothing else."""
         channel = receive.channel
+        if now and receive.ahead and receive.source >= 0 and receive.tag >= 0:
+            payload = self.receive_now(channel, receive.source, receive.tag, receive.capacity, receive.fingerprint)
+            if payload is not None:
+                receive.nbytes = receive.capacity
+                receive.feed(payload)
+                receive.finish()
+                return receive
         if channel.collective and receive.capacity > EAGER_NBYTES and receive.ahead:
             arrival = channel.matcher.take(receive.source, receive.tag)
             if arrival is None:

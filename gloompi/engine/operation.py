@@ -129,6 +129,7 @@ class Receive(Operation):
         return nbytes == self.capacity if self.channel.collective else nbytes <= self.capacity
 
     def feed(self, data: memoryview) -> None:
+        """Take bytes that are in memory already."""
         assert self.buffer is not None
         position = self.position
         self.position = stop = position + len(data)

@@ -22,6 +22,9 @@ __all__ = ["Poller"]
 _SPIN_SECONDS = 50e-6
 _YIELD_SECONDS = 200e-6
 
+# So often may a message be awaited on its own connection before all are looked at again.
+_MOST_SKIPPED = 64
+
 # epoll counts milliseconds in a C int; whoever waits for longer looks again.
 _LONGEST_SECONDS = 3600.0
 
@@ -58,6 +61,7 @@ class Poller:
         self._pairs: dict[int, Pair] = {}
         self.writing: dict[int, Pair] = {}
         self._armed: set[int] = set()
+        self._skipped = 0
 
     def add(self, pair: Pair) -> None:
         self._pairs[pair.fd] = pair
@@ -91,6 +95,7 @@ class Poller:
         """Serve every pair that is ready, waiting up to `timeout` seconds for one; return whether that moved any bytes."""
         if timeout != 0:
             self.prepare_sleep()
+        self._skipped = 0
         moved = False
         for fd, event in self._epoll.poll(timeout if timeout is None else min(timeout, _LONGEST_SECONDS)):
             pair = self._pairs.get(fd)
@@ -121,6 +126,11 @@ class Poller:
         """Between two tries: let another process run where cores are shared."""
         if self.crowded:
             os.sched_yield()
+
+    def due(self) -> bool:
+        """Count a message that is awaited on its own connection; return whether it is time to look at all of them."""
+        self._skipped += 1
+        return self._skipped > _MOST_SKIPPED or bool(self.writing)
 
     def wake(self) -> None:
         """From another thread or a signal handler: have `woken` called by the thread that polls."""

@@ -51,8 +51,8 @@ class PlanBase:
         self.pickler = pickler
 
     def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Plan:
-        def begin() -> tuple[Steps, int]:
-            call = Call(self._engine, self._conversation, mark)
+        def begin(prompt: bool) -> tuple[Steps, int]:
+            call = Call(self._engine, self._conversation, mark, prompt)
             return steps(call), call.number
 
         return Plan(name, begin, finish)

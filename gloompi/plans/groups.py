@@ -56,7 +56,7 @@ class GroupPlans(PlanBase):
         def steps() -> Steps:
             yield ()
 
-        return Plan("group", lambda: (steps(), 0), lambda: self._engine.join(number, ranks))
+        return Plan("group", lambda prompt: (steps(), 0), lambda: self._engine.join(number, ranks))
 
     def split(self, color: int | None, key: int) -> Plan:
         mine = np.zeros(3, _INT64)

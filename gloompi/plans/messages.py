@@ -40,7 +40,7 @@ class MessagePlans(PlanBase):
         def steps() -> Steps:
             yield send()
 
-        return Plan("ssend" if synchronous else "send", lambda: (steps(), 0), nothing)
+        return Plan("ssend" if synchronous else "send", lambda prompt: (steps(), 0), nothing)
 
     def recv(self, out: Any, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
         """Receive a message, or, like the other receives, the very one that a matched probe has found."""
@@ -54,13 +54,13 @@ class MessagePlans(PlanBase):
         def steps() -> Steps:
             yield self._engine.messages.receive(receive), send()
 
-        return Plan("sendrecv", lambda: (steps(), 0), finish)
+        return Plan("sendrecv", lambda prompt: (steps(), 0), finish)
 
     def together(self, first: Plan, second: Plan) -> Plan:
         """Two messages as one operation; the result is the first's."""
 
-        def begin() -> tuple[Steps, int]:
-            both = [first.begin()[0], second.begin()[0]]
+        def begin(prompt: bool) -> tuple[Steps, int]:
+            both = [first.begin(False)[0], second.begin(False)[0]]
 
             def steps() -> Steps:
                 yield [operation for each in both for operation in _as_list(next(each))]
@@ -82,7 +82,7 @@ class MessagePlans(PlanBase):
         def steps() -> Steps:
             yield self._engine.messages.send(self._conversation.messages, dest, tag, as_bytes(message), mark, synchronous)
 
-        return Plan("ssend_object" if synchronous else "send_object", lambda: (steps(), 0), nothing)
+        return Plan("ssend_object" if synchronous else "send_object", lambda prompt: (steps(), 0), nothing)
 
     def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
         receive = self._open(None, source, tag, _OBJECT)
@@ -103,7 +103,7 @@ class MessagePlans(PlanBase):
         def steps() -> Steps:
             yield channel.matcher.probe(probe)
 
-        return Plan("mprobe" if takes else "probe", lambda: (steps(), 0), lambda: self._found(probe.arrival, takes))
+        return Plan("mprobe" if takes else "probe", lambda prompt: (steps(), 0), lambda: self._found(probe.arrival, takes))
 
     def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
         """Return a function that looks for a message without waiting."""
@@ -128,14 +128,14 @@ class MessagePlans(PlanBase):
     def _receiving(self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any]) -> Plan:
         messages = self._engine.messages
 
-        def steps() -> Steps:
-            if arrival is None:
-                messages.receive(receive)
-            else:
+        def steps(prompt: bool) -> Steps:
+            if arrival is not None:
                 messages.settle(receive, arrival)
+            else:
+                messages.receive(receive, prompt)
             yield receive
 
-        return Plan(name, lambda: (steps(), 0), finish)
+        return Plan(name, lambda prompt: (steps(prompt), 0), finish)
 
     def _outgoing(self, x: Any, dest: int, tag: int, synchronous: bool) -> Callable[[], Operation]:
         dest = self._engine_rank(dest, "dest")

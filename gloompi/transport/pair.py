@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterator
+from time import monotonic
 from typing import Protocol
 
 from .endpoint import Peer
@@ -22,7 +23,11 @@ SLICE_NBYTES = 4 * 1024 * 1024
 
 # Headers and small payloads are read here, many frames in one call, and copied to their destination; the rest of a
 # larger payload is received in place.
-STAGING_NBYTES = 32 * 1024
+_READ_NBYTES = 32 * 1024
+
+# A frame that is expected is read here as a whole.
+EXPECTED_NBYTES = 64 * 1024
+STAGING_NBYTES = HEADER_NBYTES + EXPECTED_NBYTES
 
 _MAX_PIECES = 16
 
@@ -47,6 +52,19 @@ class Sink(Protocol):
 
     def finish(self) -> None:
         """Note that the payload is complete."""
+
+
+class Patience(Protocol):
+    """How to wait for what should come at once."""
+
+    patience: float
+    """Seconds to keep trying."""
+
+    def pause(self) -> None:
+        """Called between two tries."""
+
+    def due(self) -> bool:
+        """Whether other connections have been left alone for long enough."""
 
 
 class Handler(Protocol):
@@ -104,6 +122,14 @@ class Link:
         """Have `completion` told when the kernel has taken the payload of the last `write`."""
         raise NotImplementedError
 
+    def expect(self, header: bytes, nbytes: int, waits: Patience) -> memoryview | None:
+        """Return the payload of the next frame if it is the one with this header; it lasts until something is received.
+
+        Tries for as long as `waits` has patience.  Whatever else comes meanwhile is handled as `receive` does, and the
+        answer is None.
+        """
+        return None
+
 
 class Loopback(Link):
     """The way from a rank to itself: a frame arrives the moment it is written."""
@@ -131,13 +157,14 @@ class Pair(Link):
         Scratch that the pairs of a thread share: nothing stays in it between calls.
     """
 
-    __slots__ = ("_kept", "_left", "_queue", "_sink", "_staging", "_torn", "_write_error", "fd", "sock")
+    __slots__ = ("_kept", "_left", "_queue", "_reading", "_sink", "_staging", "_torn", "_write_error", "fd", "sock")
 
     def __init__(self, sock: socket.socket, peer: Peer, handler: Handler, credit: int, staging: memoryview) -> None:
         super().__init__(peer, handler, credit)
         self.sock: socket.socket | None = sock
         self.fd = sock.fileno()
         self._staging = staging
+        self._reading = staging[:_READ_NBYTES]
         self._queue: deque[tuple[memoryview, Completion | None]] = deque()
         self._kept = b""  # the start of a header whose rest has not come
         self._sink: Sink | None = None  # of a payload whose rest has not come
@@ -254,17 +281,17 @@ class Pair(Link):
             if sink is not None:
                 received = sock.recv_into(sink.window())
             elif held:
-                self._staging[:held] = self._kept
-                received = sock.recv_into(self._staging[held:])
+                self._reading[:held] = self._kept
+                received = sock.recv_into(self._reading[held:])
             else:
-                received = sock.recv_into(self._staging)
+                received = sock.recv_into(self._reading)
         except BlockingIOError:
             return False
         except OSError as exc:
-            self._handler.lost(self, f"{exc.strerror or exc}{self._progress()}", exc)
+            self._ended(exc)
             return True
         if not received:
-            self._handler.lost(self, f"connection closed by peer{self._progress()}", self._write_error)
+            self._ended(None)
         elif sink is None:
             self._parse(held + received)
         else:
@@ -274,6 +301,43 @@ class Pair(Link):
                 self._sink = None
                 sink.finish()
         return True
+
+    def expect(self, header: bytes, nbytes: int, waits: Patience) -> memoryview | None:
+        sock, staging, total = self.sock, self._staging, HEADER_NBYTES + nbytes
+        if sock is None or self._sink is not None or self._kept or nbytes > EXPECTED_NBYTES:
+            return None
+        came, gives_up = 0, 0.0
+        while True:
+            try:
+                received = sock.recv_into(staging[came:total])
+            except BlockingIOError:
+                waits.pause()
+                now = monotonic()
+                if not gives_up:
+                    gives_up = now + waits.patience
+                elif now >= gives_up:
+                    break
+            except OSError as exc:
+                self._ended(exc)
+                return None
+            else:
+                if not received:
+                    self._ended(None)
+                    return None
+                came += received
+                if came == total or (came >= HEADER_NBYTES and staging[:HEADER_NBYTES] != header):
+                    break
+        if came == total and staging[:HEADER_NBYTES] == header:
+            return staging[HEADER_NBYTES:total]
+        self._parse(came)
+        return None
+
+    def _ended(self, cause: OSError | None) -> None:
+        """Report the end of the stream, or the error that reading has met."""
+        if cause is None:
+            self._handler.lost(self, f"connection closed by peer{self._progress()}", self._write_error)
+        else:
+            self._handler.lost(self, f"{cause.strerror or cause}{self._progress()}", cause)
 
     def _parse(self, end: int) -> None:
         staging = self._staging
