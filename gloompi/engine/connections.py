@@ -56,6 +56,8 @@ class Connections:
         In rank order, connected and authenticated; None for this rank.  The engine owns them.
     crowded, shared : bool
         See `Poller`.
+    single_copy : bool
+        Large messages of ranks on this host are read in their memory, where the kernel permits it.
 
     Attributes
     ----------
@@ -77,6 +79,7 @@ class Connections:
         *,
         crowded: bool = False,
         shared: bool = False,
+        single_copy: bool = True,
     ) -> None:
         self.rank = rank
         self.size = len(peers)
@@ -98,6 +101,7 @@ class Connections:
                 self._links.append(Loopback(peer, self, CREDIT_NBYTES))
             else:
                 pair = Pair(sock, peer, self, CREDIT_NBYTES, staging)
+                pair.readable = single_copy and peer.transport == "unix"
                 self._poller.add(pair)
                 self._links.append(pair)
         self.watches: list[Callable[[], None]] = []
@@ -126,8 +130,17 @@ class Connections:
         """Serve every connection that has something to do, without waiting; resume the tasks that can go on."""
         poller = self._poller
         moved = poller.flush() if poller.writing else False
-        moved |= poller.poll(0)
+        moved |= self._serve(0)
         return self._resume() if self.ready else moved
+
+    def _serve(self, timeout: float | None) -> bool:
+        """Take what comes, waiting up to `timeout` seconds for it; return whether there was any."""
+        reading = self.messages.reading
+        if not reading:
+            return self._poller.poll(timeout)
+        reading.turn()
+        self._poller.poll(0)
+        return True
 
     def _resume(self) -> bool:
         ready = self.ready
@@ -204,6 +217,7 @@ class Connections:
         if self.error is not None:
             return
         self.error = error
+        self.messages.owner.revoke()
         _log.debug("rank %d: %s", self.rank, error)
         header, payload = abort_frame(told or error, self.rank)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
@@ -279,12 +293,13 @@ class Connections:
             if deadline.expired():
                 self._fail(unsent(unfinished(), deadline, self.peers))
             else:
-                self._poller.poll(deadline.remaining())
+                self._serve(deadline.remaining())
                 self._resume()
         if self.error is not None:
             raise self._broken()
 
     def _release(self) -> None:
+        self.messages.owner.revoke()
         for watch in tuple(self.watches):
             watch()
         for pair in self._poller.pairs():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ..deadline import Deadline
 from .connections import Connections
@@ -27,10 +27,10 @@ _ASK_SECONDS = 0.05
 _TEST_MOVES = 16
 
 
-class Plan(NamedTuple):
+class Plan:
     """A call that has been checked and can begin.
 
-    Attributes
+    Parameters
     ----------
     name : str
     begin : callable
@@ -40,9 +40,12 @@ class Plan(NamedTuple):
         Makes the result when the steps have ended.
     """
 
-    name: str
-    begin: Callable[[bool], tuple[Steps, int]]
-    finish: Callable[[], Any]
+    __slots__ = ("begin", "finish", "name")
+
+    def __init__(self, name: str, begin: Callable[[bool], tuple[Steps, int]], finish: Callable[[], Any]) -> None:
+        self.name = name
+        self.begin = begin
+        self.finish = finish
 
 
 class Engine(Connections):
@@ -75,22 +78,22 @@ class Engine(Connections):
                 self._current = None  # or it would keep the user's arrays
             if self.watches and self.error is None:
                 self._poller.prepare_sleep()  # an event loop sleeps on it
+                if self.messages.reading:
+                    self._poller.wake()
             turn.give()
 
     def run(self, plan: Plan, deadline: Deadline) -> Any:
         """Begin a call, wait for it, and return its result."""
-        task = self.start(*plan, prompt=True)
+        task = self.start(plan, True)
         if not task.done:
             self.wait(task, deadline)
         return task.outcome()
 
-    def start(
-        self, name: str, begin: Callable[[bool], tuple[Steps, int]], finish: Callable[[], Any], prompt: bool = False
-    ) -> Task:
-        """Begin an algorithm and run it as far as it gets without waiting; `finish` makes its result."""
+    def start(self, plan: Plan, prompt: bool = False) -> Task:
+        """Begin a call and run it as far as it gets without waiting, or, if it is to be prompt, hardly any."""
         try:
-            steps, number = begin(prompt)
-            self._current = task = Task(steps, name, number, finish, self.ready)
+            steps, number = plan.begin(prompt)
+            self._current = task = Task(steps, plan.name, number, plan.finish, self.ready)
             task.advance()
             if self.ready:
                 self._resume()  # a message to oneself has ended another task

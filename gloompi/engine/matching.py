@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .operation import ANY_SOURCE, ANY_TAG, Operation, Receive
 
 if TYPE_CHECKING:
+    from ..transport.memory import Offer
     from .channel import Channel
 
 __all__ = ["Arrival", "Matcher", "Probe"]
@@ -29,6 +30,8 @@ class Arrival:
         It has not been sent without asking.
     payload : bytearray or None
         None if the message waits at the sender.
+    offer : Offer or None
+        Where in the sender's memory it waits.
     complete : bool
         All of the payload is here.
     receive : Receive or None
@@ -40,6 +43,7 @@ class Arrival:
         "complete",
         "fingerprint",
         "nbytes",
+        "offer",
         "order",
         "payload",
         "position",
@@ -48,12 +52,15 @@ class Arrival:
         "tag",
     )
 
-    def __init__(self, source: int, tag: int, nbytes: int, fingerprint: bytes, announced: bool) -> None:
+    def __init__(
+        self, source: int, tag: int, nbytes: int, fingerprint: bytes, announced: bool, offer: Offer | None = None
+    ) -> None:
         self.announced = announced
         self.source = source
         self.tag = tag
         self.nbytes = nbytes
         self.fingerprint = fingerprint
+        self.offer = offer
         self.payload = None if announced else bytearray(nbytes)
         self.position = 0
         self.complete = False

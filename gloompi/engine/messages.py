@@ -2,7 +2,8 @@
 
 Up to `EAGER_NBYTES` a message is sent at once, as long as the peer has granted credit for it; the peer keeps it until a
 receive matches.  A larger message, or one without credit, is announced, and sent when the receive that matches it clears
-it.  The receiver of a large message of a collective knows that it comes and clears it in advance.
+it.  The receiver of a large message of a collective knows that it comes and clears it in advance.  Where a rank can read its
+peer's memory, a large message is not sent: it is offered, and the receiver takes it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
+from ..transport.memory import OFFER_NBYTES, Offer, Owner
 from ..transport.pair import Link, Patience, Sink
 from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
-from .matching import Arrival, Matcher, Probe
+from .matching import Arrival, Key, Matcher, Probe
 from .operation import DONE, OpenReceive, Operation, Receive, Send
+from .reading import Offered, Reading
 
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 
@@ -48,6 +51,13 @@ class Messages:
         Called with a link and a reason: that peer is of no use any more.
     waits : Patience
         How to wait for what should come at once.
+
+    Attributes
+    ----------
+    owner : Owner
+        Offers this rank's messages.
+    reading : Reading
+        Takes those of others.
     """
 
     def __init__(
@@ -64,6 +74,8 @@ class Messages:
         self._lose = lose
         self._waits = waits
         self._channels: dict[int, Channel] = {}
+        self.owner = Owner()
+        self.reading = Reading(self._request, lose)
 
     def channel(self, number: int) -> Channel:
         """Return the channel with this number; odd ones are for collectives."""
@@ -103,7 +115,11 @@ class Messages:
             self._transmit(link, operation)
         else:
             channel.waiting.setdefault((dest, tag), deque()).append(operation)
-            link.write(pack_header(_ANNOUNCE, channel.id, tag, nbytes, fingerprint))
+            if link.readable and nbytes > EAGER_NBYTES:
+                header = pack_header(Kind.OFFER, channel.id, tag, OFFER_NBYTES, fingerprint)
+                link.write(header + self.owner.offer(payload))
+            else:
+                link.write(pack_header(_ANNOUNCE, channel.id, tag, nbytes, fingerprint))
         return operation
 
     def _transmit(self, link: Link, send: Send) -> None:
@@ -139,7 +155,8 @@ class Messages:
                 receive.feed(payload)
                 receive.finish()
                 return receive
-        if channel.collective and receive.capacity > EAGER_NBYTES and receive.ahead:
+        large = receive.capacity > EAGER_NBYTES
+        if large and channel.collective and receive.ahead and not self._links[receive.source].readable:
             arrival = channel.matcher.take(receive.source, receive.tag)
             if arrival is None:
                 receive.nbytes = receive.capacity
@@ -164,7 +181,7 @@ class Messages:
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
         if arrival.payload is None:
-            self._ask_for(channel, receive)
+            self._ask_for(channel, receive, arrival.offer)
             return
         if not arrival.announced:
             self._consumed(self._links[arrival.source], arrival.nbytes)
@@ -203,14 +220,22 @@ class Messages:
                 return
             if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
                 held.payload = bytearray(held.nbytes)
-                self._ask_for(channel, held)
+                self._ask_for(channel, held, held.offer)
 
-    def _clear(self, receive: Receive) -> None:
+    def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
         if receive.channel.held:
             self._pull_before(receive.channel, receive)
-        self._ask_for(receive.channel, receive)
+        self._ask_for(receive.channel, receive, offer)
 
-    def _ask_for(self, channel: Channel, wanted: Receive | Arrival) -> None:
+    def _ask_for(self, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
+        """Have a message that waits at its sender: take it, or ask to have it sent."""
+        link = self._links[wanted.source]
+        if offer is not None and link.readable:
+            self.reading.add(link, channel, wanted, offer)
+        else:
+            self._request(channel, wanted)
+
+    def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
         channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
         header = pack_header(_CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
         self._links[wanted.source].write(header)
@@ -241,7 +266,12 @@ class Messages:
         if kind == _CLEAR:
             self._cleared(pair, self.channel(channel), tag, fingerprint)
         elif kind == _ANNOUNCE:
-            self._announced(rank, self.channel(channel), tag, nbytes, fingerprint)
+            self._announced(rank, self.channel(channel), tag, nbytes, fingerprint, None)
+        elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
+            on = self.channel(channel)
+            return Offered(lambda offer: self._announced(rank, on, tag, offer.nbytes, fingerprint, offer))
+        elif kind == Kind.TAKEN:
+            self._taken(rank, self.channel(channel), tag)
         elif kind == Kind.WAITING:
             self._agrees(self.channel(channel), rank, tag, fingerprint)
         elif kind == Kind.CREDIT:
@@ -311,30 +341,36 @@ class Messages:
 
     def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
         key = (link.rank, tag)
-        queue = channel.waiting.get(key)
         if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
-        if queue is None:
-            if channel.collective:
-                channel.cleared.add(key)
-            else:
-                self._garbled(link.rank, "leave to send what was not announced")
-            return
-        send = queue.popleft()
-        if not queue:
-            del channel.waiting[key]
-        self._transmit(link, send)
+        send = _next(channel.waiting, key)
+        if send is not None:
+            self._transmit(link, send)
+        elif channel.collective:
+            channel.cleared.add(key)
+        else:
+            self._garbled(link.rank, "leave to send what was not announced")
 
-    def _announced(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> None:
+    def _taken(self, rank: int, channel: Channel, tag: int) -> None:
+        """A peer has read a message that was offered to it."""
+        send = _next(channel.waiting, (rank, tag))
+        if send is not None:
+            send.complete()
+        elif not channel.closed:
+            self._garbled(rank, "word that it has read what was not offered")
+
+    def _announced(
+        self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes, offer: Offer | None
+    ) -> None:
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return
         if channel.closed or (channel.collective and (rank, tag) in channel.awaiting):
             return  # nobody will ask for it; or its receive has cleared it without being asked
         receive = channel.matcher.match(rank, tag)
         if receive is None:
-            channel.matcher.keep(Arrival(rank, tag, nbytes, fingerprint, announced=True))
+            channel.matcher.keep(Arrival(rank, tag, nbytes, fingerprint, announced=True, offer=offer))
         elif self._accept(receive, rank, tag, nbytes, fingerprint):
-            self._clear(receive)
+            self._clear(receive, offer)
 
     def _garbled(self, rank: int, what: str) -> None:
         self._lose(self._links[rank], f"it sent {what}: the ranks run different versions, or memory is corrupt")
@@ -372,6 +408,7 @@ class Messages:
     def clear(self) -> None:
         """Forget everything that is under way."""
         self._channels.clear()
+        self.reading.clear()
 
     def leave(self, channels: Sequence[Channel], ranks: Iterable[int]) -> None:
         """Close the channels of one Context of several, and tell the ranks that it had."""
@@ -396,3 +433,14 @@ class Messages:
         """Other ranks that have not posted the receive for an announced message."""
         found = {dest for channel in channels or self._channels.values() for dest, _ in channel.waiting}
         return sorted(found - {self._rank})
+
+
+def _next(waiting: dict[Key, deque[Send]], key: Key) -> Send | None:
+    """Remove and return what has waited longest."""
+    queue = waiting.get(key)
+    if queue is None:
+        return None
+    send = queue.popleft()
+    if not queue:
+        del waiting[key]
+    return send

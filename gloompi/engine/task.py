@@ -67,21 +67,14 @@ class Task:
         What there is instead of a result.
     """
 
-    __slots__ = (
-        "_finish",
-        "_name",
-        "_number",
-        "_pending",
-        "_ready",
-        "_since",
-        "_steps",
-        "asked",
-        "awaited",
-        "done",
-        "ended",
-        "failure",
-        "result",
-    )
+    asked = False
+    awaited: Sequence[Operation] = ()
+    done = False
+    ended: tuple[Callable[[], None], ...] = ()
+    failure: BaseException | None = None
+    result: Any = None
+    _pending = 0
+    _since = 0.0
 
     def __init__(self, steps: Steps, name: str, number: int, finish: Callable[[], Any], ready: deque[Task]) -> None:
         self._steps = steps
@@ -89,14 +82,6 @@ class Task:
         self._number = number
         self._finish = finish
         self._ready = ready
-        self._pending = 0
-        self._since = 0.0
-        self.asked = False
-        self.awaited: Sequence[Operation] = ()
-        self.done = False
-        self.ended: tuple[Callable[[], None], ...] = ()
-        self.failure: BaseException | None = None
-        self.result: Any = None
 
     @property
     def label(self) -> str:
@@ -165,9 +150,10 @@ class Task:
         self.failure = failure
         self.done = True
         self.awaited = ()
-        ended, self.ended = self.ended, ()
-        for each in ended:
-            each()
+        if self.ended:
+            ended, self.ended = self.ended, ()
+            for each in ended:
+                each()
 
     def outcome(self) -> Any:
         """The result of a task that is done; raises what its making has failed with."""

@@ -36,7 +36,7 @@ class Running:
     def _start(self, plan: Plan) -> Request:
         engine = self._engine
         engine.check_open(self._conversation)
-        task = engine.exclusively(self._deadline(None), plan.name, engine.start, *plan)
+        task = engine.exclusively(self._deadline(None), plan.name, engine.start, plan)
         if not task.done:
             self._conversation.note(task)
         return Request(engine, self._conversation, task, self.timeout)

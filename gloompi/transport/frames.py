@@ -20,11 +20,11 @@ from struct import Struct
 
 __all__ = ["HEADER_NBYTES", "NO_FINGERPRINT", "VERSION", "Kind", "pack_header", "unpack_header"]
 
-VERSION = 2
+VERSION = 3
 
 
 class Kind(IntEnum):
-    """What a frame is for.  Only MESSAGE, DATA and ABORT are followed by a payload."""
+    """What a frame is for.  Only MESSAGE, DATA, OFFER and ABORT are followed by a payload."""
 
     MESSAGE = 1
     """A whole message, sent without asking."""
@@ -44,6 +44,10 @@ class Kind(IntEnum):
     """The sender has been waiting for a message of this call for a while: do we mean the same call?"""
     LEAVE = 9
     """The sender has closed the Context of this channel, and keeps others on the same connection."""
+    OFFER = 10
+    """As ANNOUNCE, and the payload says where in the sender's memory the message is: waits for TAKEN or CLEAR."""
+    TAKEN = 11
+    """The message that was offered has been read."""
 
 
 _HEADER = Struct("<BB6xQqQ32s")

@@ -96,9 +96,11 @@ class Link:
         The peer has said that it sends nothing more.
     owes : bool
         A payload was dropped that somebody may still wait to see sent.
+    readable : bool
+        The peer's memory may be readable, and this process's for the peer.
     """
 
-    __slots__ = ("_handler", "consumed", "credit", "finished", "owes", "peer", "rank")
+    __slots__ = ("_handler", "consumed", "credit", "finished", "owes", "peer", "rank", "readable")
 
     def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
         self.peer = peer
@@ -107,6 +109,7 @@ class Link:
         self.consumed = 0
         self.finished = False
         self.owes = False
+        self.readable = False
         self._handler = handler
 
     @property
@@ -115,7 +118,10 @@ class Link:
         return False
 
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
-        """Send a frame; return whether `payload` may be changed again, and if not, call `when_taken`."""
+        """Send a frame; return whether `payload` may be changed again, and if not, call `when_taken`.
+
+        A payload that nobody else changes may also follow in `header` itself.
+        """
         raise NotImplementedError
 
     def when_taken(self, completion: Completion) -> None:
@@ -157,7 +163,7 @@ class Pair(Link):
         Scratch that the pairs of a thread share: nothing stays in it between calls.
     """
 
-    __slots__ = ("_kept", "_left", "_queue", "_reading", "_sink", "_staging", "_torn", "_write_error", "fd", "sock")
+    __slots__ = ("_begins_with", "_kept", "_left", "_queue", "_reading", "_sink", "_staging", "_torn", "_write_error", "fd", "sock")
 
     def __init__(self, sock: socket.socket, peer: Peer, handler: Handler, credit: int, staging: memoryview) -> None:
         super().__init__(peer, handler, credit)
@@ -165,6 +171,7 @@ class Pair(Link):
         self.fd = sock.fileno()
         self._staging = staging
         self._reading = staging[:_READ_NBYTES]
+        self._begins_with = staging.obj.startswith
         self._queue: deque[tuple[memoryview, Completion | None]] = deque()
         self._kept = b""  # the start of a header whose rest has not come
         self._sink: Sink | None = None  # of a payload whose rest has not come
@@ -195,10 +202,10 @@ class Pair(Link):
         try:
             if payload is None:
                 sent = self.sock.send(header)
-                total = HEADER_NBYTES
+                total = len(header)
             else:
                 sent = self.sock.sendmsg((header, payload if len(payload) <= SLICE_NBYTES else payload[:SLICE_NBYTES]))
-                total = HEADER_NBYTES + len(payload)
+                total = len(header) + len(payload)
         except BlockingIOError:
             sent, total = 0, -1
         except OSError as exc:
@@ -208,11 +215,11 @@ class Pair(Link):
         if sent == total:
             self._torn = False
             return True
-        if sent < HEADER_NBYTES:
+        if sent < len(header):
             queue.append((memoryview(header)[sent:], None))
-            sent = HEADER_NBYTES
+            sent = len(header)
         if payload is not None:
-            queue.append((payload[sent - HEADER_NBYTES :], None))
+            queue.append((payload[sent - len(header) :], None))
         self._torn = False
         self._handler.watch(self, True)
         return False
@@ -309,7 +316,7 @@ class Pair(Link):
         came, gives_up = 0, 0.0
         while True:
             try:
-                received = sock.recv_into(staging[came:total])
+                received = sock.recv_into(staging[came:] if came else staging, total - came)
             except BlockingIOError:
                 waits.pause()
                 now = monotonic()
@@ -325,9 +332,9 @@ class Pair(Link):
                     self._ended(None)
                     return None
                 came += received
-                if came == total or (came >= HEADER_NBYTES and staging[:HEADER_NBYTES] != header):
+                if came == total or (came >= HEADER_NBYTES and not self._begins_with(header)):
                     break
-        if came == total and staging[:HEADER_NBYTES] == header:
+        if came == total and self._begins_with(header):
             return staging[HEADER_NBYTES:total]
         self._parse(came)
         return None
