@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from ..transport.memory import Owner
 from .fingerprint import describe
 from .matching import Arrival, Key, Matcher
 from .operation import Receive, Send
@@ -62,6 +63,7 @@ class Channel:
     __slots__ = (
         "_calls",
         "_early",
+        "_owner",
         "awaiting",
         "cleared",
         "closed",
@@ -89,6 +91,7 @@ class Channel:
         self.members: frozenset[int] | None = None
         self._calls: dict[int, bytes] = {}
         self._early: dict[int, list[tuple[int, bytes]]] = {}
+        self._owner: Owner | None = None
 
     def begin(self, fingerprint: bytes) -> int:
         """Number the next collective call.
@@ -120,6 +123,17 @@ class Channel:
         if theirs != mine:
             here, there = describe(mine), describe(theirs)
             raise Disagreement(label(mine, tag), here, source, there)
+
+    def offer(self, payload: memoryview) -> bytes:
+        """Pack the offer of a message that may be read in this process's memory until `revoke`."""
+        if self._owner is None:
+            self._owner = Owner()
+        return self._owner.offer(payload)
+
+    def revoke(self) -> None:
+        """The memory of what was offered may change from now on."""
+        if self._owner is not None:
+            self._owner.revoke()
 
     @property
     def over(self) -> bool:

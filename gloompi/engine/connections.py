@@ -139,7 +139,8 @@ class Connections:
         if not reading:
             return self._poller.poll(timeout)
         reading.turn()
-        self._poller.poll(0)
+        if self.error is None:
+            self._poller.poll(0)
         return True
 
     def _resume(self) -> bool:
@@ -217,7 +218,7 @@ class Connections:
         if self.error is not None:
             return
         self.error = error
-        self.messages.owner.revoke()
+        self.messages.revoke()
         _log.debug("rank %d: %s", self.rank, error)
         header, payload = abort_frame(told or error, self.rank)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
@@ -299,7 +300,7 @@ class Connections:
             raise self._broken()
 
     def _release(self) -> None:
-        self.messages.owner.revoke()
+        self.messages.revoke()
         for watch in tuple(self.watches):
             watch()
         for pair in self._poller.pairs():

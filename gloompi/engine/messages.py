@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
-from ..transport.memory import OFFER_NBYTES, Offer, Owner
+from ..transport.memory import OFFER_NBYTES, Offer
 from ..transport.pair import Link, Patience, Sink
 from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
@@ -54,10 +54,8 @@ class Messages:
 
     Attributes
     ----------
-    owner : Owner
-        Offers this rank's messages.
     reading : Reading
-        Takes those of others.
+        Takes what others offer.
     """
 
     def __init__(
@@ -74,7 +72,6 @@ class Messages:
         self._lose = lose
         self._waits = waits
         self._channels: dict[int, Channel] = {}
-        self.owner = Owner()
         self.reading = Reading(self._request, lose)
 
     def channel(self, number: int) -> Channel:
@@ -117,7 +114,7 @@ class Messages:
             channel.waiting.setdefault((dest, tag), deque()).append(operation)
             if link.readable and nbytes > EAGER_NBYTES:
                 header = pack_header(Kind.OFFER, channel.id, tag, OFFER_NBYTES, fingerprint)
-                link.write(header + self.owner.offer(payload))
+                link.write(header + channel.offer(payload))
             else:
                 link.write(pack_header(_ANNOUNCE, channel.id, tag, nbytes, fingerprint))
         return operation
@@ -229,11 +226,7 @@ class Messages:
 
     def _ask_for(self, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
         """Have a message that waits at its sender: take it, or ask to have it sent."""
-        link = self._links[wanted.source]
-        if offer is not None and link.readable:
-            self.reading.add(link, channel, wanted, offer)
-        else:
-            self._request(channel, wanted)
+        self.reading.add(self._links[wanted.source], channel, wanted, offer)
 
     def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
         channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
@@ -405,6 +398,11 @@ class Messages:
             header = pack_header(Kind.WAITING, receive.channel.id, receive.tag, 0, receive.fingerprint)
             self._links[receive.source].write(header)
 
+    def revoke(self) -> None:
+        """What this rank has offered may change from now on."""
+        for channel in self._channels.values():
+            channel.revoke()
+
     def clear(self) -> None:
         """Forget everything that is under way."""
         self._channels.clear()
@@ -420,6 +418,7 @@ class Messages:
                 if not arrival.announced:
                     self._consumed(self._links[arrival.source], arrival.nbytes)
             channel.closed, channel.matcher = True, Matcher()
+            channel.revoke()
             channel.held.clear()
             channel.waiting.clear()
             self._forget_if_over(channel)

@@ -27,10 +27,12 @@ SLICE_NBYTES = 4 * 1024 * 1024
 
 
 class _Read(NamedTuple):
+    """A message that is to be taken, or without an offer, to be asked for when those before it have been."""
+
     link: Link
     channel: Channel
     wanted: Receive | Arrival
-    offer: Offer
+    offer: Offer | None
 
 
 class Reading:
@@ -38,14 +40,14 @@ class Reading:
 
     Parameters
     ----------
-    refuse : callable
-        Called with link, channel and receive where nothing can be read: the message has to be sent.
+    request : callable
+        Called with a channel and a receive whose message has to be sent.
     lose : callable
         Called with a link and a reason: that peer is of no use any more.
     """
 
-    def __init__(self, refuse: Callable[[Channel, Receive | Arrival], None], lose: Callable[[Link, str], None]) -> None:
-        self._refuse = refuse
+    def __init__(self, request: Callable[[Channel, Receive | Arrival], None], lose: Callable[[Link, str], None]) -> None:
+        self._request = request
         self._lose = lose
         self._reader = Reader()
         self._queue: deque[_Read] = deque()
@@ -54,8 +56,15 @@ class Reading:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def add(self, link: Link, channel: Channel, wanted: Receive | Arrival, offer: Offer) -> None:
-        self._queue.append(_Read(link, channel, wanted, offer))
+    def add(self, link: Link, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
+        """Have a message taken, or sent if it was not offered, in the order of the calls."""
+        if offer is not None and link.readable:
+            self._queue.append(_Read(link, channel, wanted, offer))
+        elif any(read.channel is channel and read.link is link for read in self._queue):
+            # An answer stands for the first message of its tag that has none yet.
+            self._queue.append(_Read(link, channel, wanted, None))
+        else:
+            self._request(channel, wanted)
 
     def clear(self) -> None:
         self._queue.clear()
@@ -63,35 +72,39 @@ class Reading:
     def turn(self) -> None:
         """Take a slice of the first message; tell its sender when that was the last."""
         read = self._queue[0]
-        link, wanted = read.link, read.wanted
-        limit = min(self._position + SLICE_NBYTES, read.offer.nbytes)
-        try:
-            while self._position < limit:
-                window = wanted.window()[: limit - self._position]
-                self._reader.read(link.peer.pid, read.offer, self._position, window)
-                wanted.advance(len(window))
-                self._position += len(window)
-        except OSError as exc:
+        link, channel, wanted, offer = read
+        if offer is None:
             self._queue.popleft()
-            self._failed(read, exc)
+            self._request(channel, wanted)
             return
-        if self._position == read.offer.nbytes:
+        limit = min(self._position + SLICE_NBYTES, offer.nbytes)
+        while self._position < limit:
+            window = wanted.window()[: limit - self._position]
+            try:
+                self._reader.read(link.peer.pid, offer, self._position, window)
+            except OSError as exc:
+                self._queue.popleft()
+                self._failed(read, offer.nbytes, exc)
+                return
+            self._position += len(window)
+            wanted.advance(len(window))
+        if self._position == offer.nbytes:
             self._queue.popleft()
             self._position = 0
-            link.write(pack_header(Kind.TAKEN, read.channel.id, wanted.tag, 0, wanted.fingerprint))
+            link.write(pack_header(Kind.TAKEN, channel.id, wanted.tag, 0, wanted.fingerprint))
             wanted.finish()
 
-    def _failed(self, read: _Read, exc: OSError) -> None:
+    def _failed(self, read: _Read, nbytes: int, exc: OSError) -> None:
         link, position, self._position = read.link, self._position, 0
         link.readable = False
         if not position:
             _log.debug("memory of %s cannot be read, sockets are used instead: %s", link.peer, exc.strerror)
             # All of this peer at once: later offers are refused when they come, and answers keep the order of offers.
             for refused in (read, *(other for other in self._queue if other.link is link)):
-                self._refuse(refused.channel, refused.wanted)
+                self._request(refused.channel, refused.wanted)
             self._queue = deque(other for other in self._queue if other.link is not link)
         elif exc.errno not in (errno.ESTALE, errno.ESRCH):  # else it has ended, and the connection says why
-            reason = f"{position} bytes of a message of {read.offer.nbytes} could be read in its memory, then {exc.strerror}"
+            reason = f"{position} bytes of a message of {nbytes} could be read in its memory, then: {exc.strerror}"
             self._lose(link, reason)
 
 

@@ -48,7 +48,7 @@ class Turn:
         RuntimeError
             This thread is in an operation already.
         """
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             holder = self._holder
             remaining = deadline.remaining()
             if not self._lock.acquire(timeout=-1 if remaining is None else min(remaining, threading.TIMEOUT_MAX)):
@@ -62,10 +62,12 @@ class Turn:
         self._holder = threading.get_ident()
 
     def give(self) -> None:
-        self.woken()  # asked when the last operation was about to end
-        self._lock.release()
-        while self._mine():  # left over from an accident
-            self._lock.release()
+        if self._asked is not None:
+            self.woken()  # asked when the last operation was about to end
+        lock = self._lock
+        lock.release()
+        while lock._is_owned():  # type: ignore[attr-defined]  # left over from an accident
+            lock.release()
 
     def woken(self) -> None:
         """Do what `abort` has asked for; called by the holder."""

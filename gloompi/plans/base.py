@@ -95,7 +95,9 @@ def output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple
         result = np.empty(shape, array.dtype)
         return flat, result.reshape(-1), result
     result, target = flat_output(out, "out", shape, array.dtype)
-    if out is not array and np.may_share_memory(flat, target) and not _same(flat, target):
+    if result is array or (result.base is None and array.base is None):
+        return flat, target, result  # two arrays that own their memory do not overlap
+    if np.may_share_memory(flat, target) and not _same(flat, target):
         flat = flat.copy()
     return flat, target, result
 

@@ -74,7 +74,8 @@ def _system_call() -> ctypes._NamedFuncPointer | None:
     except AttributeError:  # a C library without it
         return None
     call.restype = ctypes.c_ssize_t
-    call.argtypes = [ctypes.c_int, *[ctypes.c_void_p, ctypes.c_ulong] * 2, ctypes.c_ulong]
+    pieces, number = ctypes.c_void_p, ctypes.c_ulong
+    call.argtypes = [ctypes.c_int, pieces, number, pieces, number, ctypes.c_ulong]
     return call
 
 

@@ -171,6 +171,7 @@ class Pair(Link):
         self.fd = sock.fileno()
         self._staging = staging
         self._reading = staging[:_READ_NBYTES]
+        assert isinstance(staging.obj, bytearray)
         self._begins_with = staging.obj.startswith
         self._queue: deque[tuple[memoryview, Completion | None]] = deque()
         self._kept = b""  # the start of a header whose rest has not come
