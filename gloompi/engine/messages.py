@@ -1,14 +1,12 @@
 """Messages: how they travel between this rank and the others, and what each frame does.
 
 Up to `EAGER_NBYTES` a message is sent at once, as long as the peer has granted credit for it; the peer keeps it until a
-receive matches.  A larger message, or one without credit, is announced, and sent when the receive that matches it clears
-it.  The receiver of a large message of a collective knows that it comes and clears it in advance.  Where a rank can read its
-peer's memory, a large message is not sent: it is offered, and the receiver takes it.
+receive matches.  A larger message, or one without credit, waits until it is asked for, see `Handover`.  The receiver of a
+large message of a collective knows that it comes, and clears it in advance unless it can read it in its sender's memory.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
@@ -18,9 +16,10 @@ from ..transport.pair import Link, Patience, Sink
 from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
-from .matching import Arrival, Key, Matcher, Probe
+from .handover import Handover
+from .matching import Arrival, Matcher, Probe
 from .operation import DONE, OpenReceive, Operation, Receive, Send
-from .reading import Offered, Reading
+from .reading import Offered
 
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 
@@ -33,11 +32,12 @@ EAGER_NBYTES = 64 * 1024
 CREDIT_NBYTES = 1024 * 1024
 
 _MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
+
 # What one rank sees of another's clean exit, if it still needs it.
 CLOSED = "it closed its Context while this rank still needed it"
 
 
-class Messages:
+class Messages(Handover):
     """The messages of one rank, on all channels.
 
     Parameters
@@ -51,11 +51,6 @@ class Messages:
         Called with a link and a reason: that peer is of no use any more.
     waits : Patience
         How to wait for what should come at once.
-
-    Attributes
-    ----------
-    reading : Reading
-        Takes what others offer.
     """
 
     def __init__(
@@ -66,13 +61,9 @@ class Messages:
         lose: Callable[[Link, str], None],
         waits: Patience,
     ) -> None:
-        self._rank = rank
-        self._links = links
-        self._fail = fail
-        self._lose = lose
+        super().__init__(rank, links, fail, lose)
         self._waits = waits
         self._channels: dict[int, Channel] = {}
-        self.reading = Reading(self._request, lose)
 
     def channel(self, number: int) -> Channel:
         """Return the channel with this number; odd ones are for collectives."""
@@ -107,26 +98,8 @@ class Messages:
             link.when_taken(operation)
             return operation
         operation = Send(channel, dest, tag, payload, fingerprint)
-        if (dest, tag) in channel.cleared:
-            channel.cleared.discard((dest, tag))
-            self._transmit(link, operation)
-        else:
-            channel.waiting.setdefault((dest, tag), deque()).append(operation)
-            if link.readable and nbytes > EAGER_NBYTES:
-                header = pack_header(Kind.OFFER, channel.id, tag, OFFER_NBYTES, fingerprint)
-                link.write(header + channel.offer(payload))
-            else:
-                link.write(pack_header(_ANNOUNCE, channel.id, tag, nbytes, fingerprint))
+        self._announce(operation, large=nbytes > EAGER_NBYTES)
         return operation
-
-    def _transmit(self, link: Link, send: Send) -> None:
-        """Send a message that the peer has cleared."""
-        nbytes = len(send.payload)
-        header = pack_header(_DATA, send.channel.id, send.tag, nbytes, send.fingerprint)
-        if link.write(header, send.payload if nbytes else None):
-            send.complete()
-        else:
-            link.when_taken(send)
 
     def receive_now(self, channel: Channel, source: int, tag: int, nbytes: int, fingerprint: bytes) -> memoryview | None:
         """Wait a moment for a small message; return its payload if it was the next thing that came from its source.
@@ -206,32 +179,6 @@ class Messages:
             return False
         receive.source, receive.tag, receive.nbytes = source, tag, nbytes
         return True
-
-    def _pull_before(self, channel: Channel, wanted: Receive | Arrival) -> None:
-        """Have the announced messages sent that matched probes have taken before this one, of the same source and tag.
-
-        They are sent in the order in which they were announced, whatever the order in which they are received here.
-        """
-        for held in channel.held:
-            if held is wanted:
-                return
-            if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
-                held.payload = bytearray(held.nbytes)
-                self._ask_for(channel, held, held.offer)
-
-    def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
-        if receive.channel.held:
-            self._pull_before(receive.channel, receive)
-        self._ask_for(receive.channel, receive, offer)
-
-    def _ask_for(self, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
-        """Have a message that waits at its sender: take it, or ask to have it sent."""
-        self.reading.add(self._links[wanted.source], channel, wanted, offer)
-
-    def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
-        channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
-        header = pack_header(_CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
-        self._links[wanted.source].write(header)
 
     def _consumed(self, link: Link, nbytes: int) -> None:
         """Note that a message that came without asking has found its receive; let the peer send as much again."""
@@ -319,39 +266,6 @@ class Messages:
             return self._links[max(channel.departed)] if channel.over and channel.departed else None
         return self._links[source] if source in channel.departed else None
 
-    def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
-        queue = channel.awaiting.get((rank, tag))
-        if queue is None or queue[0].nbytes != nbytes:
-            if self._agrees(channel, rank, tag, fingerprint):
-                self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
-            return None
-        receive = queue.popleft()
-        if not queue:
-            del channel.awaiting[rank, tag]
-        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
-            return None
-        return receive
-
-    def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
-        key = (link.rank, tag)
-        if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
-            return
-        send = _next(channel.waiting, key)
-        if send is not None:
-            self._transmit(link, send)
-        elif channel.collective:
-            channel.cleared.add(key)
-        else:
-            self._garbled(link.rank, "leave to send what was not announced")
-
-    def _taken(self, rank: int, channel: Channel, tag: int) -> None:
-        """A peer has read a message that was offered to it."""
-        send = _next(channel.waiting, (rank, tag))
-        if send is not None:
-            send.complete()
-        elif not channel.closed:
-            self._garbled(rank, "word that it has read what was not offered")
-
     def _announced(
         self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes, offer: Offer | None
     ) -> None:
@@ -365,28 +279,11 @@ class Messages:
         elif self._accept(receive, rank, tag, nbytes, fingerprint):
             self._clear(receive, offer)
 
-    def _garbled(self, rank: int, what: str) -> None:
-        self._lose(self._links[rank], f"it sent {what}: the ranks run different versions, or memory is corrupt")
-
     def _told(self, error: GloompiError) -> None:
         """A peer's engine is broken."""
         if isinstance(error, PeerLostError) and error.rank == error.reported_by:
             error.address = self._links[error.rank].peer.link  # it aborted, and to itself it is "self"
         self._fail(error)
-
-    def _agrees(self, channel: Channel, source: int, tag: int, fingerprint: bytes) -> bool:
-        """Whether a frame of a collective fits what this rank has called; if not, that breaks the engine."""
-        try:
-            channel.check(source, tag, fingerprint)
-        except Disagreement as exc:
-            self._disagree(exc)
-            return False
-        return True
-
-    def _disagree(self, found: Disagreement) -> MismatchError:
-        error = MismatchError(found.operation, self._rank, found.here, found.other, found.there)
-        self._fail(error)
-        return error
 
     def ask(self, receive: Receive) -> None:
         """Tell the peer that a collective waits for which call that is.
@@ -432,14 +329,3 @@ class Messages:
         """Other ranks that have not posted the receive for an announced message."""
         found = {dest for channel in channels or self._channels.values() for dest, _ in channel.waiting}
         return sorted(found - {self._rank})
-
-
-def _next(waiting: dict[Key, deque[Send]], key: Key) -> Send | None:
-    """Remove and return what has waited longest."""
-    queue = waiting.get(key)
-    if queue is None:
-        return None
-    send = queue.popleft()
-    if not queue:
-        del waiting[key]
-    return send

@@ -1,0 +1,166 @@
+"""Handing over: how large messages, and those without credit, get from their sender to the receive that they are for.
+
+Such a message is announced, and waits at its sender.  The receiver answers with CLEAR when it has a receive for it, and then
+the message is sent as DATA.  Where the receiver can read the sender's memory, the message is offered instead, with its
+address; the receiver takes it, and answers with TAKEN.  An answer stands for the first message of its tag that has none yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..errors import GloompiError, MismatchError
+from ..transport.frames import Kind, pack_header
+from ..transport.memory import OFFER_NBYTES, Offer
+from ..transport.pair import Link, Sink
+from .channel import Channel, Disagreement
+from .matching import Arrival, Key
+from .operation import Receive, Send
+from .reading import Reading
+
+__all__ = ["Handover"]
+
+
+class Handover:
+    """The messages of one rank that wait at their sender.
+
+    Parameters
+    ----------
+    rank : int
+    links : list of Link
+        By rank.
+    fail : callable
+        Called with an error that breaks the engine.
+    lose : callable
+        Called with a link and a reason: that peer is of no use any more.
+
+    Attributes
+    ----------
+    reading : Reading
+        Takes what others offer.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        links: Sequence[Link],
+        fail: Callable[[GloompiError], None],
+        lose: Callable[[Link, str], None],
+    ) -> None:
+        self._rank = rank
+        self._links = links
+        self._fail = fail
+        self._lose = lose
+        self.reading = Reading(self._request, lose)
+
+    def _announce(self, send: Send, large: bool) -> None:
+        """Tell the peer of a message that it has to ask for; if it has asked already, send it."""
+        link, channel, key = self._links[send.dest], send.channel, (send.dest, send.tag)
+        if key in channel.cleared:
+            channel.cleared.discard(key)
+            self._transmit(link, send)
+            return
+        channel.waiting.setdefault(key, deque()).append(send)
+        if large and link.readable:
+            header = pack_header(Kind.OFFER, channel.id, send.tag, OFFER_NBYTES, send.fingerprint)
+            link.write(header + channel.offer(send.payload))
+        else:
+            link.write(pack_header(Kind.ANNOUNCE, channel.id, send.tag, len(send.payload), send.fingerprint))
+
+    def _transmit(self, link: Link, send: Send) -> None:
+        """Send a message that the peer has cleared."""
+        nbytes = len(send.payload)
+        header = pack_header(Kind.DATA, send.channel.id, send.tag, nbytes, send.fingerprint)
+        if link.write(header, send.payload if nbytes else None):
+            send.complete()
+        else:
+            link.when_taken(send)
+
+    def _pull_before(self, channel: Channel, wanted: Receive | Arrival) -> None:
+        """Have the announced messages sent that matched probes have taken before this one, of the same source and tag.
+
+        They are sent in the order in which they were announced, whatever the order in which they are received here.
+        """
+        for held in channel.held:
+            if held is wanted:
+                return
+            if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
+                held.payload = bytearray(held.nbytes)
+                self._ask_for(channel, held, held.offer)
+
+    def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
+        """Have the message of a receive, after those that probes have taken before it."""
+        if receive.channel.held:
+            self._pull_before(receive.channel, receive)
+        self._ask_for(receive.channel, receive, offer)
+
+    def _ask_for(self, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
+        """Have a message that waits at its sender: take it, or ask to have it sent."""
+        self.reading.add(self._links[wanted.source], channel, wanted, offer)
+
+    def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
+        channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
+        header = pack_header(Kind.CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
+        self._links[wanted.source].write(header)
+
+    def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        queue = channel.awaiting.get((rank, tag))
+        if queue is None or queue[0].nbytes != nbytes:
+            if self._agrees(channel, rank, tag, fingerprint):
+                self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
+            return None
+        receive = queue.popleft()
+        if not queue:
+            del channel.awaiting[rank, tag]
+        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
+            return None
+        return receive
+
+    def _taken(self, rank: int, channel: Channel, tag: int) -> None:
+        """A peer has read a message that was offered to it."""
+        send = _next(channel.waiting, (rank, tag))
+        if send is not None:
+            send.complete()
+        elif not channel.closed:
+            self._garbled(rank, "word that it has read what was not offered")
+
+    def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
+        key = (link.rank, tag)
+        if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
+            return
+        send = _next(channel.waiting, key)
+        if send is not None:
+            self._transmit(link, send)
+        elif channel.collective:
+            channel.cleared.add(key)
+        else:
+            self._garbled(link.rank, "leave to send what was not announced")
+
+    def _garbled(self, rank: int, what: str) -> None:
+        self._lose(self._links[rank], f"it sent {what}: the ranks run different versions, or memory is corrupt")
+
+    def _agrees(self, channel: Channel, source: int, tag: int, fingerprint: bytes) -> bool:
+        """Whether a frame of a collective fits what this rank has called; if not, that breaks the engine."""
+        try:
+            channel.check(source, tag, fingerprint)
+        except Disagreement as exc:
+            self._disagree(exc)
+            return False
+        return True
+
+    def _disagree(self, found: Disagreement) -> MismatchError:
+        error = MismatchError(found.operation, self._rank, found.here, found.other, found.there)
+        self._fail(error)
+        return error
+
+
+def _next(waiting: dict[Key, deque[Send]], key: Key) -> Send | None:
+    """Remove and return what has waited longest."""
+    queue = waiting.get(key)
+    if queue is None:
+        return None
+    send = queue.popleft()
+    if not queue:
+        del waiting[key]
+    return send
