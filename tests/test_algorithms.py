@@ -242,7 +242,7 @@ def test_allreduce_gives_every_rank_the_result(algorithm: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("algorithm", ["recursive_doubling", "halving_doubling", "bcube"])
+@pytest.mark.parametrize("algorithm", ["recursive_doubling", "halving_doubling", "bcube", "direct"])
 def test_allreduce_keeps_the_order_of_operands(algorithm: str, n: int) -> None:
     for count in (0, 1, 5, 20):
         for seed, eager in orders():
@@ -278,7 +278,8 @@ def test_halving_doubling_steps_and_bytes(n: int) -> None:
     world, _ = run_allreduce(n, EVEN, "halving_doubling")
     nbytes, power = 8 * EVEN, floor_log2(n)
     places = 1 << power
-    assert max(world.waits) == world.time == 2 * power + (0 if n == places else 2)
+    assert world.time == 2 * power + (0 if n == places else 2)
+    assert max(world.waits) == world.time + (n > 1)  # the last is for what it has sent
     for rank in range(n):
         if joins(n, rank):
             assert world.sent[rank] == nbytes
@@ -290,8 +291,8 @@ def test_halving_doubling_steps_and_bytes(n: int) -> None:
 def test_ring_steps_and_bytes(n: int) -> None:
     world, _ = run_allreduce(n, EVEN, "ring")
     assert world.sent == [2 * 8 * EVEN * (n - 1) // n] * n
-    assert world.waits == [2 * (n - 1)] * n
     assert world.time == 2 * (n - 1)
+    assert world.waits == [world.time + (n > 1)] * n  # the last is for what it has sent
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -301,6 +302,13 @@ def test_bcube_steps_and_bytes(n: int) -> None:
     assert world.sent == world.received == [2 * 8 * EVEN * (n - 1) // n] * n
     assert world.messages == [messages] * n
     assert world.time == messages
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_direct_allreduce_messages_and_bytes(n: int) -> None:
+    world, _ = run_allreduce(n, EVEN, "direct")
+    assert world.sent == world.received == [2 * 8 * EVEN * (n - 1) // n] * n
+    assert world.messages == [2 * (n - 1)] * n
 
 
 def test_prime_factors() -> None:
@@ -324,9 +332,10 @@ def test_prime_factors() -> None:
 
 def test_allreduce_picks_by_what_all_ranks_agree_on() -> None:
     for n in range(2, 10):
-        assert allreduce.pick(n, 0, ADD) == allreduce.pick(n, 8, JOIN) == "recursive_doubling"
-        assert allreduce.pick(n, 2**30, JOIN) == "halving_doubling"
-        assert allreduce.pick(n, 2**30, ADD) == ("halving_doubling" if n in (2, 4, 8) else "ring")
+        assert allreduce.pick(n, 0, ADD, False) == allreduce.pick(n, 8, JOIN, True) == "recursive_doubling"
+        assert allreduce.pick(n, 2**30, ADD, True) == allreduce.pick(n, 2**30, JOIN, True) == "direct"
+        assert allreduce.pick(n, 2**30, JOIN, False) == "halving_doubling"
+        assert allreduce.pick(n, 2**30, ADD, False) == ("halving_doubling" if n in (2, 4, 8) else "ring")
 
 
 # -- reduce -------------------------------------------------------------------------------------------------------------
@@ -445,8 +454,9 @@ def test_scatter_allgather_broadcast_steps_and_bytes(n: int) -> None:
 
 
 def test_broadcast_picks_by_what_all_ranks_agree_on() -> None:
-    assert [broadcast.pick(n, 8) for n in range(1, 10)] == ["binomial"] * 9
-    assert [broadcast.pick(n, 2**30) for n in range(1, 6)] == ["binomial"] * 2 + ["scatter_allgather"] * 3
+    assert [broadcast.pick(n, 8, n % 2 == 0) for n in range(1, 10)] == ["binomial"] * 9
+    assert [broadcast.pick(n, 2**30, False) for n in range(1, 6)] == ["binomial"] * 2 + ["scatter_allgather"] * 3
+    assert broadcast.pick(4, 2**30, True) == "direct"
 
 
 # -- allgather, gather, scatter -----------------------------------------------------------------------------------------
@@ -466,7 +476,7 @@ def test_allgather_gives_every_rank_all_rows_and_steps_and_bytes(algorithm: str,
                 np.testing.assert_array_equal(out, np.concatenate(x))
             steps = ceil_log2(n) if algorithm == "bruck" else n - 1
             assert world.sent == world.received == [(n - 1) * 8 * count] * n
-            assert world.waits == [steps] * n
+            assert world.waits == [min(steps, 1) if algorithm == "direct" else steps] * n
             assert world.time == steps
 
 

@@ -62,7 +62,7 @@ def test_allgather_keeps_shape_and_dtype(n: int) -> None:
 def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
-            with pytest.raises(ValueError, match=r"^algorithm must be one of auto, bruck, ring, not 'binomial'$"):
+            with pytest.raises(ValueError, match=r"^algorithm must be one of auto, bruck, ring, direct, not 'binomial'$"):
                 ctx.allgather(np.ones(3), algorithm="binomial")
             with pytest.raises(ValueError, match=rf"^out must have shape \({n}, 3\), not \({3 * n},\)$"):
                 ctx.allgather(np.ones(3), np.ones(3 * n))

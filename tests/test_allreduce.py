@@ -287,7 +287,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
             refused(
                 ctx,
                 ValueError,
-                "algorithm must be one of auto, recursive_doubling, halving_doubling, ring, bcube, not 'tree'",
+                "algorithm must be one of auto, recursive_doubling, halving_doubling, ring, bcube, direct, not 'tree'",
                 algorithm="tree",
             )
             refused(

@@ -96,7 +96,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
             with pytest.raises(ValueError, match=rf"^root must be in range\({n}\), not {n}$"):
                 ctx.broadcast(np.ones(3), root=n)
             with pytest.raises(
-                ValueError, match=r"^algorithm must be one of auto, binomial, scatter_allgather, not 'ring'$"
+                ValueError, match=r"^algorithm must be one of auto, binomial, scatter_allgather, direct, not 'ring'$"
             ):
                 ctx.broadcast(np.ones(3), algorithm="ring")
             with pytest.raises(TypeError, match=r"^x must be an array, a buffer or a DLPack tensor, not list$"):

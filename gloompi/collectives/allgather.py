@@ -15,9 +15,11 @@ __all__ = ["ALGORITHMS", "allgather", "allgatherv", "pick"]
 _LATENCY_NBYTES = 64 * 1024
 
 
-def pick(size: int, nbytes: int) -> str:
-    """The algorithm that "auto" stands for; `nbytes` is one rank's."""
-    return "bruck" if size * nbytes <= _LATENCY_NBYTES else "ring"
+def pick(size: int, nbytes: int, near: bool) -> str:
+    """The algorithm that "auto" stands for; `nbytes` is one rank's; `near`: the ranks can read one another's memory."""
+    if size * nbytes <= _LATENCY_NBYTES:
+        return "bruck"
+    return "direct" if near else "ring"
 
 
 def allgather(call: Call, x: Array, out: Array, algorithm: str) -> Steps:
@@ -64,7 +66,21 @@ def ring(call: Call, x: Array, out: Array) -> Steps:
         yield received[step], call.send(after, step, part[(rank - step) % size])
 
 
-ALGORITHMS = {"bruck": bruck, "ring": ring}
+def direct(call: Call, x: Array, out: Array) -> Steps:
+    """Every rank sends its block to all others.
+
+    1 step, nbytes (size-1) per rank.
+    """
+    rank, size = call.rank, call.size
+    part = out.reshape(size, -1) if len(x) else out.reshape(size, 0)
+    others = [(rank + distance) % size for distance in range(1, size)]
+    received = [call.receive(other, 0, part[other]) for other in reversed(others)]
+    sent = [call.send(other, 0, x) for other in others]
+    part[rank] = x
+    yield [*received, *sent]
+
+
+ALGORITHMS = {"bruck": bruck, "ring": ring, "direct": direct}
 
 
 def allgatherv(call: Call, x: Array, pieces: list[Array]) -> Steps:

@@ -13,6 +13,9 @@ from .partition import blocks, halves, power_of_two_within, prime_factors
 
 __all__ = ["ALGORITHMS", "allreduce", "pick"]
 
+# The same where ranks can read one another's memory.
+_NEAR_LATENCY_NBYTES = 64 * 1024
+
 # Up to here the number of steps is what counts, above it the number of bytes. Cautious for one host: on 2 cores over
 # AF_UNIX, recursive doubling took 61 us at 128 KiB where halving and doubling took 75 (2 ranks), and 274 us against 472
 # (4 ranks). Between hosts it has not been measured.
@@ -22,10 +25,12 @@ _LATENCY_NBYTES = 16 * 1024
 _BACK = 64
 
 
-def pick(size: int, nbytes: int, op: Reduction) -> str:
-    """The algorithm that "auto" stands for: a function of what all ranks agree on."""
-    if nbytes <= _LATENCY_NBYTES:
+def pick(size: int, nbytes: int, op: Reduction, near: bool) -> str:
+    """The algorithm that "auto" stands for: a function of what all ranks agree on; `near`: they can read one another."""
+    if nbytes <= (_NEAR_LATENCY_NBYTES if near else _LATENCY_NBYTES):
         return "recursive_doubling"
+    if near:
+        return "direct"
     if not op.commutative or power_of_two_within(size) == size:
         return "halving_doubling"
     return "ring"
@@ -87,17 +92,19 @@ def halving_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
             (step, fold.rank(half.partner), half.keep, half.give)
             for step, half in enumerate(halves(place, fold.places, len(out)), 1)
         ]
-        results = []
+        results, sent = [], []
         for step, peer, keep, give in way:
             partial = call.receive_reduce(peer, step, mine[keep], out[keep], op)
-            sent = call.send(peer, step, mine[give])
+            sent.append(call.send(peer, step, mine[give]))
             # Posted now, so that the peer is cleared to send by the time it has the result. It cannot come before the
             # peer has all of what is being sent, even if that is the same memory.
             results.append(call.receive(peer, _BACK + step, out[give]))
-            yield partial, sent
+            yield partial
             mine = out
         for (step, peer, keep, _), result in zip(reversed(way), reversed(results), strict=True):
-            yield result, call.send(peer, _BACK + step, out[keep])
+            sent.append(call.send(peer, _BACK + step, out[keep]))
+            yield result
+        yield sent
     if fold.extra:
         yield from fold.leave(call, out)
 
@@ -119,13 +126,17 @@ def ring(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
     takes = [part[(rank - step - 1) % size] for step in range(size - 1)]
     partial = [call.receive_reduce(before, step, x[take], out[take], op) for step, take in enumerate(takes)]
     final = [call.receive(before, size + step, out[part[(rank - step) % size]]) for step in range(size - 1)]
-    mine, give = x, part[rank]
+    # Nothing that is being sent is received into before its next rank has it: what comes is made of it.
+    mine, give, sent = x, part[rank], []
     for step in range(size - 1):
-        yield partial[step], call.send(after, step, mine[give])
+        sent.append(call.send(after, step, mine[give]))
+        yield partial[step]
         mine, give = out, takes[step]
     for step in range(size - 1):
-        yield final[step], call.send(after, size + step, out[give])
+        sent.append(call.send(after, size + step, out[give]))
+        yield final[step]
         give = part[(rank - step) % size]
+    yield sent
 
 
 def bcube(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
@@ -137,26 +148,49 @@ def bcube(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
     2 steps per prime factor, 2 nbytes (size-1)/size bytes sent per rank, for any number of ranks; a prime number is one
     group.  As Gloo's allreduce_bcube, after C. Guo et al., BCube, SIGCOMM 2009, doi:10.1145/1592568.1592577.
     """
+    return _in_groups(call, x, out, op, prime_factors(call.size))
+
+
+def direct(call: Call, x: Array, out: Array, op: Reduction) -> Steps:
+    """Every rank reduces a block of all ranks, and gets the other blocks from those that have reduced them.
+
+    4 ranks: 0 gets quarter a of 1, 2 and 3; then b of 1, c of 2, d of 3.
+
+    2 steps, 2 (size-1) messages and 2 nbytes (size-1)/size bytes sent per rank, for any number of ranks: bcube with one
+    group.
+    """
+    return _in_groups(call, x, out, op, [call.size])
+
+
+def _in_groups(call: Call, x: Array, out: Array, op: Reduction, groups: list[int]) -> Steps:
+    """Reduce in groups of neighbours, then in groups of those that have kept the same part, and so on; and back."""
     rank = call.rank
     start, stop, mine = 0, len(out), x
-    way, distance = [], 1
-    for step, count in enumerate(prime_factors(call.size), 1):
+    way, sent, distance = [], [], 1
+    for step, count in enumerate(groups, 1):
         digit = rank // distance % count
         members = [rank + (other - digit) * distance for other in range(count)]
         part = [slice(start + piece.start, start + piece.stop) for piece in blocks(stop - start, count)]
-        sent = [call.send(peer, step, mine[part[other]]) for other, peer in enumerate(members) if other != digit]
+        sent += [call.send(peer, step, mine[part[other]]) for other, peer in enumerate(members) if other != digit]
         keep = part[digit]
         # The nearest ranks first, in both directions, so that operands stay in rank order.
         for other in [*range(digit - 1, -1, -1), *range(digit + 1, count)]:
             yield call.receive_reduce(members[other], step, mine[keep], out[keep], op)
             mine = out
-        yield sent
         way.append((step, members, part, digit))
         start, stop, distance = keep.start, keep.stop, distance * count
     for step, members, part, digit in reversed(way):
         others = [other for other in range(len(members)) if other != digit]
-        received = [call.receive(members[other], _BACK + step, out[part[other]]) for other in others]
-        yield received + [call.send(members[other], _BACK + step, out[part[digit]]) for other in others]
+        sent += [call.send(members[other], _BACK + step, out[part[digit]]) for other in others]
+        yield [call.receive(members[other], _BACK + step, out[part[other]]) for other in others]
+    # Those that a part was sent to have had it since they sent what was received into it.
+    yield sent
 
 
-ALGORITHMS = {"recursive_doubling": recursive_doubling, "halving_doubling": halving_doubling, "ring": ring, "bcube": bcube}
+ALGORITHMS = {
+    "recursive_doubling": recursive_doubling,
+    "halving_doubling": halving_doubling,
+    "ring": ring,
+    "bcube": bcube,
+    "direct": direct,
+}

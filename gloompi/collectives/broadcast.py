@@ -9,14 +9,19 @@ from .partition import blocks, tree
 
 __all__ = ["ALGORITHMS", "broadcast", "broadcastv", "pick"]
 
+# The same where ranks can read one another's memory.
+_NEAR_LATENCY_NBYTES = 64 * 1024
+
 # Above this, with more than 2 ranks, cutting the array spreads the sending over the ranks. With 4 ranks on 2 cores over
 # AF_UNIX, where all share the cores, the two were level at 256 KiB and the tree ahead at 1 MiB (717 us against 832).
 # Between hosts, which it is meant for, it has not been measured.
 _LATENCY_NBYTES = 256 * 1024
 
 
-def pick(size: int, nbytes: int) -> str:
-    """The algorithm that "auto" stands for."""
+def pick(size: int, nbytes: int, near: bool) -> str:
+    """The algorithm that "auto" stands for; `near`: the ranks can read one another's memory."""
+    if near and nbytes > _NEAR_LATENCY_NBYTES:
+        return "direct"
     return "binomial" if size <= 2 or nbytes <= _LATENCY_NBYTES else "scatter_allgather"
 
 
@@ -68,7 +73,18 @@ def scatter_allgather(call: Call, x: Array, root: int) -> Steps:
         yield other
 
 
-ALGORITHMS = {"binomial": binomial, "scatter_allgather": scatter_allgather}
+def direct(call: Call, x: Array, root: int) -> Steps:
+    """The root sends to all.
+
+    1 step; nbytes (size-1) sent by the root.
+    """
+    if call.rank == root:
+        yield [call.send(other, 0, x) for other in range(call.size) if other != root]
+    else:
+        yield call.receive(root, 0, x, now=True)
+
+
+ALGORITHMS = {"binomial": binomial, "scatter_allgather": scatter_allgather, "direct": direct}
 
 
 def broadcastv(call: Call, x: list[Array], root: int) -> Steps:

@@ -57,6 +57,7 @@ ALGORITHMS = (
     "recursive_halving",
     "chain",
     "pairwise",
+    "direct",
 )
 _REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor")
 _OTHER = 255

@@ -49,6 +49,8 @@ class PlanBase:
         self._conversation = conversation
         self._rank, self._size, self._ranks = conversation.rank, conversation.size, conversation.ranks
         self.pickler = pickler
+        # A fact that all ranks agree on: a pair is AF_UNIX if both its ranks can have that, and share a host.
+        self._near = all(engine.peers[rank].transport in ("self", "unix") for rank in conversation.ranks)
 
     def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Plan:
         def begin(prompt: bool) -> tuple[Steps, int]:

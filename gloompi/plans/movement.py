@@ -29,7 +29,7 @@ class MovementPlans(PlanBase):
             raise ValueError("x is read-only, and this rank receives into it")
         flat = (target if target.flags.c_contiguous else np.ascontiguousarray(target)).reshape(-1)
         if is_auto(algorithm, broadcast.ALGORITHMS):
-            algorithm = broadcast.pick(self._size, flat.nbytes)
+            algorithm = broadcast.pick(self._size, flat.nbytes, self._near)
         mark = fingerprint("broadcast", flat.dtype, flat.size, root, "", algorithm)
 
         def finish() -> Any:
@@ -43,7 +43,7 @@ class MovementPlans(PlanBase):
         array, flat = flat_input(x)
         flat, target, result = output(array, flat, out, (self._size, *array.shape))
         if is_auto(algorithm, allgather.ALGORITHMS):
-            algorithm = allgather.pick(self._size, flat.nbytes)
+            algorithm = allgather.pick(self._size, flat.nbytes, self._near)
         mark = fingerprint("allgather", flat.dtype, flat.size, -1, "", algorithm)
         return self._collective(
             "allgather",

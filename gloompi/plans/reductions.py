@@ -40,7 +40,7 @@ class ReductionPlans(PlanBase):
     def reduce(self, x: Any, out: Any, root: int, op: Op, algorithm: str) -> Plan:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
-        reduction, algorithm, mark = _agreed("reduce", self._size, flat.dtype, flat.size, root, op, algorithm)
+        reduction, algorithm, mark = self._agreed("reduce", flat.dtype, flat.size, root, op, algorithm)
         target = result = None
         if self._rank == root:
             flat, target, result = output(array, flat, out, array.shape)
@@ -53,7 +53,7 @@ class ReductionPlans(PlanBase):
 
     def allreduce(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
         array, flat = flat_input(x)
-        reduction, algorithm, mark = _agreed("allreduce", self._size, flat.dtype, flat.size, -1, op, algorithm)
+        reduction, algorithm, mark = self._agreed("allreduce", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
         return self._collective(
             "allreduce",
@@ -68,9 +68,7 @@ class ReductionPlans(PlanBase):
         shape = (rows[self._rank], *array.shape[1:])
         width = prod(array.shape[1:])
         detail = b"" if counts is None else repr(rows).encode()
-        reduction, algorithm, mark = _agreed(
-            "reduce_scatter", self._size, whole.dtype, whole.size, -1, op, algorithm, detail
-        )
+        reduction, algorithm, mark = self._agreed("reduce_scatter", whole.dtype, whole.size, -1, op, algorithm, detail)
         flat, target, result = output(array, whole, out, shape)
         if np.may_share_memory(flat, target):
             flat = flat.copy()
@@ -82,6 +80,14 @@ class ReductionPlans(PlanBase):
             lambda call: reduce_scatter.reduce_scatter(call, flat, target, parts, reduction, algorithm),
             lambda: copied_back(result, target),
         )
+
+    def _agreed(
+        self, name: str, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str, detail: bytes = b""
+    ) -> tuple[Reduction, str, bytes]:
+        """Operator, algorithm and fingerprint of a reduction: a function of what all ranks have to agree on."""
+        # Programs reduce the same shapes again and again. A callable of the user's is not kept alive for that.
+        once = _reduction_facts if isinstance(op, (str, np.ufunc)) else _reduction_facts.__wrapped__
+        return once(name, self._size, self._near, dtype, count, root, op, algorithm, detail)
 
     def _shares(self, array: Any, counts: Sequence[int] | None) -> list[int]:
         """How many rows of the array each rank gets."""
@@ -104,7 +110,7 @@ class ReductionPlans(PlanBase):
 
     def scan(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
         array, flat = flat_input(x)
-        reduction, algorithm, mark = _agreed("scan", self._size, flat.dtype, flat.size, -1, op, algorithm)
+        reduction, algorithm, mark = self._agreed("scan", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
         return self._collective(
             "scan",
@@ -115,7 +121,7 @@ class ReductionPlans(PlanBase):
 
     def exscan(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
         array, flat = flat_input(x)
-        reduction, algorithm, mark = _agreed("exscan", self._size, flat.dtype, flat.size, -1, op, algorithm)
+        reduction, algorithm, mark = self._agreed("exscan", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
         if np.may_share_memory(flat, target):
             flat = flat.copy()
@@ -128,31 +134,22 @@ class ReductionPlans(PlanBase):
         )
 
 
-def _agreed(
-    name: str, size: int, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str, detail: bytes = b""
-) -> tuple[Reduction, str, bytes]:
-    """Operator, algorithm and fingerprint of a reduction: a function of what all ranks have to agree on."""
-    # Programs reduce the same shapes again and again. A callable of the user's is not kept alive for that.
-    once = _reduction_facts if isinstance(op, (str, np.ufunc)) else _reduction_facts.__wrapped__
-    return once(name, size, dtype, count, root, op, algorithm, detail)
-
-
 @lru_cache(maxsize=1024)
 def _reduction_facts(
-    name: str, size: int, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str, detail: bytes
+    name: str, size: int, near: bool, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str, detail: bytes
 ) -> tuple[Reduction, str, bytes]:
     reduction = resolve(op)
     reduction.check(dtype)
     if is_auto(algorithm, _ALGORITHMS[name]):
-        algorithm = _pick(name, size, count * dtype.itemsize, reduction)
+        algorithm = _pick(name, size, near, count * dtype.itemsize, reduction)
     if (name, algorithm) in _REORDERING and not reduction.commutative:
         raise ValueError(f"algorithm {algorithm!r} reorders operands, and op {reduction.name!r} may not be commutative")
     return reduction, algorithm, fingerprint(name, dtype, count, root, reduction.name, algorithm, detail)
 
 
-def _pick(name: str, size: int, nbytes: int, reduction: Reduction) -> str:
+def _pick(name: str, size: int, near: bool, nbytes: int, reduction: Reduction) -> str:
     if name == "allreduce":
-        return allreduce.pick(size, nbytes, reduction)
+        return allreduce.pick(size, nbytes, reduction, near)
     if name == "reduce_scatter":
         return reduce_scatter.pick(nbytes, reduction)
     return reduce.pick(nbytes) if name == "reduce" else scan.pick(nbytes)
