@@ -9,7 +9,6 @@ Logging goes through ``logging.getLogger("gloompi")``; GLOOMPI_LOG_LEVEL=debug p
 """
 
 import importlib as _importlib
-import logging as _logging
 import os as _os
 import typing as _typing
 
@@ -27,7 +26,6 @@ from .errors import (
 from .message import Message
 from .plans.messages import Status
 from .request import Request
-from .transport.device import Device
 from .waiting import wait_all, wait_any, wait_some
 
 if _typing.TYPE_CHECKING:
@@ -39,6 +37,7 @@ if _typing.TYPE_CHECKING:
     from .stores.store import Store
     from .stores.tcp import TCPStore
     from .stores.zookeeper import ZooKeeperStore
+    from .transport.device import Device
 
 __all__ = [
     "ANY_SOURCE",
@@ -70,23 +69,25 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Stores are loaded when they are asked for: with what they need, they would double the time of `import gloompi`.
-_STORES = {
-    "EtcdStore": "etcd",
-    "FileStore": "file",
-    "HashStore": "hash",
-    "PrefixStore": "prefix",
-    "RedisStore": "redis",
-    "Store": "store",
-    "TCPStore": "tcp",
-    "ZooKeeperStore": "zookeeper",
+# Loaded when they are asked for: many programs need none of them, and with what they need, stores would double the time of
+# `import gloompi`.
+_LATER = {
+    "Device": "transport.device",
+    "EtcdStore": "stores.etcd",
+    "FileStore": "stores.file",
+    "HashStore": "stores.hash",
+    "PrefixStore": "stores.prefix",
+    "RedisStore": "stores.redis",
+    "Store": "stores.store",
+    "TCPStore": "stores.tcp",
+    "ZooKeeperStore": "stores.zookeeper",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _STORES:
+    if name not in _LATER:
         raise AttributeError(f"module 'gloompi' has no attribute {name!r}")
-    return getattr(_importlib.import_module(f".stores.{_STORES[name]}", __name__), name)
+    return getattr(_importlib.import_module(f".{_LATER[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
@@ -95,9 +96,11 @@ def __dir__() -> list[str]:
 
 def _log_to_stderr(level: str) -> None:
     """For people who cannot change the script: GLOOMPI_LOG_LEVEL makes the messages visible by itself."""
-    handler = _logging.StreamHandler()
-    handler.setFormatter(_logging.Formatter("%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s"))
-    log = _logging.getLogger("gloompi")
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s"))
+    log = logging.getLogger("gloompi")
     try:
         log.setLevel(level.upper())
     except ValueError:

@@ -13,11 +13,11 @@ from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .errors import summary
 from .operations import Operations
-from .transport.device import Device
-from .transport.endpoint import Peer
 
 if TYPE_CHECKING:
     from .stores.store import Store
+    from .transport.device import Device
+    from .transport.endpoint import Peer
 
 __all__ = ["Context"]
 
@@ -278,8 +278,11 @@ class Context(Operations):
 
 def _budgets(device: Device | None, timeout: float | None, connect_timeout: float | None) -> tuple[float | None, Deadline]:
     """Check what all ways to make a Context take; the operations' budget and the rendezvous' deadline."""
-    if not isinstance(device, Device | None):
-        raise TypeError(f"device must be a gloompi.Device, not {type(device).__name__}")
+    if device is not None:
+        from .transport.device import Device
+
+        if not isinstance(device, Device):
+            raise TypeError(f"device must be a gloompi.Device, not {type(device).__name__}")
     budget = _default_timeout() if timeout == _TIMEOUT else check_timeout(timeout)
     return budget, Deadline(check_timeout(connect_timeout, "connect_timeout"))
 

@@ -7,13 +7,12 @@ to launchers that they start; where that misleads, `Context.from_store` takes ra
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Launcher", "batch_variables", "claimed_sizes", "rank_variables", "started_by"]
 
 
-@dataclass(frozen=True)
-class Launcher:
+class Launcher(NamedTuple):
     """A launcher's word on this process.
 
     Attributes
@@ -33,8 +32,7 @@ class Launcher:
     job: str
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     name: str
     rank: str
     size: str

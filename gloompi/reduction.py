@@ -7,9 +7,8 @@ that may are too wherever several ranks compute the same result, so that NaN pay
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,7 @@ OPERATORS: dict[str, np.ufunc] = {
 _NAMES = {ufunc: name for name, ufunc in OPERATORS.items()}
 
 
-@dataclass(frozen=True)
-class Reduction:
+class Reduction(NamedTuple):
     """An operator: ``apply(a, b, out=out)`` writes ``a op b`` to `out`, elementwise; `a` is from the lower ranks.
 
     `out` may be `a` or `b` itself.

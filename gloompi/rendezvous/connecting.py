@@ -30,6 +30,8 @@ _log = logging.getLogger("gloompi")
 _HANDSHAKE_SECONDS = 5.0
 # A rank's handshake takes milliseconds: who needs longer than this may be dropped when descriptors run out.
 _PATIENCE_SECONDS = 0.2
+# How often it is looked whether one of those that this rank dialed has taken too long.
+_LOOK_SECONDS = 0.1
 # Connects under way at a time: bounds the backlog that a rank needs when all others dial it.
 _MAX_DIALING = 64
 # Connections that have not authenticated yet; beyond it the oldest is dropped.
@@ -97,6 +99,7 @@ class Connecting:
         self._handshakes: dict[int, _Handshake] = {}
         self._unknown: deque[_Handshake] = deque()
         self._dialing = 0
+        self._looked = 0.0
         self._attempts = Attempts(ways, [peer for peer in self._wanted if peer < rank])
         self._remaining: float | None = None
         self._refused = 0
@@ -167,7 +170,8 @@ class Connecting:
 
     def _pause(self, deadline: Deadline, now: float) -> float:
         # Expiries are looked at often enough without being computed: at least every half second.
-        pause = min(0.5, deadline.before(0.5).timeout or 0.0)
+        remaining = deadline.remaining()
+        pause = 0.5 if remaining is None else min(0.5, remaining)
         return pause if self._dialing >= _MAX_DIALING else min(pause, self._attempts.pause(now))
 
     # -- dialing --------------------------------------------------------------------------------------------------------
@@ -239,7 +243,8 @@ class Connecting:
     def _expire(self, now: float) -> None:
         while self._unknown and self._unknown[0].expires <= now:
             self._refuse(self._unknown[0], f"it did not authenticate within {_HANDSHAKE_SECONDS:.0f} s")
-        if self._dialing:
+        if self._dialing and now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
             for handshake in [each for each in self._handshakes.values() if each.peer >= 0 and each.expires <= now]:
                 self._lose(handshake, f"no answer within {handshake.patience:.1f} s")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import socket
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
 from select import POLLRDHUP, poll
+from typing import NamedTuple
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
@@ -32,8 +31,7 @@ _VERDICT_SHARE = 0.1
 _GRACE_SECONDS = 1.0
 
 
-@dataclass
-class Mesh:
+class Mesh(NamedTuple):
     """A finished rendezvous.
 
     Attributes
@@ -128,10 +126,13 @@ def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
 
 
 def _check_descriptors(size: int) -> None:
-    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = os.sysconf("SC_OPEN_MAX")
     used = len(os.listdir("/proc/self/fd"))
     needed = size + 16  # one a peer; listening sockets, epoll and strangers for a while
-    if used + needed > limit:
+    if 0 <= limit < used + needed:  # -1: no limit
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise OSError(
             f"too few file descriptors: {used} of {limit} are in use and {size} ranks need {needed}; "
             f"raise the limit (ulimit -n, at most {hard})"

@@ -5,9 +5,9 @@ Bytes in, fields out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
+from typing import NamedTuple
 
 from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
@@ -22,8 +22,7 @@ _REASON_OFFSET = _HEAD.size + WHO_NBYTES
 _OK, _FAILED = 1, 2
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One rank's part of the rendezvous.
 
     Attributes
@@ -82,6 +81,9 @@ class Blame(IntEnum):
     """The rank has a fault of its own."""
 
 
+_WORST = max(Blame)
+
+
 def pack_verdict(failure: str, blame: Blame) -> bytes:
     """`VERDICT_NBYTES` bytes that say whether a rank is connected to all others.
 
@@ -96,7 +98,7 @@ def pack_verdict(failure: str, blame: Blame) -> bytes:
 
 def unpack_verdict(packed: bytes) -> tuple[str, Blame]:
     """What `pack_verdict` was given."""
-    return packed[1:].rstrip(b"\0").decode(errors="replace"), Blame(min(packed[0], max(Blame)))
+    return packed[1:].rstrip(b"\0").decode(errors="replace"), Blame(min(packed[0], _WORST))
 
 
 def _cut(text: str, nbytes: int) -> bytes:

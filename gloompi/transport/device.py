@@ -6,8 +6,8 @@ import errno
 import logging
 import os
 import socket
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from typing import NamedTuple
 
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
@@ -22,8 +22,7 @@ TRANSPORTS = ("auto", "tcp", "unix")
 _INTERFACE_VARIABLES = ("GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-@dataclass
-class Listeners:
+class Listeners(NamedTuple):
     """The listening sockets of one rendezvous and the endpoint that names them."""
 
     sockets: list[socket.socket]

@@ -7,6 +7,7 @@ from enum import IntEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from struct import Struct
+from typing import NamedTuple
 
 __all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "WHO_NBYTES", "Address", "Endpoint", "Nearness", "Peer"]
 
@@ -26,8 +27,7 @@ class Nearness(IntEnum):
     LOOPBACK = 4
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """One listening TCP socket: IP address with prefix length, port, and the class of its interface.
 
     `scope` is the interface's index on its own host: dialing a link-local IPv6 address takes the dialer's.  0 is an address

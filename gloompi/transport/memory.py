@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from secrets import token_bytes
 from struct import Struct
 from typing import NamedTuple
 
@@ -52,7 +51,7 @@ class Owner:
     """Offers memory of this process, until it is asked not to."""
 
     def __init__(self) -> None:
-        self._proof = np.frombuffer(token_bytes(_PROOF_NBYTES), np.uint8).copy()
+        self._proof = np.frombuffer(os.urandom(_PROOF_NBYTES), np.uint8).copy()
         self._address = _address(self._proof.data)
 
     def offer(self, memory: memoryview) -> bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .device import unix_address
 from .endpoint import Address, Endpoint, Nearness
@@ -12,8 +11,7 @@ from .endpoint import Address, Endpoint, Nearness
 __all__ = ["Route", "routes"]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """One way to dial a peer.
 
     Attributes
