@@ -140,6 +140,18 @@ def test_crowded_and_shared(monkeypatch: pytest.MonkeyPatch, cores: int, crowded
     assert [(mesh.crowded, mesh.shared) for mesh in found] == [(crowded, True)] * 3
 
 
+@pytest.mark.parametrize(
+    ("bound", "crowded"),
+    [([{0}, {1}, {2}], False), ([{0}, {1}, {1}], True), ([{0, 1}, {0, 1}, {2, 3}], False), ([{4}, {4}, {4}], True)],
+)
+def test_crowded_where_ranks_are_bound(monkeypatch: pytest.MonkeyPatch, bound: list[set[int]], crowded: bool) -> None:
+    order = iter(bound)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: next(order))
+    found = meshes(together([None] * 3))
+    close(found)
+    assert [mesh.crowded for mesh in found] == [crowded] * 3
+
+
 def test_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     records: list[bytes] = []
@@ -225,7 +237,7 @@ def test_other_version_of_one_rank() -> None:
 
     zero, one = local_exchanges(2)
     error = one_failure(meet([zero, Newer(one)], [None, None]))
-    assert str(error) == ("rendezvous failed at rank 1: its record has version 7, this gloompi writes version 1")
+    assert str(error) == ("rendezvous failed at rank 1: its record has version 7, this gloompi writes version 2")
 
 
 def test_no_way_between_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ class Engine(Connections):
             raise
         if self.error is not None:
             raise self._broken()
-        self._poller.pause()  # it will be asked again soon
+        self._poller.pause(0.0)  # it will be asked again soon
         return None
 
     def prepare_sleep(self) -> int:
@@ -167,7 +167,7 @@ class Engine(Connections):
                 if not patience_ends:
                     patience_ends = now + poller.patience
                 if now < patience_ends:
-                    poller.pause()
+                    poller.pause(patience_ends - now)
                     continue
                 remaining = deadline.remaining()
                 if remaining == 0:

@@ -11,6 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from math import inf
 
 from ..transport.pair import Pair
 
@@ -20,7 +21,7 @@ __all__ = ["Poller"]
 # sleeping, 19 us for 100 us, 45 us when sleeping at once. 4 ranks: 85 to 119 us when yielding at every miss, 135 us or
 # more otherwise. When to end yielding and sleep was not measured.
 _SPIN_SECONDS = 50e-6
-_YIELD_SECONDS = 200e-6
+_PATIENCE_SECONDS = 500e-6
 
 # So often may a message be awaited on its own connection before all are looked at again.
 _MOST_SKIPPED = 64
@@ -50,8 +51,8 @@ class Poller:
     """
 
     def __init__(self, crowded: bool, shared: bool, woken: Callable[[], None]) -> None:
-        self.crowded = crowded
-        self.patience = 0.0 if shared else _YIELD_SECONDS if crowded else _SPIN_SECONDS
+        self.patience = 0.0 if shared else _PATIENCE_SECONDS
+        self._yields_below = inf if crowded else self.patience - _SPIN_SECONDS
         self._epoll = select.epoll()
         # Keeps `wake` from writing to a descriptor that `close` has given back; a signal may come inside of it.
         self._gate = threading.RLock()
@@ -122,9 +123,9 @@ class Poller:
             self._armed.discard(fd)
         return self._epoll.fileno()
 
-    def pause(self) -> None:
-        """Between two tries: let another process run where cores are shared."""
-        if self.crowded:
+    def pause(self, left: float) -> None:
+        """Between two tries: let another process run, unless a core is this rank's own and it has just begun to try."""
+        if left < self._yields_below:
             os.sched_yield()
 
     def due(self) -> bool:

@@ -253,8 +253,14 @@ def _peers(endpoints: list[Endpoint], taken: list[Route | None]) -> list[Peer]:
 
 
 def _crowded(endpoints: list[Endpoint]) -> bool:
+    """Whether some host has more ranks than cores."""
     ranks = Counter(endpoint.host_id for endpoint in endpoints)
-    return any(ranks[endpoint.host_id] > endpoint.cores for endpoint in endpoints)
+    # Launchers bind ranks to cores of their own, or several to the same ones: whose first core differs has others.
+    sets = {(endpoint.host_id, endpoint.first_core): endpoint.cores for endpoint in endpoints}
+    cores: Counter[bytes] = Counter()
+    for (host, _), count in sets.items():
+        cores[host] += count
+    return any(ranks[host] > cores[host] for host in ranks)
 
 
 def _shared(rank: int, endpoints: list[Endpoint]) -> bool:

@@ -147,8 +147,9 @@ class Device:
             for listener in sockets:
                 listener.close()
             raise
-        cores = len(os.sched_getaffinity(0))
-        endpoint = Endpoint(socket.gethostname(), os.getpid(), cores, host_id(), unix, tuple(addresses))
+        cores = os.sched_getaffinity(0)
+        who = (socket.gethostname(), os.getpid(), len(cores), host_id())
+        endpoint = Endpoint(*who, unix, tuple(addresses), first_core=min(cores))
         return Listeners(sockets, endpoint)
 
     def _addresses(self) -> list[tuple[Interface, IPInterface]]:

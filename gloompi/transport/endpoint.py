@@ -52,8 +52,8 @@ class Endpoint:
     ----------
     host : str
         Host name, for people only; nothing resolves it.
-    pid, cores : int
-        Process id, and how many cores the process may use.
+    pid, cores, first_core : int
+        Process id, how many cores the process may use, and the number of the first of them.
     host_id : bytes, 16
         Equal for two processes if they can reach each other over AF_UNIX and loopback.
     unix : bytes
@@ -68,11 +68,18 @@ class Endpoint:
     host_id: bytes
     unix: bytes
     addresses: tuple[Address, ...]
+    first_core: int = 0
 
     def pack(self) -> bytes:
         """Return `ENDPOINT_NBYTES` bytes."""
         packed = _WHO.pack(
-            self.host.encode()[:64], self.pid, min(self.cores, 0xFFFF), self.host_id, self.unix, len(self.addresses)
+            self.host.encode()[:64],
+            self.pid,
+            min(self.cores, 0xFFFF),
+            min(self.first_core, 0xFFFF),
+            self.host_id,
+            self.unix,
+            len(self.addresses),
         )
         for address in self.addresses:
             packed += _ADDRESS.pack(
@@ -94,7 +101,7 @@ class Endpoint:
         ValueError
             The bytes are not an endpoint.
         """
-        host, pid, cores, host_id, unix, count = _WHO.unpack_from(packed)
+        host, pid, cores, first_core, host_id, unix, count = _WHO.unpack_from(packed)
         if count > MAX_ADDRESSES:
             raise ValueError(f"an endpoint has at most {MAX_ADDRESSES} addresses, not {count}")
         addresses = []
@@ -102,7 +109,7 @@ class Endpoint:
             version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)
             addresses.append(Address(_interface(version, ip, prefix), port, Nearness(nearness), scope))
         text = host.rstrip(b"\0").decode(errors="ignore")
-        return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses))
+        return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses), first_core)
 
 
 @lru_cache(maxsize=4096)
@@ -112,7 +119,7 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
     return ip_interface((numeric, prefix))
 
 
-_WHO = Struct("<64sIH16s16sB")
+_WHO = Struct("<64sIHH16s16sB")
 _ADDRESS = Struct("<BBBHI16s")
 WHO_NBYTES = _WHO.size  # an endpoint without addresses
 ENDPOINT_NBYTES = _WHO.size + MAX_ADDRESSES * _ADDRESS.size

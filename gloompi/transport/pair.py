@@ -60,8 +60,8 @@ class Patience(Protocol):
     patience: float
     """Seconds to keep trying."""
 
-    def pause(self) -> None:
-        """Called between two tries."""
+    def pause(self, left: float) -> None:
+        """Called between two tries, with the seconds of patience that are left."""
 
     def due(self) -> bool:
         """Whether other connections have been left alone for long enough."""
@@ -163,7 +163,19 @@ class Pair(Link):
         Scratch that the pairs of a thread share: nothing stays in it between calls.
     """
 
-    __slots__ = ("_begins_with", "_kept", "_left", "_queue", "_reading", "_sink", "_staging", "_torn", "_write_error", "fd", "sock")
+    __slots__ = (
+        "_begins_with",
+        "_kept",
+        "_left",
+        "_queue",
+        "_reading",
+        "_sink",
+        "_staging",
+        "_torn",
+        "_write_error",
+        "fd",
+        "sock",
+    )
 
     def __init__(self, sock: socket.socket, peer: Peer, handler: Handler, credit: int, staging: memoryview) -> None:
         super().__init__(peer, handler, credit)
@@ -319,12 +331,11 @@ class Pair(Link):
             try:
                 received = sock.recv_into(staging[came:] if came else staging, total - came)
             except BlockingIOError:
-                waits.pause()
                 now = monotonic()
-                if not gives_up:
-                    gives_up = now + waits.patience
-                elif now >= gives_up:
+                gives_up = gives_up or now + waits.patience
+                if now >= gives_up:
                     break
+                waits.pause(gives_up - now)
             except OSError as exc:
                 self._ended(exc)
                 return None

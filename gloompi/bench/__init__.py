@@ -1,0 +1,8 @@
+"""Measuring: every operation beside MPI, torch's gloo and bare sockets, and the rendezvous.
+
+The command line is all there is: ``mpiexec -n 2 python -m gloompi.bench``.
+"""
+
+from .command import main
+
+__all__ = ["main"]

@@ -1,0 +1,81 @@
+"""What was measured where: the lines above the results."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+import gloompi
+
+from ..context import Context
+from .options import Options
+
+__all__ = ["heading", "heading_text"]
+
+# What changes the way that messages take, in MPI libraries and here. Not a prefix: launchers set dozens for themselves.
+_SETTINGS = (
+    *("OMPI_MCA_pml", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_coll", "OMPI_MCA_btl_tcp_if_include"),
+    *("UCX_TLS", "UCX_NET_DEVICES", "MPIR_CVAR_CH4_NETMOD", "MPIR_CVAR_NOLOCAL", "FI_PROVIDER", "I_MPI_FABRICS"),
+    *("GLOOMPI_TRANSPORT", "GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"),
+)
+
+
+def heading(world: Context, options: Options) -> dict[str, Any]:
+    """Facts of the job; collective."""
+    me = world.peers[world.rank]
+    rows = world.allgather_object((me.host_id or me.host, sorted(os.sched_getaffinity(0))))
+    cores: dict[Any, set[int]] = {}
+    for host, theirs in rows:
+        cores.setdefault(host, set()).update(theirs)
+    from mpi4py import MPI, __version__
+
+    return {
+        "gloompi": gloompi.__version__,
+        "ranks": world.size,
+        "hosts": len(cores),
+        "cores": sum(map(len, cores.values())),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.release()}",
+        "mpi4py": __version__,
+        "mpi": mpi_library(MPI.Get_library_version()),
+        "torch": _torch() if "gloo" in options.peers else None,
+        "settings": {name: os.environ[name] for name in _SETTINGS if os.environ.get(name)},
+        "dtype": options.dtype,
+        "op": options.op,
+    }
+
+
+def _torch() -> str | None:
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
+
+
+def mpi_library(text: str) -> str:
+    """``"Open MPI v5.0.11"``, of all that a library says about itself."""
+    first = text.strip("\0 \n").splitlines()[0]
+    return " ".join(first.partition(",")[0].split())
+
+
+def heading_text(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    ranks, hosts, cores = (_count(facts[key], key[:-1]) for key in ("ranks", "hosts", "cores"))
+    settings = "".join(f", {name}={value}" for name, value in facts["settings"].items())
+    torch = f"; torch {facts['torch']}" if facts["torch"] else ""
+    return (
+        f"gloompi {facts['gloompi']}: {ranks} on {hosts} with {cores}; Python {facts['python']}, NumPy {facts['numpy']}, "
+        f"{facts['system']}\n"
+        f"MPI: {facts['mpi']}, mpi4py {facts['mpi4py']}{settings}{torch}\n"
+        f"{facts['dtype']}, {facts['op']}; us: median and 99th percentile, of each call the slowest rank; ratio: gloompi's "
+        f"median / the other's"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
