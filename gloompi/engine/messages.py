@@ -24,8 +24,9 @@ from .reading import Offered
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 
 # Messages up to this size go out without asking. Asking costs a round trip; not asking costs the receiver a copy where
-# its receive is late.
-EAGER_NBYTES = 64 * 1024
+# its receive is late. With 256 KiB instead of 64, allreduces of 128 KiB took 0.66 of the time with 2 ranks and 0.5 with 4
+# ranks on 2 cores, of 256 KiB 0.95 and 0.6 (recursive doubling, AF_UNIX).
+EAGER_NBYTES = 256 * 1024
 
 # What a peer may have sent without asking that no receive has matched: bounds the memory for early messages to this
 # much per peer, headers included.

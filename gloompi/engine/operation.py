@@ -188,10 +188,11 @@ class Scratch:
 class ReducingReceive(Receive):
     """A receive that combines what comes with what is there, piece by piece as it arrives.
 
-    Computes ``out = mine op incoming``, or ``incoming op mine`` where the peer stands for lower ranks.
+    Computes ``out = mine op incoming``, or ``incoming op mine`` where the peer stands for lower ranks.  What comes goes to
+    `out`, unless that is `mine`, and is combined there: less memory is touched than with a piece of its own.
     """
 
-    __slots__ = ("_apply", "_chunk", "_fill", "_incoming_first", "_mine", "_out", "_piece", "_reduced", "_scratch")
+    __slots__ = ("_apply", "_chunk", "_fill", "_incoming_first", "_mine", "_out", "_piece", "_place", "_reduced", "_scratch")
 
     def __init__(
         self,
@@ -211,6 +212,8 @@ class ReducingReceive(Receive):
         self._apply = reduction.apply
         self._incoming_first = incoming_first
         self._scratch = scratch
+        apart = _address(mine) != _address(out)
+        self._place = out.view(np.uint8).data if apart else None
         self._piece: bytearray | None = None
         itemsize = mine.itemsize or 1
         self._chunk = max(CHUNK_NBYTES // itemsize, 1) * itemsize
@@ -239,6 +242,9 @@ class ReducingReceive(Receive):
         self._filled(nbytes, self.position)
 
     def _room(self, position: int) -> memoryview:
+        if self._place is not None:
+            start = self._reduced * self._mine.itemsize
+            return self._place[start + self._fill : min(start + self._chunk, self.nbytes)]
         if self._piece is None:
             # An item larger than a piece, a record with a long array in it, gets memory of its own.
             self._piece = self._scratch.take() if self._chunk <= CHUNK_NBYTES else bytearray(self._chunk)
@@ -247,8 +253,12 @@ class ReducingReceive(Receive):
     def _filled(self, nbytes: int, position: int) -> None:
         self._fill += nbytes
         if self._fill == self._chunk or position == self.nbytes:
-            assert self._piece is not None
-            self._reduce(np.frombuffer(self._piece, self._mine.dtype, self._fill // self._mine.itemsize))
+            count = self._fill // self._mine.itemsize
+            if self._place is not None:
+                self._reduce(self._out[self._reduced : self._reduced + count])
+            else:
+                assert self._piece is not None
+                self._reduce(np.frombuffer(self._piece, self._mine.dtype, count))
             self._fill = 0
 
     def _reduce(self, incoming: Array) -> None:
@@ -266,3 +276,8 @@ class ReducingReceive(Receive):
                 self._scratch.give(self._piece)
             self._piece = None
         self.complete()
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

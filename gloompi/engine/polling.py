@@ -11,6 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 from ..transport.pair import Pair
@@ -71,7 +72,8 @@ class Poller:
     def remove(self, pair: Pair) -> None:
         """Forget a pair; its socket must still be open."""
         if self._pairs.pop(pair.fd, None) is not None:
-            self._epoll.unregister(pair.fd)
+            with suppress(OSError):  # what is collected as garbage together with its socket may find that closed
+                self._epoll.unregister(pair.fd)
             self.writing.pop(pair.fd, None)
             self._armed.discard(pair.fd)
 

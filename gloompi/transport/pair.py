@@ -26,7 +26,7 @@ SLICE_NBYTES = 4 * 1024 * 1024
 _READ_NBYTES = 32 * 1024
 
 # A frame that is expected is read here as a whole.
-EXPECTED_NBYTES = 64 * 1024
+EXPECTED_NBYTES = 256 * 1024
 STAGING_NBYTES = HEADER_NBYTES + EXPECTED_NBYTES
 
 _MAX_PIECES = 16
@@ -337,10 +337,12 @@ class Pair(Link):
                     break
                 waits.pause(gives_up - now)
             except OSError as exc:
+                self._parse(came)
                 self._ended(exc)
                 return None
             else:
                 if not received:
+                    self._parse(came)
                     self._ended(None)
                     return None
                 came += received
