@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gloompi.context
 from gloompi import Context, Device, PeerLostError
+from gloompi.engine.engine import Engine
+from gloompi.engine.messages import EAGER_NBYTES
+from gloompi.engine.operation import CHUNK_NBYTES
+from gloompi.engine.reading import SLICE_NBYTES
 from gloompi.reduction import OPERATORS
 from gloompi.testing import RankError, run_ranks
 
 SIZES = (1, 2, 3, 4, 5, 8)
-COUNTS = (0, 1, 2, 7, 1000, 100_003)  # the last is beyond the eager limit, and beyond a scratch piece
+# Doubles: more than a scratch piece, and a share of every rank that does not go without asking.
+LARGE = max(CHUNK_NBYTES, SIZES[-1] * EAGER_NBYTES) // 8 + 11
+COUNTS = (0, 1, 2, 7, 1000, LARGE)
 ALGORITHMS = ("auto", "recursive_doubling", "halving_doubling", "ring")
 ORDERED = ("auto", "recursive_doubling", "halving_doubling")
 INTEGERS = ("b", "B", "h", "H", "i", "I", "l", "L", "q", "Q")
@@ -200,7 +207,7 @@ def test_a_callable_gets_its_operands_in_rank_order(n: int, transport: str) -> N
         return _UNIT + (rank + np.arange(count)) % 10
 
     def body(ctx: Context) -> None:
-        for count in (0, 1, 7, 100_003):
+        for count in (0, 1, 7, LARGE):
             for algorithm in ORDERED:
                 result = ctx.allreduce(digits(ctx.rank, count), op=concatenate, algorithm=algorithm)
                 index = np.arange(count)
@@ -257,7 +264,7 @@ def test_items_that_do_not_divide_a_scratch_piece(n: int) -> None:
         return total
 
     def body(ctx: Context) -> None:
-        x = np.empty(100_003, packed)
+        x = np.empty(max(CHUNK_NBYTES, 3 * EAGER_NBYTES) // packed.itemsize + 11, packed)
         x["small"], x["large"] = values(ctx.rank, len(x), "i1"), values(ctx.rank, len(x), "i8") << 40
         for algorithm in ORDERED:
             result = ctx.allreduce(x, op=add, algorithm=algorithm)
@@ -266,6 +273,67 @@ def test_items_that_do_not_divide_a_scratch_piece(n: int) -> None:
             np.testing.assert_array_equal(result["large"], wanted << 40)
 
     run_ranks(n, body)
+
+
+_MAP = np.dtype([("scale", "<u4"), ("shift", "<u4"), ("count", "<u4")])
+
+
+def then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Maps ``x -> scale * x + shift`` one after the other, modulo 2**32: associative, and the order matters."""
+    result = np.empty_like(first)
+    result["scale"] = first["scale"] * second["scale"]
+    result["shift"] = first["shift"] * second["scale"] + second["shift"]
+    result["count"] = first["count"] + second["count"]
+    return result
+
+
+def maps(rank: int, count: int) -> np.ndarray:
+    x = np.ones(count, _MAP)
+    x["scale"] = 2 * ((7 * np.arange(count) + 3 * rank) % 1009) + 1
+    x["shift"] = np.arange(count) + 1_000_003 * rank
+    return x
+
+
+def bordered(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A copy with three items to its left and three to its right, all bytes of which are 77, and all of it."""
+    whole = np.full((len(x) + 6) * x.itemsize, 77, "u1").view(x.dtype)
+    whole[3:-3] = x
+    return whole[3:-3], whole
+
+
+@pytest.mark.parametrize("way", ["read", "unix", "tcp"])
+@pytest.mark.parametrize("nbytes", [CHUNK_NBYTES + CHUNK_NBYTES // 2, SLICE_NBYTES + CHUNK_NBYTES // 2])
+@pytest.mark.parametrize("n", [2, 3])
+def test_blocks_of_several_pieces_into_another_array_and_in_place(
+    monkeypatch: pytest.MonkeyPatch, n: int, nbytes: int, way: str
+) -> None:
+    """What comes is combined in `out` itself, unless that is `x`; items of 12 bytes do not divide a piece of either."""
+
+    def engine(*arguments: Any, **options: Any) -> Engine:
+        return Engine(*arguments, **options, single_copy=way == "read")
+
+    monkeypatch.setattr(gloompi.context, "Engine", engine)
+
+    def body(ctx: Context) -> None:
+        assert [link.readable for link in ctx._engine._links] == [way == "read" and rank != ctx.rank for rank in range(n)]
+        for op, algorithms, inputs in (
+            (then, (*ORDERED, "bcube", "direct"), [maps(rank, n * nbytes // 12 + 5) for rank in range(n)]),
+            ("sum", (*ALGORITHMS, "bcube", "direct"), [values(rank, n * nbytes // 8 + 5) for rank in range(n)]),
+        ):
+            mine = inputs[ctx.rank]
+            before = mine.copy()
+            wanted = reduce(then if callable(op) else np.add, inputs)
+            for algorithm in algorithms:
+                np.testing.assert_array_equal(ctx.allreduce(mine, op=op, algorithm=algorithm), wanted)
+                for in_place in (False, True):
+                    out, whole = bordered(mine if in_place else mine[::-1])
+                    assert ctx.allreduce(out if in_place else mine, out=out, op=op, algorithm=algorithm) is out
+                    np.testing.assert_array_equal(out, wanted)
+                    assert (whole[:3].view("u1") == 77).all()
+                    assert (whole[-3:].view("u1") == 77).all()
+                np.testing.assert_array_equal(mine, before)
+
+    run_ranks(n, body, device=Device(transport="unix" if way == "read" else way))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

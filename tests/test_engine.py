@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gloompi import ANY_SOURCE, Context, ContextClosedError, MismatchError, OperationTimeoutError, PeerLostError, Request
+from gloompi.engine.operation import CHUNK_NBYTES
 from gloompi.testing import run_ranks
 
 PROMPT = 2.0  # seconds
@@ -76,7 +77,8 @@ def test_a_budget_of_months(timeout: float) -> None:
 
 
 def test_items_larger_than_a_piece_of_scratch() -> None:
-    record = np.dtype([("values", "f8", 40_000)])
+    length = CHUNK_NBYTES // 8 + 5
+    record = np.dtype([("values", "f8", length)])
 
     def total(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         out = np.empty_like(a)
@@ -85,9 +87,11 @@ def test_items_larger_than_a_piece_of_scratch() -> None:
 
     def body(ctx: Context) -> None:
         x = np.zeros(3, record)
-        x["values"] = ctx.rank + np.arange(40_000)
-        found = ctx.allreduce(x, op=total)
-        assert (found["values"] == 1 + 2 * np.arange(40_000)).all()
+        x["values"] = ctx.rank + np.arange(length)
+        found = ctx.allreduce(x, op=total, algorithm="direct")
+        assert (found["values"] == 1 + 2 * np.arange(length)).all()
+        ctx.allreduce(x, out=x, op=total, algorithm="direct")  # this is where a piece is needed
+        assert (x["values"] == 1 + 2 * np.arange(length)).all()
 
     run_ranks(2, body, timeout=10)
 

@@ -28,10 +28,12 @@ from gloompi import (
     Request,
 )
 from gloompi.deadline import Deadline
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import RankError, run_ranks
 
-LARGE = 100_003
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 3 * EAGER + 3
 PROMPT = 2.0  # seconds
 BUSY_TAG = 99
 
@@ -153,13 +155,13 @@ def test_closing_delivers_what_was_sent(transport: str) -> None:
 
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
-            for tag, count in enumerate((1, 0, 8192, LARGE, 2_000_003, 7)):
+            for tag, count in enumerate((1, 0, EAGER, LARGE, 20 * LARGE, 7)):
                 ctx.isend(np.arange(count) + tag, 1, tag=tag)  # not waited for
             ctx.isend(np.arange(5), 2)
             ctx.close()
             gone.set()
         elif ctx.rank == 1:
-            for tag, count in reversed(list(enumerate((1, 0, 8192, LARGE, 2_000_003, 7)))):
+            for tag, count in reversed(list(enumerate((1, 0, EAGER, LARGE, 20 * LARGE, 7)))):
                 out = np.empty(count, int)
                 assert ctx.recv(out, 0, tag=tag).nbytes == 8 * count
                 np.testing.assert_array_equal(out, np.arange(count) + tag)
@@ -449,6 +451,29 @@ def test_the_sockets_are_freed_where_the_warning_is_an_error(monkeypatch: pytest
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@transports
+def test_a_context_that_is_collected_as_part_of_a_cycle_warns(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+    """The collector may close its sockets before it comes to the Context."""
+    before = len(os.listdir("/proc/self/fd"))
+    first, second = connected(2, transport)
+    program: dict[str, Any] = {"ctx": first}
+    program["itself"] = program
+    unraised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: unraised.append(repr(args.exc_value)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del first, program
+        gc.collect()
+    assert unraised == []
+    assert {warning.category for warning in caught} == {ResourceWarning}
+    texts = [str(warning.message) for warning in caught]
+    own = [text for text in texts if not text.startswith("unclosed <socket.socket ")]  # which Python says of those sockets
+    assert own == ["<gloompi.Context rank 0 of 2> was not closed"]
+    with pytest.raises(PeerLostError, match=r"^lost rank 0 .* in recv: connection closed by peer"):
+        second.recv(np.empty(1), 0)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_closed_context_is_collected_without_a_word() -> None:
     contexts = connected(3)
     contexts[0].close()
@@ -591,7 +616,7 @@ def test_a_forked_child_cannot_use_the_context_and_does_not_disturb_it(transport
 import os, sys
 import numpy as np
 from gloompi import GloompiError
-from test_lifecycle import connected, finish
+from test_lifecycle import LARGE, connected, finish
 
 contexts = connected(2, {transport!r})
 under_way = contexts[0].irecv(out := np.empty(1), 1)
@@ -612,7 +637,7 @@ for leave in (sys.exit, os._exit):
             del contexts, ctx
         leave(0)
     assert os.waitpid(pid, 0)[1] == 0
-    results = finish([ctx.iallreduce(np.full(100_003, ctx.rank + 1)) for ctx in contexts])
+    results = finish([ctx.iallreduce(np.full(LARGE, ctx.rank + 1)) for ctx in contexts])
     print("parent", [int(result[-1]) for result in results], flush=True)
 contexts[1].send(np.ones(1), 0)
 print("parent", under_way.wait().nbytes)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from gloompi import ANY_SOURCE, ANY_TAG, Context, Device, MismatchError, Status
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
 SIZES = (1, 2, 3, 4, 5)
-COUNTS = (0, 1, 7, 1000, 8192, 8193, 100_003)  # 8192 doubles are the eager limit
-LARGE = 100_003
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 3 * EAGER + 3
+COUNTS = (0, 1, 7, 1000, EAGER, EAGER + 1, LARGE)
 
 transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
 
@@ -75,14 +77,15 @@ def test_both_send_large_messages_to_each_other(transport: str) -> None:
     def body(ctx: Context) -> None:
         peer = 1 - ctx.rank
         # A blocking send of a large message waits for its receive, so both receives have to be posted by somebody.
-        out = np.full(1_000_003, -1.0)
+        count = 10 * LARGE
+        out = np.full(count, -1.0)
         incoming = ctx.irecv(out, peer)
-        ctx.send(values(ctx.rank, 1_000_003), peer)
-        assert incoming.wait() == Status(peer, 0, 8_000_024)
-        np.testing.assert_array_equal(out, values(peer, 1_000_003))
-        back = np.empty(1_000_003)
-        assert ctx.sendrecv(out, peer, back, peer).nbytes == 8_000_024
-        np.testing.assert_array_equal(back, values(ctx.rank, 1_000_003))
+        ctx.send(values(ctx.rank, count), peer)
+        assert incoming.wait() == Status(peer, 0, 8 * count)
+        np.testing.assert_array_equal(out, values(peer, count))
+        back = np.empty(count)
+        assert ctx.sendrecv(out, peer, back, peer).nbytes == 8 * count
+        np.testing.assert_array_equal(back, values(ctx.rank, count))
         outgoing = [ctx.isend(values(ctx.rank, LARGE), peer, tag=tag) for tag in range(5)]
         for tag in reversed(range(5)):
             ctx.recv(out, peer, tag=tag)
@@ -140,7 +143,7 @@ def test_more_messages_to_oneself_than_there_is_credit_for() -> None:
 @transports
 def test_messages_of_one_source_and_tag_keep_their_order(transport: str) -> None:
     # Small and large ones mixed: the large ones wait for their receive, but do not lose their place.
-    counts = [3, LARGE, 0, 20_000, 1, 8192, 8193, 2, LARGE, 5]
+    counts = [3, LARGE, 0, 2 * EAGER, 1, EAGER, EAGER + 1, 2, LARGE, 5]
 
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
@@ -180,7 +183,7 @@ def test_receives_match_in_the_order_of_their_posting() -> None:
 @transports
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_any_source_and_any_tag_take_everything_once(n: int, transport: str) -> None:
-    counts = (0, 5, 20_000)
+    counts = (0, 5, 2 * EAGER)
 
     def body(ctx: Context) -> None:
         if ctx.rank:
@@ -189,7 +192,7 @@ def test_any_source_and_any_tag_take_everything_once(n: int, transport: str) -> 
                 request.wait()
             return
         seen: dict[tuple[int, int], list[int]] = {}
-        out = np.empty(20_000, "i8")
+        out = np.empty(2 * EAGER, "i8")
         for _ in range((n - 1) * 10 * len(counts)):
             source, tag, nbytes = ctx.recv(out, ANY_SOURCE, tag=ANY_TAG)
             np.testing.assert_array_equal(out[: nbytes // 8], values(source, nbytes // 8, "i8") + tag)
@@ -297,7 +300,7 @@ def test_credit_comes_back() -> None:
 
 def test_a_shorter_message_fills_the_beginning() -> None:
     def body(ctx: Context) -> None:
-        for count in (0, 1, 1000, 50_000):
+        for count in (0, 1, 1000, 2 * EAGER):
             if ctx.rank == 0:
                 ctx.send(values(0, count), 1)
                 ctx.send(values(0, count), 1)
@@ -330,9 +333,10 @@ def test_empty_messages_carry_source_and_tag() -> None:
 
 def test_uint8_receives_the_raw_bytes_of_any_dtype() -> None:
     dtypes = ("?", "i1", "u2", "i8", "f2", "f8", "g", "c16", ">f4", "S5", "U3", "M8[ns]", "i1,f8")
+    long = EAGER_NBYTES // 3  # items of 1 and 2 bytes go without asking, longer ones wait
 
     def body(ctx: Context) -> None:
-        for dtype, count in itertools.product(dtypes, (0, 3, 20_011)):
+        for dtype, count in itertools.product(dtypes, (0, 3, long)):
             raw = np.random.default_rng(count).integers(0, 2, count * np.dtype(dtype).itemsize, "u1")
             if ctx.rank == 0:
                 ctx.send(raw.view(dtype), 1)
@@ -408,8 +412,8 @@ def test_a_message_that_is_too_long_is_a_mismatch(posted: bool, transport: str) 
     ],
 )
 def test_another_dtype_is_a_mismatch(sent: str, wanted: str, posted: bool) -> None:
-    for count in (2, LARGE):
-        error = _mismatch(np.zeros(count, sent), np.zeros(2 * LARGE, wanted), posted=posted)
+    for count in (2, EAGER_NBYTES + 1):  # of any length
+        error = _mismatch(np.zeros(count, sent), np.zeros(2 * count, wanted), posted=posted)
         assert error.here.startswith(f"recv({np.dtype(wanted).str}, count ")
         assert error.there.startswith(f"send({np.dtype(sent).str}, count ")
 

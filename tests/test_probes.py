@@ -26,12 +26,14 @@ from gloompi import (
 )
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import Kind, pack_header
 
-COUNTS = (0, 1, 1000, 8192, 8193, 100_003)  # 8192 doubles are the eager limit
-LARGE = 100_003
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 3 * EAGER + 3
+COUNTS = (0, 1, 1000, EAGER, EAGER + 1, LARGE)
 WAIT = 30.0
 PROMPT = 2.0  # seconds
 

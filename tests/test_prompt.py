@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 PEER = Peer(3, "node7", 4121, "unix", "@gloompi-ab")
 MARK = bytes(range(32))
-SMALL = 8192  # doubles: the most that goes without asking
+SMALL = EAGER_NBYTES // 8  # doubles: the most that goes without asking
 LARGE = 1_000_003
 WAIT = 30.0
 PATIENCE = 0.05  # ranks that share a process have none of their own accord
@@ -231,7 +231,7 @@ OTHERS = {
     "another channel": pack_header(Kind.MESSAGE, 4, 7, 100, MARK) + pattern(100, 1),
     "a shorter one": message(7, 99, 1),
     "a longer one": message(7, 101, 1),
-    "a much longer one": message(7, 300_000, 1),
+    "a much longer one": message(7, EXPECTED_NBYTES + 40_000, 1),
     "an empty one": message(7, 0, 1),
     "data": header(7, 100, Kind.DATA) + pattern(100, 1),
     "several": header(1, 0, Kind.CLEAR) + header(2, 0, Kind.CREDIT) + message(3, 5, 1),

@@ -42,6 +42,7 @@ from gloompi.collectives.allreduce import ALGORITHMS
 from gloompi.deadline import Deadline
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.engine.reading import SLICE_NBYTES
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import RankError, run_ranks
@@ -51,10 +52,12 @@ from gloompi.transport.memory import Offer, Owner, Reader
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
-SMALL = 8192  # doubles: what goes without asking
-LARGE = 100_003
+SMALL = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 3 * SMALL + 3
+MIDDLE = 5 * SMALL // 2  # doubles, of which halves are read, too
 SLICES = 9 * 1024 * 1024 // 8  # doubles, of which three slices are made
-ODD = 262_147  # of 4 bytes: 1 MiB and 12 bytes
+ODD = 6 * EAGER_NBYTES // 4 + 3  # of 4 bytes, of which fifths are read, too
+BARE = EAGER_NBYTES // 4 + 3  # of 4 bytes, of which only the whole is read
 SIZES = (2, 3, 4, 5)
 HUGE = 2**31 + 7
 WAIT = 30.0
@@ -227,7 +230,7 @@ def test_both_directions_at_once(reads: Reads) -> None:
     assert reads.nbytes == 6 * 8 * SLICES
 
 
-COUNTS = (3, LARGE, 0, 20_000, 1, SMALL, SMALL + 1, 2, LARGE, 5)
+COUNTS = (3, LARGE, 0, MIDDLE, 1, SMALL, SMALL + 1, 2, LARGE, 5)
 """Doubles of messages of which some go at once, and some wait where they are."""
 
 
@@ -462,7 +465,7 @@ def test_collectives_against_numpy(reads: Reads, n: int) -> None:
 @pytest.mark.parametrize("n", [2, 3])
 def test_all_operations_under_way_together(reads: Reads, n: int) -> None:
     def body(ctx: Context) -> None:
-        started = [each for salt in range(2) for each in begin(ctx, salt, 131_073)]
+        started = [each for salt in range(2) for each in begin(ctx, salt, 4 * SMALL + 1)]
         random.Random(ctx.rank).shuffle(started)
         for request, check in started:
             check(request.wait())
@@ -548,13 +551,13 @@ def test_arrays_that_are_not_contiguous_or_read_only(reads: Reads) -> None:
 
 
 def _everything(ctx: Context) -> None:
-    check_collectives(ctx, 20_011)
+    check_collectives(ctx, BARE)
     check_collectives(ctx, ODD)
     after, before = (ctx.rank + 1) % ctx.size, (ctx.rank - 1) % ctx.size
     out = np.empty(SLICES)
     assert ctx.sendrecv(values(ctx.rank, 0, SLICES), after, out, before) == Status(before, 0, 8 * SLICES)
     assert_same(out, values(before, 0, SLICES))
-    for request, check in begin(ctx, 1, 20_000):
+    for request, check in begin(ctx, 1, MIDDLE):
         check(request.wait())
     assert nothing_waits(ctx)
 
@@ -1206,7 +1209,7 @@ def test_two_contexts_and_their_children(reads: Reads) -> None:
             half = ctx.split(ctx.rank % 2, -ctx.rank)
             assert half is not None
             family = [ctx, dup, half, other]
-            started = [begin(one, salt, 20_000 + salt) for salt, one in enumerate(family)]
+            started = [begin(one, salt, MIDDLE + salt) for salt, one in enumerate(family)]
             # A call moves what is under way on its own connections, not on the other Context's.
             for several in (started[0] + started[1] + started[2], started[3]):
                 random.Random(ctx.rank).shuffle(several)
@@ -1214,7 +1217,7 @@ def test_two_contexts_and_their_children(reads: Reads) -> None:
                     check(request.wait())
             for one in family:
                 assert nothing_waits(one)
-                check_collectives(one, 20_011)
+                check_collectives(one, BARE)
             half.close()
 
     run_ranks(3, body)
@@ -1226,7 +1229,7 @@ def test_a_failure_of_one_rank_reaches_all_that_read(reads: Reads) -> None:
         for number in range(100):
             if ctx.rank == 2 and number == 5:
                 raise ValueError("no data")
-            ctx.allreduce(values(ctx.rank, number, LARGE))
+            ctx.allreduce(values(ctx.rank, number, 2 * MIDDLE))
 
     with pytest.raises(RankError, match=r"^rank 2 of 4 failed: ValueError: no data$"):
         run_ranks(4, body)

@@ -9,9 +9,12 @@ import pytest
 from traffic import assert_same, values
 
 from gloompi import ANY_SOURCE, ANY_TAG, Context, Device, OperationTimeoutError, PeerLostError, Request, Status
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
-COUNTS = (0, 1, 1000, 8192, 8193, 100_003)  # 8192 doubles are the eager limit
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 3 * EAGER + 3
+COUNTS = (0, 1, 1000, EAGER, EAGER + 1, LARGE)
 WAIT = 30.0
 
 transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
@@ -129,7 +132,7 @@ def test_ssend_of_an_object_to_oneself() -> None:
 @transports
 def test_order_with_other_sends(transport: str) -> None:
     """Short, announced and synchronous messages of one tag are received in the order of sending, however they travel."""
-    counts = (1, 8193, 0, 5, 100_003, 1, 8192, 0, 8193)
+    counts = (1, EAGER + 1, 0, 5, LARGE, 1, EAGER, 0, EAGER + 1)
 
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
@@ -141,7 +144,7 @@ def test_order_with_other_sends(transport: str) -> None:
                 request.wait()
         else:
             for number in range(3 * len(counts)):
-                out = np.full(200_000, -1.0)
+                out = np.full(2 * LARGE, -1.0)
                 count = counts[number % len(counts)]
                 source, tag = (0, 0) if number % 4 else (ANY_SOURCE, ANY_TAG)
                 assert ctx.recv(out, source, tag=tag) == Status(0, 0, 8 * count)
@@ -173,7 +176,7 @@ def test_a_later_send_overtakes_with_another_tag_only() -> None:
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_every_rank_sends_to_every_rank(n: int, transport: str) -> None:
     def body(ctx: Context) -> None:
-        for count in (0, 7, 8193):
+        for count in (0, 7, EAGER + 1):
             requests = [ctx.issend(values(ctx.rank, dest, count), dest, tag=dest) for dest in range(n)]
             for _ in range(n):
                 out = np.full(count, -1.0)

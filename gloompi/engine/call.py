@@ -71,16 +71,15 @@ class Call:
         """
         buffer = _NOTHING if out is None else as_bytes(out)
         if now and self._prompt:
-            payload = self._receive_now(source, step, len(buffer))
+            payload = self._messages.receive_now(
+                self._channel, self._ranks[source], self._tag | step, len(buffer), self._fingerprint
+            )
             if payload is not None:
                 if payload:
                     buffer[:] = payload
                 return DONE
         receive = Receive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
         return self._messages.receive(receive)
-
-    def _receive_now(self, source: int, step: int, nbytes: int) -> memoryview | None:
-        return self._messages.receive_now(self._channel, self._ranks[source], self._tag | step, nbytes, self._fingerprint)
 
     def receive_piece(self, source: int, step: int, out: Array) -> Operation:
         """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone."""
@@ -100,7 +99,9 @@ class Call:
         `out` may be `mine`.  All are 1-d, contiguous, of one dtype and length.  For `now` see `receive`.
         """
         if now and self._prompt:
-            payload = self._receive_now(source, step, mine.nbytes)
+            payload = self._messages.receive_now(
+                self._channel, self._ranks[source], self._tag | step, mine.nbytes, self._fingerprint
+            )
             if payload is not None:
                 incoming = np.frombuffer(payload, mine.dtype)
                 if source < self.rank:

@@ -87,7 +87,7 @@ class Engine(Connections):
         task = self.start(plan, True)
         if not task.done:
             self.wait(task, deadline)
-        return task.outcome()
+        return task.result if task.failure is None else task.outcome()
 
     def start(self, plan: Plan, prompt: bool = False) -> Task:
         """Begin a call and run it as far as it gets without waiting, or, if it is to be prompt, hardly any."""

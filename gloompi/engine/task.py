@@ -138,7 +138,9 @@ class Task:
             self.result = self._finish()
         except Exception as exc:
             self._end(exc)  # of this result alone: everything has been sent and received
-        else:
+            return
+        self.done = True
+        if self.awaited or self.ended:
             self._end()
 
     def abandon(self, failure: BaseException | None = None) -> None:

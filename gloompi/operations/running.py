@@ -29,8 +29,9 @@ class Running:
 
     def _run(self, plan: Plan, timeout: float | None) -> Any:
         engine = self._engine
-        deadline = self._deadline(timeout)
-        engine.check_open(self._conversation)
+        deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
+        if self._conversation.closed:
+            engine.check_open(self._conversation)
         return engine.exclusively(deadline, plan.name, engine.run, plan, deadline)
 
     def _start(self, plan: Plan) -> Request:

@@ -10,11 +10,12 @@ from mpi4py import MPI
 from report import report
 
 from gloompi import Context, Device
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.transport.memory import Reader
 
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
-COUNT = 262_147  # of 4 bytes: 1 MiB and 12 bytes
+COUNT = 6 * EAGER_NBYTES // 4 + 3  # of 4 bytes, of which quarters are read, too
 SLICES = 9 * 1024 * 1024 // 4
 
 
