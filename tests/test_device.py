@@ -10,13 +10,17 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from gloompi import Context
+from gloompi.testing import run_ranks
 from gloompi.transport import interfaces
 from gloompi.transport.device import Device
 from gloompi.transport.endpoint import MAX_ADDRESSES, Address, Nearness
 from gloompi.transport.interfaces import Interface
+from gloompi.transport.memory import Offer, Reader
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -109,6 +113,37 @@ def test_bad_port(port: Any) -> None:
     with pytest.raises(ValueError, match="port must be") as caught:
         Device(port=port)
     assert str(caught.value) == f"port must be 0, a port or a range low <= high within 1-65535, not {port}"
+
+
+def test_single_copy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Device().single_copy is True
+    monkeypatch.setenv("GLOOMPI_SINGLE_COPY", "0")
+    assert Device().single_copy is False
+    assert repr(Device(transport="unix")).endswith("transport='unix', single_copy=False)")
+    assert Device(single_copy=True).single_copy is True
+    monkeypatch.setenv("GLOOMPI_SINGLE_COPY", "no")
+    with pytest.raises(ValueError, match="GLOOMPI_SINGLE_COPY") as caught:
+        Device()
+    assert str(caught.value) == "GLOOMPI_SINGLE_COPY must be 0 or 1, not 'no'"
+
+
+@pytest.mark.parametrize("single_copy", [True, False])
+def test_single_copy_decides_whether_memory_is_read(monkeypatch: pytest.MonkeyPatch, single_copy: bool) -> None:
+    read: list[int] = []
+    original = Reader.read
+
+    def spy(self: Reader, pid: int, offer: Offer, position: int, into: memoryview) -> None:
+        read.append(len(into))
+        original(self, pid, offer, position, into)
+
+    monkeypatch.setattr(Reader, "read", spy)
+
+    def body(ctx: Context) -> None:
+        x = np.full(2**18, 1.5 + ctx.rank)
+        assert np.all(ctx.allreduce(x) == 4.0)
+
+    run_ranks(2, body, device=Device(single_copy=single_copy))
+    assert bool(read) is single_copy
 
 
 def test_transport_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

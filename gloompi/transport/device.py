@@ -57,6 +57,10 @@ class Device:
     transport : {"auto", "tcp", "unix"}
         "auto" takes AF_UNIX sockets between ranks of one host and TCP elsewhere; "tcp" takes TCP everywhere (loopback
         on one host); "unix" AF_UNIX only, so that all ranks must share a host.  Default: GLOOMPI_TRANSPORT, else "auto".
+    single_copy : bool, optional
+        Read large messages of ranks on this host in their memory (process_vm_readv(2)) where they are connected over AF_UNIX
+        and the kernel permits it; where it does not, or with False, they come over the socket.  Default: GLOOMPI_SINGLE_COPY
+        (0 or 1), else True.
 
     Raises
     ------
@@ -73,6 +77,7 @@ class Device:
         port: int | tuple[int, int] = 0,
         family: int | None = None,
         transport: str | None = None,
+        single_copy: bool | None = None,
     ) -> None:
         if interface is not None and host is not None:
             raise ValueError(f"give interface or host, not both: {interface!r}, {host!r}")
@@ -97,6 +102,7 @@ class Device:
         if self.transport not in TRANSPORTS:
             source = "GLOOMPI_TRANSPORT" if transport is None else "transport"
             raise ValueError(f"{source} must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
+        self.single_copy = _switch("GLOOMPI_SINGLE_COPY") if single_copy is None else bool(single_copy)
 
     def __repr__(self) -> str:
         low, high = self.ports
@@ -104,7 +110,7 @@ class Device:
         advertise = "" if self.advertise is None else f"advertise={str(self.advertise)!r}, "
         return (
             f"Device(interface={self.interface!r}, host={self.host!r}, {advertise}port={port}, "
-            f"family={self.family}, transport={self.transport!r})"
+            f"family={self.family}, transport={self.transport!r}{'' if self.single_copy else ', single_copy=False'})"
         )
 
     def listen(self, backlog: int) -> Listeners:
@@ -238,6 +244,13 @@ def _listen_unix(name: bytes, backlog: int) -> socket.socket:
 def unix_address(name: bytes) -> str:
     """The abstract AF_UNIX address for the 16 bytes in an endpoint."""
     return f"\0gloompi-{name.hex()}"
+
+
+def _switch(variable: str) -> bool:
+    text = os.environ.get(variable) or "1"
+    if text not in ("0", "1"):
+        raise ValueError(f"{variable} must be 0 or 1, not {text!r}")
+    return text == "1"
 
 
 def _port_range(port: int | tuple[int, int]) -> tuple[int, int]:
