@@ -93,6 +93,7 @@ def test_options_by_default() -> None:
         peers=("mpi", "gloo"),
         peers_asked=False,
         seconds=1.0,
+        streak=10,
         repeats=3,
         json=None,
         csv=None,
@@ -593,6 +594,32 @@ def test_time_in_turn() -> None:
         assert (times <= slowest).all()  # rank 0 has the slowest rank of each call
         assert (times > 0).all()
         assert first == second == ["barrier", "run"] * (len(first) // 2)
+
+
+@pytest.mark.parametrize("streak", [1, 4])
+def test_a_turn_is_a_streak_of_calls(streak: int) -> None:
+    def measure(ctx: Context) -> list[str]:
+        order: list[str] = []
+
+        class Named(Pretender):
+            def __init__(self, name: str) -> None:
+                super().__init__(ctx)
+                self.name = name
+
+            def barrier(self) -> None:
+                order.append(self.name)
+
+        case = Case("allreduce", 40, ctx.size)
+        buffers = case.buffers(ctx.rank)
+        entrants = [enter(ctx, Named(name), case, buffers) for name in "ab"]
+        order.clear()
+        time_in_turn(ctx, entrants, 1e-9, streak)  # type: ignore[arg-type]
+        return order
+
+    # One call, three to estimate with, none to warm up, five that are timed.
+    counts = [1, 3, 0, 5]
+    turns = [min(streak, count - first) for count in counts for first in range(0, count, streak)]
+    assert run_ranks(2, measure) == [[name for turn in turns for name in "a" * turn + "b" * turn]] * 2
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ PEERS = ("mpi", "gloo", "limit")
 DEFAULT_OPERATIONS = ("allreduce", "broadcast", "allgather", "reduce_scatter", "alltoall", "send/recv")
 DEFAULT_SIZES = (8, 1024, 64 << 10, 1 << 20, 16 << 20, 64 << 20)
 
+# Calls that take so little that what they find in the caches counts.
+SHORT_NBYTES = 64 << 10
+
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _DTYPES = tuple(np.dtype(code).name for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
 
@@ -51,6 +54,8 @@ class Options:
     dtype, op : str
     seconds : float
         Budget of a line.
+    streak : int
+        Calls of up to `SHORT_NBYTES` that a candidate makes in a row.
     repeats : int
         Of the rendezvous.
     peers_asked : bool
@@ -70,6 +75,7 @@ class Options:
     peers: tuple[str, ...]
     peers_asked: bool
     seconds: float
+    streak: int
     repeats: int
     json: str | None
     csv: str | None
@@ -133,6 +139,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         peers=peers,
         peers_asked=given.peers is not None,
         seconds=given.seconds,
+        streak=given.streak,
         repeats=given.repeats,
         json=given.json,
         csv=given.csv,
@@ -218,6 +225,13 @@ def _parser() -> argparse.ArgumentParser:
         "installed; limit alone for limit)",
     )
     parser.add_argument("--seconds", type=_seconds, default=1.0, help="budget of a line (default %(default)s)")
+    parser.add_argument(
+        "--streak",
+        type=_count,
+        default=10,
+        help="calls of up to 64 KiB that each candidate makes in a row before the next one's turn; longer ones are made "
+        "one at a time (default %(default)s)",
+    )
     parser.add_argument("--repeats", type=_count, default=3, help="of the rendezvous (default %(default)s)")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write a JSON document; to stdout without FILE")
     parser.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write a CSV table; to stdout without FILE")

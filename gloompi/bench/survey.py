@@ -16,7 +16,7 @@ from .gloo import Gloo, import_torch
 from .limit import Limit
 from .line import Line
 from .mpi import MPICandidate
-from .options import Options
+from .options import SHORT_NBYTES, Options
 from .own import ALGORITHMS, Own
 from .timing import Entrant, WrongResultError, enter, time_in_turn
 
@@ -177,7 +177,8 @@ class Survey:
                 entrants.append(entrant)
             else:
                 self._note(f"{candidate.name} left out of {case.operation}: {entrant}")
-        times = time_in_turn(ctx, entrants, self.options.seconds * len(own))
+        streak = self.options.streak if case.nbytes <= SHORT_NBYTES else 1
+        times = time_in_turn(ctx, entrants, self.options.seconds * len(own), streak)
         lines = []
         for index, each in enumerate(own):
             beside = {

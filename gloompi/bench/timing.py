@@ -83,16 +83,18 @@ def enter(ctx: Context, candidate: Candidate, case: Case, buffers: Buffers) -> E
     return Entrant(candidate, work)
 
 
-def time_in_turn(ctx: Context, entrants: Sequence[Entrant], budget: float) -> Array:
-    """Call all entrants in turn, each behind a barrier of its own; collective.
+def time_in_turn(ctx: Context, entrants: Sequence[Entrant], budget: float, streak: int = 1) -> Array:
+    """Call all entrants in turn, each call behind a barrier of the entrant's own; collective.
 
-    After each call the ranks meet in a barrier of gloompi's.  There a rank that is done early sleeps, where it would spin in
+    After each turn the ranks meet in a barrier of gloompi's.  There a rank that is done early sleeps, where it would spin in
     MPI's and take the core of a rank that is still at work for another candidate.
 
     Parameters
     ----------
     budget : float
         Seconds for all of them together; at least 5 calls each, at most 1000.
+    streak : int
+        Calls of an entrant in one turn.
 
     Returns
     -------
@@ -104,12 +106,13 @@ def time_in_turn(ctx: Context, entrants: Sequence[Entrant], budget: float) -> Ar
 
     def call(count: int) -> Array:
         times = np.zeros((len(steps), count))
-        for number in range(count):
+        for first in range(0, count, streak):
             for index, (barrier, run) in enumerate(steps):
-                barrier()
-                start = perf_counter()
-                run()
-                times[index, number] = perf_counter() - start
+                for number in range(first, min(first + streak, count)):
+                    barrier()
+                    start = perf_counter()
+                    run()
+                    times[index, number] = perf_counter() - start
                 meet()
         return times
 

@@ -42,7 +42,7 @@ class Movement(Running):
         x : array, shape (...), any dtype but object
             Same shape and dtype on all ranks; written in place on all but the root.
         root : int
-        algorithm : {"auto", "binomial", "scatter_allgather"}
+        algorithm : {"auto", "binomial", "scatter_allgather", "direct"}
             Same on all ranks.
 
         Returns
@@ -76,7 +76,7 @@ class Movement(Running):
             Same shape and dtype on all ranks.
         out : array, shape (size, ...), optional
             Receives the result.  Default: a new array.
-        algorithm : {"auto", "bruck", "ring"}
+        algorithm : {"auto", "bruck", "ring", "direct"}
             Same on all ranks.
 
         Returns
@@ -93,7 +93,8 @@ class Movement(Running):
 
         Notes
         -----
-        Bruck et al. 1997 (doi:10.1109/71.642949) for short arrays, else a ring.
+        Bruck et al. 1997 (doi:10.1109/71.642949) for short arrays, else a ring, or, where all ranks share a host, from
+        each to all others at once.
         """
         result: Array = self._run(self._plan.allgather(x, out, algorithm), timeout)
         return result

@@ -77,7 +77,7 @@ class Reductions(Running):
             "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor"; a NumPy ufunc; or ``f(a, b) -> c``,
             elementwise and associative, which gets 1-d pieces of the arrays, in rank order.  NaN and integer overflow
             follow NumPy.
-        algorithm : {"auto", "recursive_doubling", "halving_doubling", "ring", "bcube"}
+        algorithm : {"auto", "recursive_doubling", "halving_doubling", "ring", "bcube", "direct"}
             Same on all ranks.  "ring" is for commutative operators, which the ten names are.
 
         Returns
@@ -99,8 +99,9 @@ class Reductions(Running):
         -----
         Recursive doubling (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521) for short arrays, recursive
         halving and doubling (Rabenseifner 2004, doi:10.1007/978-3-540-24685-5_1) or a ring (Patarasuk and Yuan 2009,
-        doi:10.1016/j.jpdc.2008.09.002) for long ones: 2 nbytes (size-1)/size bytes sent per rank.  "bcube", as in Gloo
-        (Guo et al. 2009, doi:10.1145/1592568.1592577), has to be asked for.
+        doi:10.1016/j.jpdc.2008.09.002) for long ones: 2 nbytes (size-1)/size bytes sent per rank; where all ranks share a
+        host, "direct", in which each takes what it needs from all others.  "bcube", as in Gloo (Guo et al. 2009,
+        doi:10.1145/1592568.1592577), has to be asked for.
         """
         result: Array = self._run(self._plan.allreduce(x, out, op, algorithm), timeout)
         return result
