@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gloompi.context
 from gloompi import Context, Device, PeerLostError
-from gloompi.engine.engine import Engine
 from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.engine.operation import CHUNK_NBYTES
 from gloompi.engine.reading import SLICE_NBYTES
@@ -304,15 +302,8 @@ def bordered(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("way", ["read", "unix", "tcp"])
 @pytest.mark.parametrize("nbytes", [CHUNK_NBYTES + CHUNK_NBYTES // 2, SLICE_NBYTES + CHUNK_NBYTES // 2])
 @pytest.mark.parametrize("n", [2, 3])
-def test_blocks_of_several_pieces_into_another_array_and_in_place(
-    monkeypatch: pytest.MonkeyPatch, n: int, nbytes: int, way: str
-) -> None:
+def test_blocks_of_several_pieces_into_another_array_and_in_place(n: int, nbytes: int, way: str) -> None:
     """What comes is combined in `out` itself, unless that is `x`; items of 12 bytes do not divide a piece of either."""
-
-    def engine(*arguments: Any, **options: Any) -> Engine:
-        return Engine(*arguments, **options, single_copy=way == "read")
-
-    monkeypatch.setattr(gloompi.context, "Engine", engine)
 
     def body(ctx: Context) -> None:
         assert [link.readable for link in ctx._engine._links] == [way == "read" and rank != ctx.rank for rank in range(n)]
@@ -333,7 +324,7 @@ def test_blocks_of_several_pieces_into_another_array_and_in_place(
                     assert (whole[-3:].view("u1") == 77).all()
                 np.testing.assert_array_equal(mine, before)
 
-    run_ranks(n, body, device=Device(transport="unix" if way == "read" else way))
+    run_ranks(n, body, device=Device(transport="unix" if way == "read" else way, single_copy=way == "read"))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -46,7 +46,8 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 PEER = Peer(3, "node7", 4121, "unix", "@gloompi-ab")
 MARK = bytes(range(32))
 SMALL = EAGER_NBYTES // 8  # doubles: the most that goes without asking
-LARGE = 1_000_003
+LARGE = 30 * SMALL + 3
+HELD_NBYTES = 65_536  # a socket takes so much at once, and a header
 WAIT = 30.0
 PATIENCE = 0.05  # ranks that share a process have none of their own accord
 
@@ -164,7 +165,7 @@ def take_all(pair: Pair) -> None:
         pass
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, 8, 4096, EXPECTED_NBYTES])
+@pytest.mark.parametrize("nbytes", [0, 1, 8, 4096, HELD_NBYTES])
 def test_the_expected_frame_is_there(ends: tuple[Pair, socket.socket], handler: Handler, nbytes: int) -> None:
     pair, far = ends
     waits = Waits()
@@ -191,6 +192,21 @@ def test_the_expected_frame_comes_in_pieces(
     assert bytes(payload) == pattern(100)
     assert waits.pauses == len(pieces)
     assert handler.frames == []
+
+
+def test_the_longest_payload_that_is_tried(ends: tuple[Pair, socket.socket], handler: Handler) -> None:
+    """In pieces: it is more than a socket holds by default."""
+    pair, far = ends
+    for seed in range(3):
+        stream = message(7, EXPECTED_NBYTES, seed)
+        pieces = [stream[start : start + HELD_NBYTES] for start in range(0, len(stream), HELD_NBYTES)]
+        waits = Waits(*[lambda piece=piece: far.sendall(piece) for piece in pieces])  # type: ignore[misc]
+        payload = pair.expect(header(7, EXPECTED_NBYTES), EXPECTED_NBYTES, waits)
+        assert payload is not None
+        assert bytes(payload) == pattern(EXPECTED_NBYTES, seed)
+        assert waits.pauses == len(pieces)
+    assert handler.frames == []
+    assert pair.receive() is False
 
 
 @pytest.mark.parametrize("cut", [0, 1, 63, 64, 65, 163])
@@ -277,12 +293,15 @@ def test_what_follows_the_expected_frame_stays(ends: tuple[Pair, socket.socket],
 def test_a_large_payload_is_not_tried(ends: tuple[Pair, socket.socket], handler: Handler) -> None:
     pair, far = ends
     stream = message(7, EXPECTED_NBYTES + 1)
-    far.sendall(stream)
+    far.sendall(stream[:HELD_NBYTES])
     waits = Waits()
     assert pair.expect(stream[:HEADER_NBYTES], EXPECTED_NBYTES + 1, waits) is None
     assert waits.pauses == 0
     assert handler.frames == []
     take_all(pair)
+    for start in range(HELD_NBYTES, len(stream), HELD_NBYTES):
+        far.sendall(stream[start : start + HELD_NBYTES])
+        take_all(pair)
     assert handler.received() == [stream[HEADER_NBYTES:]]
 
 
@@ -435,7 +454,7 @@ def patient(ctx: Context, patience: float) -> None:
 
 
 @transports
-@pytest.mark.parametrize("count", [0, 1, 7, SMALL])
+@pytest.mark.parametrize("count", [0, 1, 7, HELD_NBYTES // 8])
 def test_a_message_that_is_there_is_taken_at_once(prompt: Prompt, count: int, transport: str) -> None:
     with together(transport=transport) as (sender, receiver):
         patient(receiver, WAIT)
@@ -445,6 +464,22 @@ def test_a_message_that_is_there_is_taken_at_once(prompt: Prompt, count: int, tr
             assert receiver.recv(out, 0, tag=3) == Status(0, 3, 8 * count)
             assert_same(out, values(0, salt, count))
         assert prompt.taken == 5
+        assert nothing_waits(receiver)
+
+
+@transports
+def test_the_longest_message_that_goes_without_asking_is_taken_as_it_comes(prompt: Prompt, transport: str) -> None:
+    """From a thread: it may be more than a socket holds."""
+    with together(transport=transport) as (sender, receiver):
+        patient(receiver, WAIT)
+        out = np.empty(SMALL)
+        for salt in range(3):  # for which there is credit
+            thread = threading.Thread(target=sender.send, args=(values(0, salt, SMALL), 1), kwargs={"tag": 3})
+            thread.start()
+            assert receiver.recv(out, 0, tag=3) == Status(0, 3, 8 * SMALL)
+            thread.join()
+            assert_same(out, values(0, salt, SMALL))
+        assert prompt.taken == 3
         assert nothing_waits(receiver)
 
 

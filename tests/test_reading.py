@@ -595,7 +595,7 @@ def test_everything_works_where_some_ranks_offer_and_read_nothing(
     reads: Reads, monkeypatch: pytest.MonkeyPatch, blind: set[int]
 ) -> None:
     def engine(rank: int, *arguments: Any, **options: Any) -> Engine:
-        return Engine(rank, *arguments, **options, single_copy=rank not in blind)
+        return Engine(rank, *arguments, **options | {"single_copy": rank not in blind})
 
     monkeypatch.setattr(gloompi.context, "Engine", engine)
     n = max(blind) + 2

@@ -14,11 +14,10 @@ from .partition import blocks, halves, power_of_two_within, prime_factors
 __all__ = ["ALGORITHMS", "allreduce", "pick"]
 
 # Up to here the number of steps is what counts, above it the number of bytes. Two ranks exchange the same bytes either
-# way, in one step instead of two, but both reduce all: level at 1 MiB over TCP (0.9 of the time of halving and doubling)
-# and at 512 KiB over AF_UNIX (1.0 of direct's at 1 MiB). 4 ranks on 2 cores: 0.4 to 0.8 of the time at 256 KiB, level at
-# 512 KiB. More ranks: from what steps and bytes cost on a network of 10 Gbit/s, not measured.
+# way, in one step instead of two, but both reduce all: at 1 MiB it took 0.86 of the time of direct over AF_UNIX and of
+# halving and doubling over TCP, at 2 MiB 1.04. 4 ranks on 2 cores: 0.4 to 0.8 of the time at 256 KiB, level at 512 KiB.
+# More ranks: from what steps and bytes cost on a network of 10 Gbit/s, not measured.
 _LATENCY_NBYTES = {2: 1024 * 1024, 3: 256 * 1024, 4: 256 * 1024}
-_NEAR_LATENCY_NBYTES = {2: 512 * 1024}
 _MANY_LATENCY_NBYTES = 128 * 1024
 
 # Steps on the way back are numbered from here.
@@ -27,8 +26,7 @@ _BACK = 64
 
 def pick(size: int, nbytes: int, op: Reduction, near: bool) -> str:
     """The algorithm that "auto" stands for: a function of what all ranks agree on; `near`: they can read one another."""
-    few = _LATENCY_NBYTES | _NEAR_LATENCY_NBYTES if near else _LATENCY_NBYTES
-    if nbytes <= few.get(size, _MANY_LATENCY_NBYTES):
+    if nbytes <= _LATENCY_NBYTES.get(size, _MANY_LATENCY_NBYTES):
         return "recursive_doubling"
     if near:
         return "direct"
@@ -38,7 +36,7 @@ def pick(size: int, nbytes: int, op: Reduction, near: bool) -> str:
 
 
 def allreduce(call: Call, x: Array, out: Array, op: Reduction, algorithm: str) -> Steps:
-    """Reduce `x` of all ranks into `out`, which may be `x`: 1-d, contiguous, same dtype and length everywhere."""
+    """Reduce `x` of all ranks into `out`: 1-d, contiguous, same dtype and length everywhere; one array, or apart."""
     return _alone(x, out) if call.size == 1 else ALGORITHMS[algorithm](call, x, out, op)
 
 
@@ -61,9 +59,11 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
     place, mine = (yield from fold.enter(call, x, out, op)) if fold.extra else (call.rank, x)
     if place is not None:
         # Both sides of an exchange compute the same: the lower ranks' operand first, and in one piece.
-        incoming = np.empty_like(out)
+        incoming = out
         distance, step = 1, 1
         while distance < fold.places:
+            if mine is out and incoming is out:
+                incoming = np.empty_like(out)
             peer = fold.rank(place ^ distance)
             yield call.send(peer, step, mine), call.receive(peer, step, incoming, now=True)
             if peer < call.rank:

@@ -91,17 +91,21 @@ def is_auto(algorithm: str, known: dict[str, Any]) -> bool:
 def output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Return the input, the flat array to compute in, and the array to hand to the user.
 
-    An input that overlaps the output is copied, unless it is the same memory: reducing in place is what out=x means.
+    An input that overlaps the output is copied, unless it is the same memory: reducing in place is what out=x means, and
+    then the first two are one array.
     """
     if out is None:
         result = np.empty(shape, array.dtype)
         return flat, result.reshape(-1), result
     result, target = flat_output(out, "out", shape, array.dtype)
-    if result is array or (result.base is None and array.base is None):
-        return flat, target, result  # two arrays that own their memory do not overlap
-    if np.may_share_memory(flat, target) and not _same(flat, target):
-        flat = flat.copy()
-    return flat, target, result
+    if result is not array:
+        if result.base is None and array.base is None:
+            return flat, target, result  # two arrays that own their memory do not overlap
+        if not np.may_share_memory(flat, target):
+            return flat, target, result
+        if not _same(flat, target):
+            return flat.copy(), target, result
+    return (target if result.flags.c_contiguous else flat), target, result
 
 
 def _same(a: Array, b: Array) -> bool:
