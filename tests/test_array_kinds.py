@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gloompi import Context, Status
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
 UNTOUCHED = -7.0
@@ -327,7 +328,7 @@ class OldTensor(Tensor):
 def test_dlpack_tensors_go_in_and_out() -> None:
     def body(ctx: Context) -> None:
         peer = 1 - ctx.rank
-        for count in (0, 5, 20_000):
+        for count in (0, 5, EAGER_NBYTES // 3):
             memory = content(ctx.rank, (count,))
             every = np.array([content(rank, (count,)) for rank in range(2)])
             for tensor in (Tensor(memory), OldTensor(memory)):
@@ -408,7 +409,7 @@ def test_structures_are_moved() -> None:
 
     def body(ctx: Context) -> None:
         for number, dtype in enumerate(structures):
-            for count in (0, 1, 3, 10_001):
+            for count in (0, 1, 3, EAGER_NBYTES // 7):
                 # Zero and one bytes, which are valid in every field. What is between fields need not arrive.
                 every = [
                     np.random.default_rng(rank).integers(0, 2, count * np.dtype(dtype).itemsize, "u1").view(dtype)
@@ -428,7 +429,7 @@ def test_structures_are_moved() -> None:
 
 def test_dates_are_moved_and_durations_summed() -> None:
     def body(ctx: Context) -> None:
-        for count in (3, 20_001):
+        for count in (3, EAGER_NBYTES // 3):
             index = np.arange(count)
             durations = (index + ctx.rank).astype("m8[ms]")
             for algorithm in ("auto", "recursive_doubling", "halving_doubling", "ring"):
@@ -457,7 +458,7 @@ def test_dates_are_moved_and_durations_summed() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_input_and_output_may_overlap(n: int) -> None:
     def body(ctx: Context) -> None:
-        for count in (10, 40_000):
+        for count in (10, 5 * EAGER_NBYTES // 8):
             for algorithm in ("recursive_doubling", "halving_doubling", "ring"):
                 for x_part, out_part in (
                     (slice(0, count), slice(0, count)),

@@ -27,10 +27,13 @@ from gloompi import (
     Status,
 )
 from gloompi.deadline import Deadline
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import run_ranks
 
-LARGE = 100_003
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 3 * EAGER + 3
+MIDDLE = 5 * EAGER // 2  # doubles, of which halves do not go without asking, either
 WAIT = 30.0
 PROMPT = 2.0  # seconds
 
@@ -79,7 +82,7 @@ async def result_of(request: Request) -> Any:
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_every_operation_can_be_awaited(n: int, transport: str) -> None:
     async def main(ctx: Context) -> None:
-        for salt, count in enumerate((0, 7, 20_000)):
+        for salt, count in enumerate((0, 7, MIDDLE)):
             for request, check in begin(ctx, salt, count):
                 check(await request)
                 assert request.done
@@ -99,7 +102,7 @@ def test_gathering_many_on_several_contexts(n: int, transport: str) -> None:
         # Connecting is a blocking call; all ranks are in it.
         with Context._from_exchange(exchanges[ctx.rank], None, 10.0, Deadline(WAIT)) as other, ctx.dup() as child:
             contexts = [ctx, other, child][:: 1 if ctx.rank % 2 else -1]
-            started = [each for salt in range(2) for on in contexts for each in begin(on, salt, 20_000 if salt else 10)]
+            started = [each for salt in range(2) for on in contexts for each in begin(on, salt, MIDDLE if salt else 10)]
             assert len(started) == 6 * KINDS
             results = await asyncio.gather(*(request for request, _ in started))
             for (_, check), result in zip(started, results, strict=True):
@@ -117,7 +120,7 @@ def test_a_task_for_each_request(transport: str) -> None:
 
         async def talk(tag: int) -> None:
             for salt in range(5):
-                count = (3, 20_000)[(tag + salt) % 2]
+                count = (3, MIDDLE)[(tag + salt) % 2]
                 out = np.empty(count)
                 receive = ctx.irecv(out, other, tag=tag)
                 await ctx.isend(values(ctx.rank, salt, count), other, tag=tag)

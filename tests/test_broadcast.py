@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from gloompi import Context, Device
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
 SIZES = (1, 2, 3, 4, 5, 8)
-COUNTS = (0, 1, 2, 7, 1000, 8191, 8193, 100_003)  # 8192 doubles are the eager limit
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+COUNTS = (0, 1, 2, 7, 1000, EAGER - 1, EAGER + 1, 12 * EAGER + 3)
 ALGORITHMS = ("auto", "binomial", "scatter_allgather")
 DTYPES = (
     "?",
@@ -65,7 +67,7 @@ def test_broadcast_moves_every_dtype(n: int) -> None:
 
     def body(ctx: Context) -> None:
         for dtype in DTYPES:
-            for count in (1, 5, 20_011):
+            for count in (1, 5, 5 * EAGER // 2):
                 x = random(ctx.rank, dtype, count)
                 ctx.broadcast(x, root=1)
                 assert x.tobytes() == random(1, dtype, count).tobytes(), dtype

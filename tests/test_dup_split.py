@@ -226,7 +226,7 @@ def test_everything_at_once_on_a_whole_family(n: int, transport: str) -> None:
         before = state(ctx)
         own = random.Random(ctx.rank)  # the Contexts' order is each rank's own: nothing may depend on it
         started = []
-        for salt, count in enumerate((3, 1000, 20_000)):
+        for salt, count in enumerate((3, 1000, 40_000)):
             for number, each in own.sample(list(enumerate(family)), len(family)):
                 started += begin(each, 10 * number + salt, count)
         assert len(started) == 3 * KINDS * len(family)

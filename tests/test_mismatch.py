@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from gloompi import Context, Device, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
-LARGE = 100_003
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = EAGER_NBYTES + 3  # of bytes, too
 PROMPT = 2.0  # seconds
 ADVICE = "every rank must make the same calls in the same order"
 
@@ -184,7 +186,7 @@ DISAGREEMENTS: dict[str, Callable[[Context, bool], Any]] = {
         [np.ones(3 + (odd and rank == 0)) for rank in range(ctx.size)], [np.ones(3)] * ctx.size
     ),
     "alltoallv, a place for what is sent without asking": lambda ctx, odd: ctx.alltoallv(
-        [np.ones(8193 if odd and rank == 0 else 8192) for rank in range(ctx.size)], [np.ones(8192)] * ctx.size
+        [np.ones(EAGER + (odd and rank == 0)) for rank in range(ctx.size)], [np.ones(EAGER)] * ctx.size
     ),
     "alltoall and alltoallv": lambda ctx, odd: (
         ctx.alltoallv([np.ones(3)] * ctx.size) if odd else ctx.alltoall(np.ones((ctx.size, 3)))

@@ -14,6 +14,7 @@ import pytest
 from operations import forms
 
 from gloompi import ANY_SOURCE, ANY_TAG, Context, Device, MismatchError, PeerLostError
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import RankError, run_ranks
 
 SIZES = (1, 2, 3, 4, 5, 8)
@@ -25,10 +26,13 @@ OBJECTS: dict[str, Callable[[int], Any]] = {
     "number": lambda rank: rank,
     "empty": lambda rank: [(), "", b"", {}, []][rank % 5],
     "nested": lambda rank: {"rank": rank, "items": [1.5, (None, {rank})], 3: "text" * rank},
-    "some long": lambda rank: b"ab" * (1 if rank % 2 else 50_000),
-    "long": lambda rank: "ä" * (40_000 + rank),
+    "some long": lambda rank: b"ab" * (1 if rank % 2 else EAGER_NBYTES),
+    "long": lambda rank: "ä" * (EAGER_NBYTES + rank),
     "array": lambda rank: np.arange(12.0).reshape(3, 4) + rank,
-    "long arrays": lambda rank: [np.arange(20_000) + rank, {"other": np.full((3, 5_001), rank, "f4")}],
+    "long arrays": lambda rank: [
+        np.arange(EAGER_NBYTES // 3) + rank,
+        {"other": np.full((3, EAGER_NBYTES // 8), rank, "f4")},
+    ],
     "a mixture": lambda rank: (rank, np.arange(rank), ["text", np.array(["x", None], object)]),
 }
 
@@ -77,7 +81,7 @@ def test_every_rank_gets_the_objects_it_should(n: int, transport: str) -> None:
 @pytest.mark.parametrize("n", SIZES)
 def test_reductions_are_in_rank_order(n: int) -> None:
     def body(ctx: Context) -> None:
-        for long in ("", "-" * 70_000):
+        for long in ("", "-" * EAGER_NBYTES):
             mine, texts = f"{ctx.rank}{long}", [f"{rank}{long}" for rank in range(n)]
             for options in ({}, {"op": operator.add}, {"op": lambda a, b: a + b}):
                 for root in {0, n - 1}:
@@ -222,13 +226,13 @@ def test_objects_go_round_a_ring(n: int, transport: str) -> None:
 def test_objects_of_one_sender_stay_in_order_and_apart_by_tag() -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
-            sends = [ctx.isend_object((number, bytes(number % 3 * 50_000)), 1, tag=number % 2) for number in range(20)]
+            sends = [ctx.isend_object((number, bytes(number % 3 * EAGER_NBYTES)), 1, tag=number % 2) for number in range(20)]
             for request in sends:
                 request.wait()
         else:
             for tag in (1, 0):
                 for number in range(tag, 20, 2):
-                    assert ctx.recv_object(0, tag=tag) == (number, bytes(number % 3 * 50_000))
+                    assert ctx.recv_object(0, tag=tag) == (number, bytes(number % 3 * EAGER_NBYTES))
 
     run_ranks(2, body)
 
@@ -260,7 +264,7 @@ def _mismatch(n: int, body: Callable[[Context], Any]) -> list[MismatchError]:
 ADVICE = "every rank must make the same calls in the same order"
 
 
-@pytest.mark.parametrize("count", [3, 50_000])
+@pytest.mark.parametrize("count", [3, EAGER_NBYTES])
 def test_an_array_is_no_object(count: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
@@ -275,17 +279,17 @@ def test_an_array_is_no_object(count: int) -> None:
     )
 
 
-@pytest.mark.parametrize("length", [3, 100_000])
+@pytest.mark.parametrize("length", [3, EAGER_NBYTES + 1])
 def test_an_object_is_no_array(length: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:
             ctx.send_object(bytes(length), 1)
         else:
-            ctx.recv(np.ones(100_000), 0)
+            ctx.recv(np.ones(EAGER_NBYTES), 0)
 
     error = _mismatch(2, body)[1]
     assert (error.rank, error.other) == (1, 0)
-    assert error.here == "recv(<f8, count 100000) of at most 800000 bytes"
+    assert error.here == f"recv(<f8, count {EAGER_NBYTES}) of at most {8 * EAGER_NBYTES} bytes"
     assert re.fullmatch(r"send_object of \d+ bytes", error.there)
 
 
@@ -295,7 +299,7 @@ def test_an_object_is_no_array(length: int) -> None:
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_ranks_that_disagree_about_an_operation_on_objects(n: int, name: str) -> None:
     def call(ctx: Context, name: str) -> Any:
-        obj: Any = [[ctx.rank, bytes(ctx.rank % 2 * 70_000)]]
+        obj: Any = [[ctx.rank, bytes(ctx.rank % 2 * EAGER_NBYTES)]]
         return getattr(ctx, f"{name}_object")(obj * n if name in ("scatter", "alltoall") else obj)
 
     for odd in {0, 1, n - 1}:

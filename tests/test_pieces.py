@@ -13,11 +13,12 @@ from layouts import assert_only_inside, layouts
 from operations import forms
 
 from gloompi import Context, Device, MismatchError
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
 SIZES = (1, 2, 3, 4, 5, 8)
 WORLDS = [*((n, "unix") for n in SIZES), (3, "tcp"), (4, "tcp")]
-EAGER = 8192  # float64 that are sent without asking
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
 DTYPES = ("?", "b", "H", "i", "L", "e", "f", "d", "g", "F", "D", "G", ">i4", ">f8", "S5", "U3", "M8[ns]")
 
 # How many rows rank r has for rank s.
@@ -143,7 +144,7 @@ def test_alltoallv_gives_every_rank_a_piece_of_each(n: int, transport: str) -> N
 def test_pieces_keep_dtype_and_rows(n: int) -> None:
     def body(ctx: Context) -> None:
         for dtype in DTYPES:
-            for row in ((), (1,), (2, 3), (2, 1, 2_001)):
+            for row in ((), (1,), (2, 3), (2, 1, EAGER // 4)):
                 every = [piece(rank, 0, 2 * rank % 3, row, dtype) for rank in range(n)]
                 same(ctx.allgatherv(every[ctx.rank]), every)
                 gathered = ctx.gatherv(every[ctx.rank], root=n - 1)
@@ -209,7 +210,7 @@ def test_scatterv_pieces_may_be_of_different_kinds() -> None:
 @pytest.mark.parametrize("n", SIZES)
 def test_every_layout_goes_in_and_out(n: int) -> None:
     def body(ctx: Context) -> None:
-        for row in ((2,), (5_001,)):  # 3 rows of the second are more than what is sent without asking
+        for row in ((2,), (5 * EAGER // 8,)):  # 3 rows of the second do not go without asking
             every = [piece(rank, 1, 3, row) for rank in range(n)]
             arrangements = [list(layouts(each)) for each in every]
             for number in range(4):

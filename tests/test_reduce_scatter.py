@@ -11,11 +11,13 @@ from layouts import assert_only_inside, layouts
 from operations import forms
 
 from gloompi import Context, Device
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
 SIZES = (1, 2, 3, 4, 5, 8)
 WORLDS = [*((n, "unix") for n in SIZES), (3, "tcp"), (4, "tcp")]
-ROWS = (0, 1, 2, 7, 1000, 10_007)  # of one rank; the last is beyond what is sent without asking
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+ROWS = (0, 1, 2, 7, 1000, EAGER + 7)  # of one rank
 ALGORITHMS = ("auto", "recursive_halving", "pairwise")
 ORDERED = ("auto", "recursive_halving")
 
@@ -74,7 +76,7 @@ def test_reduce_scatter_with_counts_of_every_kind(n: int) -> None:
     def body(ctx: Context) -> None:
         for form in forms(ctx, "reduce_scatter"):
             for algorithm in ALGORITHMS:
-                for length in (0, 1, n - 1, n + 1, 1000, 20_003):
+                for length in (0, 1, n - 1, n + 1, 1000, 5 * EAGER // 2):
                     for counts in shares(n, length):
                         x, wanted = values(ctx.rank, length), share(total(n, length), counts, ctx.rank)
                         np.testing.assert_array_equal(form(x, counts=counts, algorithm=algorithm), wanted)
@@ -90,7 +92,7 @@ def test_reduce_scatter_with_counts_of_every_kind(n: int) -> None:
 def test_rows_of_any_shape_and_layout(n: int) -> None:
     def body(ctx: Context) -> None:
         for form in forms(ctx, "reduce_scatter"):
-            for width in ((3,), (2, 3), (0,), (2, 0), (2_500,)):
+            for width in ((3,), (2, 3), (0,), (2, 0), (5 * EAGER // 8,)):
                 length = 2 * n + 1
                 counts = [2] * (n - 1) + [3]
                 x = values(ctx.rank, length * int(np.prod(width))).reshape(length, *width)
@@ -112,7 +114,7 @@ def test_rows_of_any_shape_and_layout(n: int) -> None:
 def test_operands_of_a_callable_are_in_rank_order(n: int) -> None:
     def body(ctx: Context) -> None:
         for algorithm in ORDERED:
-            for length in (n, 20_003):
+            for length in (n, 5 * EAGER // 2):
                 for counts in shares(n, length)[:3]:
                     x = values(ctx.rank, length)
                     first = ctx.reduce_scatter(x, counts=counts, op=lambda a, b: a, algorithm=algorithm)

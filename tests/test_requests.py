@@ -20,9 +20,11 @@ from gloompi import (
     Request,
     Status,
 )
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 
-LARGE = 100_003
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+LARGE = 12 * EAGER + 3
 
 transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
 
@@ -76,7 +78,7 @@ def test_every_operation_has_a_non_blocking_form(n: int, transport: str) -> None
 @transports
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_twenty_operations_under_way_waited_for_in_reverse(n: int, transport: str) -> None:
-    counts = [1, LARGE, 0, 1000, 30_000] * 4
+    counts = [1, LARGE, 0, 1000, 4 * EAGER] * 4
 
     def body(ctx: Context) -> None:
         me, after, before = ctx.rank, (ctx.rank + 1) % n, (ctx.rank - 1) % n

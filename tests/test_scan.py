@@ -10,11 +10,13 @@ from layouts import assert_only_inside, layouts
 from operations import forms
 
 from gloompi import Context, Device, PeerLostError
+from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import RankError, run_ranks
 
 SIZES = (1, 2, 3, 4, 5, 8)
 WORLDS = [*((n, "unix") for n in SIZES), (3, "tcp"), (4, "tcp")]
-COUNTS = (0, 1, 2, 7, 1000, 8193, 70_001)  # the last in several segments of the chain
+EAGER = EAGER_NBYTES // 8  # doubles: the most that goes without asking
+COUNTS = (0, 1, 2, 7, 1000, EAGER + 1, 70_001)  # the last in several segments of the chain
 ALGORITHMS = ("auto", "recursive_doubling", "chain")
 
 

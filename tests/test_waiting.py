@@ -85,7 +85,7 @@ def test_fifty_and_more_outstanding_completed_in_another_order_than_posted(n: in
         child, turned = ctx.dup(), ctx.split(0, -ctx.rank)
         assert turned is not None
         started: list[Started] = []
-        for salt, each, count in ((1, ctx, 1000), (2, child, 20_000), (3, turned, 3)):
+        for salt, each, count in ((1, ctx, 1000), (2, child, 40_000), (3, turned, 3)):
             started += begin(each, salt, count)
         assert len(started) == 3 * KINDS > 50
         own = random.Random(1000 * n + ctx.rank)  # in an order of each rank's own

@@ -14,7 +14,7 @@ import gloompi
 from gloompi import ANY_SOURCE, ANY_TAG, Context
 
 # None, one, few, and more than travels without being asked for.
-COUNTS = (0, 1, 7, 20_000)
+COUNTS = (0, 1, 7, 40_000)
 
 # What a Context has beside operations.
 NOT_OPERATIONS = {
