@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import socket
 import time
 import weakref
 
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 
 from gloompi import ANY_SOURCE, Context, ContextClosedError, MismatchError, OperationTimeoutError, PeerLostError, Request
+from gloompi.engine.engine import Engine
 from gloompi.engine.operation import CHUNK_NBYTES
 from gloompi.testing import run_ranks
+from gloompi.transport.endpoint import Peer
 
 PROMPT = 2.0  # seconds
 LARGE = 8 << 20
@@ -182,3 +186,15 @@ def test_a_long_reason_in_any_script_arrives() -> None:
                 ctx.barrier()
 
     run_ranks(2, body, timeout=10)
+
+
+def test_a_deadline_counts_while_bytes_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    peers = [Peer(0, "here", os.getpid(), "self", ""), Peer(1, "here", os.getpid(), "unix", "@far")]
+    engine = Engine(0, peers, [None, near])
+    with far, Context(engine, 30.0) as ctx:
+        monkeypatch.setattr(engine, "_move", lambda: True)  # as while large messages of other ranks are being read
+        with pytest.raises(OperationTimeoutError) as caught:
+            ctx.recv(np.zeros(1), 1, timeout=0.05)
+    assert (caught.value.operation, caught.value.timeout) == ("recv", 0.05)

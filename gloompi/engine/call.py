@@ -103,11 +103,12 @@ class Call:
                 self._channel, self._ranks[source], self._tag | step, mine.nbytes, self._fingerprint
             )
             if payload is not None:
-                incoming = np.frombuffer(payload, mine.dtype)
-                if source < self.rank:
-                    op.apply(incoming, mine, out=out)
-                else:
-                    op.apply(mine, incoming, out=out)
+                if payload:
+                    incoming = np.frombuffer(payload, mine.dtype)
+                    if source < self.rank:
+                        op.apply(incoming, mine, out=out)
+                    else:
+                        op.apply(mine, incoming, out=out)
                 return DONE
         receive = ReducingReceive(
             self._channel,

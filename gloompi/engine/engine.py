@@ -77,9 +77,7 @@ class Engine(Connections):
             if self._current is not None and self._current.done:
                 self._current = None  # or it would keep the user's arrays
             if self.watches and self.error is None:
-                self._poller.prepare_sleep()  # an event loop sleeps on it
-                if self.messages.reading:
-                    self._poller.wake()
+                self.prepare_sleep()  # an event loop sleeps on it
             turn.give()
 
     def run(self, plan: Plan, deadline: Deadline) -> Any:
@@ -139,6 +137,8 @@ class Engine(Connections):
 
     def prepare_sleep(self) -> int:
         """The descriptor that becomes readable when there is something to move."""
+        if self.messages.reading:
+            self._poller.wake()
         return self._poller.prepare_sleep()
 
     def wait(self, task: Waiting, deadline: Deadline) -> None:
@@ -161,8 +161,10 @@ class Engine(Connections):
                 tries += 1
                 if self._move():
                     patience_ends = 0.0
-                    if tries & 63 or not deadline.expired():
+                    if tries & 63 or task.done or not deadline.expired():
                         continue
+                    self._fail(late(task, deadline, self.peers))  # however much moves, for others perhaps
+                    raise self._broken()
                 now = monotonic()
                 if not patience_ends:
                     patience_ends = now + poller.patience
