@@ -249,11 +249,20 @@ def test_memory_that_can_be_read_in_part(pages: tuple[np.ndarray, int], start: i
 
 
 @needs_reading
+def test_memory_that_is_freed_after_it_was_revoked(pages: tuple[np.ndarray, int]) -> None:
+    memory, _ = pages
+    owner = Owner()
+    offer = offered(owner, memory)
+    owner.revoke()
+    assert refusal(os.getpid(), offer) == errno.ESTALE
+
+
+@needs_reading
 @pytest.mark.parametrize("before", [0, 1, 16, 31])
 def test_a_proof_that_cannot_be_read_whole(pages: tuple[np.ndarray, int], before: int) -> None:
     data, owner, (_, address) = pattern(100), Owner(), pages
     offer = offered(owner, data)._replace(proof_address=address + 2 * PAGE - before)
-    assert refusal(os.getpid(), offer) == errno.EFAULT
+    assert refusal(os.getpid(), offer) == errno.ESTALE
 
 
 # -- other processes ----------------------------------------------------------------------------------------------------
@@ -395,6 +404,6 @@ def test_what_the_call_reports_is_raised(monkeypatch: pytest.MonkeyPatch) -> Non
             reader.read(os.getpid(), offered(owner, data), 0, memoryview(bytearray(100)))
         assert caught.value.errno == code
     for came in (0, 1, 99, 100, 131):
-        answers.append((came, 0))
-        with pytest.raises(OSError, match="Bad address"):
+        answers += [(came, 0), (-1, errno.EFAULT)]  # nor can the proof be read by itself
+        with pytest.raises(OSError, match="not what was offered"):
             reader.read(os.getpid(), offered(owner, data), 0, memoryview(bytearray(100)))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from gloompi import (
     wait_all,
 )
 from gloompi.deadline import Deadline
+from gloompi.engine import polling
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
@@ -110,21 +112,21 @@ class Waits:
     """Patience whose pauses are a list of things to happen; when there are no more, its time is over."""
 
     now = 1.0
-    patience = 1.0
+    prompt = 1.0
 
     def __init__(self, *steps: Callable[[], object]) -> None:
         self._steps = list(steps)
         self.pauses = 0
         if not steps:
-            self.patience = 0.0
+            self.prompt = 0.0
 
-    def pause(self, left: float) -> None:
-        assert 0 < left <= self.patience
+    def pause(self, tried: float) -> None:
+        assert 0 <= tried < self.prompt
         self.pauses += 1
         if self._steps:
             self._steps.pop(0)()
         else:
-            Waits.now += 2 * self.patience
+            Waits.now += 2 * self.prompt
 
     def due(self) -> bool:
         raise AssertionError("not a pair's business")
@@ -390,17 +392,19 @@ def test_the_way_to_oneself_has_nothing_to_wait_for(handler: Handler) -> None:
     assert waits.pauses == 0
 
 
-def test_due_after_64_and_whenever_something_waits_to_be_sent(ends: tuple[Pair, socket.socket]) -> None:
-    pair, _ = ends
+def test_due_after_64_messages_and_after_half_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1.0]
+    monkeypatch.setattr(polling, "monotonic", lambda: clock[0])
     poller = Poller(False, False, lambda: None)
+    assert poller.due() is True
+    poller.poll(0)
+    clock[0] += 501e-6
+    assert poller.due() is True
+    poller.poll(0)
     assert [poller.due() for _ in range(67)] == [False] * 64 + [True] * 3
     poller.poll(0)
     assert [poller.due() for _ in range(65)] == [False] * 64 + [True]
     poller.poll(0)
-    poller.watch(pair, True)
-    assert poller.due() is True
-    poller.watch(pair, False)
-    assert poller.due() is False
     poller.close()
 
 
@@ -416,6 +420,7 @@ class Prompt:
 
 @pytest.fixture
 def prompt(monkeypatch: pytest.MonkeyPatch) -> Prompt:
+    monkeypatch.setattr(polling, "_ALONE_SECONDS", inf)  # or every call after a pause would look at all connections first
     counts, expect = Prompt(), Pair.expect
 
     def counting(pair: Pair, wanted: bytes, nbytes: int, waits: Any) -> memoryview | None:
@@ -450,7 +455,7 @@ def together(n: int = 2, transport: str = "unix") -> Iterator[list[Context]]:
 
 
 def patient(ctx: Context, patience: float) -> None:
-    ctx._engine._poller.patience = patience
+    ctx._engine._poller.patience = ctx._engine._poller.prompt = patience
 
 
 @transports

@@ -35,7 +35,7 @@ send/recv is half a round trip of ranks 0 and 1, sendrecv sends to the next rank
 
 MPI over TCP, instead of the shared memory that it takes on one host:
   Open MPI  mpiexec --mca pml ob1 --mca btl tcp,self -n 2 python -m gloompi.bench --transport tcp
-  MPICH     UCX_TLS=tcp,self mpiexec -n 2 python -m gloompi.bench --transport tcp
+  MPICH     MPIR_CVAR_NOLOCAL=1 UCX_TLS=tcp,self mpiexec -n 2 python -m gloompi.bench --transport tcp
 """
 
 
@@ -206,7 +206,10 @@ def _parser() -> argparse.ArgumentParser:
         "--ranks", type=_list(_count), default=(), metavar="LIST", help="measure on the first so many ranks (default all)"
     )
     parser.add_argument(
-        "--transport", type=_choices(TRANSPORTS), metavar="LIST", help="some of auto, unix, tcp (default auto)"
+        "--transport",
+        type=_choices(TRANSPORTS),
+        metavar="LIST",
+        help="some of auto, unix, tcp (default GLOOMPI_TRANSPORT, else auto)",
     )
     parser.add_argument(
         "--algorithm",

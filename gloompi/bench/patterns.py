@@ -12,7 +12,7 @@ from .case import Array, Buffers, Case
 
 __all__ = ["Step", "keep_own", "steps"]
 
-# Up to here the number of steps is what counts rather than that of bytes, as for gloompi's own allreduce.
+# Up to here the number of steps is what counts rather than that of bytes. The pattern is its own, whatever gloompi does.
 _LATENCY_NBYTES = 16 * 1024
 
 # What a rank sends to whom while it receives what from whom; one byte where an operation has no data.

@@ -16,7 +16,7 @@ _LATENCY_NBYTES = 64 * 1024
 
 
 def pick(size: int, nbytes: int, near: bool) -> str:
-    """The algorithm that "auto" stands for; `nbytes` is one rank's; `near`: the ranks can read one another's memory."""
+    """The algorithm that "auto" stands for; `nbytes` is one rank's; `near`: as for broadcast."""
     if size * nbytes <= _LATENCY_NBYTES:
         return "bruck"
     return "direct" if near else "ring"

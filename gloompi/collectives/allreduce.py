@@ -25,7 +25,7 @@ _BACK = 64
 
 
 def pick(size: int, nbytes: int, op: Reduction, near: bool) -> str:
-    """The algorithm that "auto" stands for: a function of what all ranks agree on; `near`: they can read one another."""
+    """The algorithm that "auto" stands for: a function of what all ranks agree on; `near`: as for broadcast."""
     if nbytes <= _LATENCY_NBYTES.get(size, _MANY_LATENCY_NBYTES):
         return "recursive_doubling"
     if near:

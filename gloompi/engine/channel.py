@@ -47,7 +47,7 @@ class Channel:
     awaiting : dict of (source, tag) to deque of Receive or Arrival
         What has been cleared: its DATA is on its way.
     waiting : dict of (dest, tag) to deque of Send
-        Announced sends that no CLEAR has come for.
+        Announced and offered sends that neither CLEAR nor TAKEN has come for.
     cleared : set of (dest, tag)
         A CLEAR that came before its send was begun.
     held : list of Arrival

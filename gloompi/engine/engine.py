@@ -82,9 +82,13 @@ class Engine(Connections):
 
     def run(self, plan: Plan, deadline: Deadline) -> Any:
         """Begin a call, wait for it, and return its result."""
-        task = self.start(plan, True)
-        if not task.done:
-            self.wait(task, deadline)
+        try:
+            task = self.start(plan, True)
+            if not task.done:
+                self.wait(task, deadline)
+        except BaseException as exc:
+            self._interrupted(exc)  # a signal handler may raise between the two
+            raise
         return task.result if task.failure is None else task.outcome()
 
     def start(self, plan: Plan, prompt: bool = False) -> Task:
@@ -132,7 +136,7 @@ class Engine(Connections):
             raise
         if self.error is not None:
             raise self._broken()
-        self._poller.pause(0.0)  # it will be asked again soon
+        self._poller.pause(self._poller.patience)  # it will be asked again soon
         return None
 
     def prepare_sleep(self) -> int:
@@ -152,7 +156,7 @@ class Engine(Connections):
         """
         self._current = task
         poller = self._poller
-        patience_ends = 0.0
+        began = 0.0  # to be patient
         tries = 0
         try:
             while not task.done:
@@ -160,16 +164,15 @@ class Engine(Connections):
                     raise self._broken()
                 tries += 1
                 if self._move():
-                    patience_ends = 0.0
+                    began = 0.0
                     if tries & 63 or task.done or not deadline.expired():
                         continue
                     self._fail(late(task, deadline, self.peers))  # however much moves, for others perhaps
                     raise self._broken()
                 now = monotonic()
-                if not patience_ends:
-                    patience_ends = now + poller.patience
-                if now < patience_ends:
-                    poller.pause(patience_ends - now)
+                began = began or now
+                if now - began < poller.patience:
+                    poller.pause(now - began)
                     continue
                 remaining = deadline.remaining()
                 if remaining == 0:
@@ -181,7 +184,7 @@ class Engine(Connections):
                         poller.poll(remaining)
                 elif not poller.poll(_ASK_SECONDS):
                     self._ask(task)
-                patience_ends = 0.0
+                began = 0.0
         except BaseException as exc:
             self._interrupted(exc)
             raise

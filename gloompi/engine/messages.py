@@ -108,10 +108,13 @@ class Messages(Handover):
         The payload lasts until something else is received.  For calls that can do nothing else meanwhile: no receive is
         posted and nothing is matched.  After None, the message is to be received as any other.
         """
-        if not channel.matcher.idle or self._waits.due():
+        waits = self._waits
+        if waits.due():
+            waits.poll(0)
+        if waits.writing or self.reading.queue or not channel.matcher.idle:
             return None
         link = self._links[source]
-        payload = link.expect(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), nbytes, self._waits)
+        payload = link.expect(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), nbytes, waits)
         if payload is not None:
             self._consumed(link, nbytes)
         return payload
@@ -327,6 +330,6 @@ class Messages(Handover):
             self._channels.pop(channel.id, None)
 
     def unmatched(self, channels: Iterable[Channel] | None = None) -> list[int]:
-        """Other ranks that have not posted the receive for an announced message."""
+        """Other ranks that have not asked for an announced message, or not finished reading an offered one."""
         found = {dest for channel in channels or self._channels.values() for dest, _ in channel.waiting}
         return sorted(found - {self._rank})

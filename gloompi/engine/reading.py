@@ -44,37 +44,42 @@ class Reading:
         Called with a channel and a receive whose message has to be sent.
     lose : callable
         Called with a link and a reason: that peer is of no use any more.
+
+    Attributes
+    ----------
+    queue : deque
+        What is to be taken.
     """
 
     def __init__(self, request: Callable[[Channel, Receive | Arrival], None], lose: Callable[[Link, str], None]) -> None:
         self._request = request
         self._lose = lose
         self._reader = Reader()
-        self._queue: deque[_Read] = deque()
+        self.queue: deque[_Read] = deque()
         self._position = 0  # in the first of them
 
     def __bool__(self) -> bool:
-        return bool(self._queue)
+        return bool(self.queue)
 
     def add(self, link: Link, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
         """Have a message taken, or sent if it was not offered, in the order of the calls."""
         if offer is not None and link.readable:
-            self._queue.append(_Read(link, channel, wanted, offer))
-        elif any(read.channel is channel and read.link is link for read in self._queue):
+            self.queue.append(_Read(link, channel, wanted, offer))
+        elif any(read.channel is channel and read.link is link for read in self.queue):
             # An answer stands for the first message of its tag that has none yet.
-            self._queue.append(_Read(link, channel, wanted, None))
+            self.queue.append(_Read(link, channel, wanted, None))
         else:
             self._request(channel, wanted)
 
     def clear(self) -> None:
-        self._queue.clear()
+        self.queue.clear()
 
     def turn(self) -> None:
         """Take a slice of the first message; tell its sender when that was the last."""
-        read = self._queue[0]
+        read = self.queue[0]
         link, channel, wanted, offer = read
         if offer is None:
-            self._queue.popleft()
+            self.queue.popleft()
             self._request(channel, wanted)
             return
         limit = min(self._position + SLICE_NBYTES, offer.nbytes)
@@ -83,13 +88,13 @@ class Reading:
             try:
                 self._reader.read(link.peer.pid, offer, self._position, window)
             except OSError as exc:
-                self._queue.popleft()
+                self.queue.popleft()
                 self._failed(read, offer.nbytes, exc)
                 return
             self._position += len(window)
             wanted.advance(len(window))
         if self._position == offer.nbytes:
-            self._queue.popleft()
+            self.queue.popleft()
             self._position = 0
             link.write(pack_header(Kind.TAKEN, channel.id, wanted.tag, 0, wanted.fingerprint))
             wanted.finish()
@@ -100,11 +105,14 @@ class Reading:
         if not position:
             _log.debug("memory of %s cannot be read, sockets are used instead: %s", link.peer, exc.strerror)
             # All of this peer at once: later offers are refused when they come, and answers keep the order of offers.
-            for refused in (read, *(other for other in self._queue if other.link is link)):
+            for refused in (read, *(other for other in self.queue if other.link is link)):
                 self._request(refused.channel, refused.wanted)
-            self._queue = deque(other for other in self._queue if other.link is not link)
+            self.queue = deque(other for other in self.queue if other.link is not link)
         elif exc.errno not in (errno.ESTALE, errno.ESRCH):  # else it has ended, and the connection says why
-            reason = f"{position} bytes of a message of {nbytes} could be read in its memory, then: {exc.strerror}"
+            reason = (
+                f"{position} bytes of a message of {nbytes} could be read in its memory, then: {exc.strerror}; its program "
+                f"has unmapped or truncated what it is sending (GLOOMPI_SINGLE_COPY=0 sends it over the socket instead)"
+            )
             self._lose(link, reason)
 
 

@@ -58,8 +58,9 @@ class Movement(Running):
 
         Notes
         -----
-        Binomial tree (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521) or scatter and ring allgather
-        (Barnett et al. 1994, doi:10.1109/SHPCC.1994.296665).
+        Binomial tree (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521), or for long arrays scatter and
+        ring allgather (Barnett et al. 1994, doi:10.1109/SHPCC.1994.296665), or, where all ranks share a host, from the root
+        to all.
         """
         return self._run(self._plan.broadcast(x, root, algorithm), timeout)
 

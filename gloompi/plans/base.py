@@ -99,7 +99,7 @@ def output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple
         return flat, result.reshape(-1), result
     result, target = flat_output(out, "out", shape, array.dtype)
     if result is not array:
-        if result.base is None and array.base is None:
+        if result.flags.owndata and array.flags.owndata:
             return flat, target, result  # two arrays that own their memory do not overlap
         if not np.may_share_memory(flat, target):
             return flat, target, result

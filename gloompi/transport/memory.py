@@ -106,13 +106,13 @@ class Reader:
         self._proof[:] = 0
         # In this order: what comes with the proof was read while the proof was there.
         came = self._call(pid, self._local, 2, self._remote, 2, 0)
-        if came < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        if came < len(into) + _PROOF_NBYTES:
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-        if self._proof.tobytes() != offer.proof:
+        code = ctypes.get_errno() if came < 0 else errno.EFAULT if came < len(into) + _PROOF_NBYTES else 0
+        if code == errno.EFAULT:  # who revokes may free the memory next: look at the proof alone
+            self._call(pid, ctypes.byref(self._local[1]), 1, ctypes.byref(self._remote[1]), 1, 0)
+        if code in (0, errno.EFAULT) and self._proof.tobytes() != offer.proof:
             raise OSError(errno.ESTALE, "the memory of that process is not what was offered")
+        if code:
+            raise OSError(code, os.strerror(code))
 
 
 def _address(memory: memoryview) -> int:

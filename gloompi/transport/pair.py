@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from time import monotonic
 from typing import Protocol
 
@@ -57,14 +57,21 @@ class Sink(Protocol):
 class Patience(Protocol):
     """How to wait for what should come at once."""
 
-    patience: float
+    prompt: float
     """Seconds to keep trying."""
 
-    def pause(self, left: float) -> None:
-        """Called between two tries, with the seconds of patience that are left."""
+    def pause(self, tried: float) -> None:
+        """Called between two tries, the first of them that many seconds ago."""
 
     def due(self) -> bool:
         """Whether other connections have been left alone for long enough."""
+
+    def poll(self, timeout: float | None) -> bool:
+        """Serve all connections."""
+
+    @property
+    def writing(self) -> Collection[int]:
+        """What waits for room to write."""
 
 
 class Handler(Protocol):
@@ -196,7 +203,6 @@ class Pair(Link):
 
     @property
     def sending(self) -> bool:
-        """Whether something waits for the kernel to take it."""
         return bool(self._queue) and not self._torn
 
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
@@ -326,16 +332,16 @@ class Pair(Link):
         sock, staging, total = self.sock, self._staging, HEADER_NBYTES + nbytes
         if sock is None or self._sink is not None or self._kept or nbytes > EXPECTED_NBYTES:
             return None
-        came, gives_up = 0, 0.0
+        came, began = 0, 0.0
         while True:
             try:
                 received = sock.recv_into(staging[came:] if came else staging, total - came)
             except BlockingIOError:
                 now = monotonic()
-                gives_up = gives_up or now + waits.patience
-                if now >= gives_up:
+                began = began or now
+                if now - began >= waits.prompt:
                     break
-                waits.pause(gives_up - now)
+                waits.pause(now - began)
             except OSError as exc:
                 self._parse(came)
                 self._ended(exc)
