@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Array", "byte_bounds", "flat_input", "flat_output", "view"]
+__all__ = ["Array", "address", "byte_bounds", "flat_input", "flat_output", "view"]
 
 Array = np.ndarray[Any, Any]
 
@@ -53,9 +53,15 @@ def _foreign(x: Any, name: str) -> Array:
     raise TypeError(f"{name} must be an array, a buffer or a DLPack tensor, not {type(x).__name__}")
 
 
+def address(array: Array) -> int:
+    """Of the first item of an array."""
+    start: int = array.__array_interface__["data"][0]
+    return start
+
+
 def byte_bounds(array: Array) -> tuple[int, int]:
     """The addresses of the first byte of an array and of the one after its last; not empty."""
-    low = high = array.__array_interface__["data"][0]
+    low = high = address(array)
     for count, stride in zip(array.shape, array.strides, strict=True):
         if stride < 0:
             low += (count - 1) * stride

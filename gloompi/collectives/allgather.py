@@ -72,7 +72,7 @@ def direct(call: Call, x: Array, out: Array) -> Steps:
     1 step, nbytes (size-1) per rank.
     """
     rank, size = call.rank, call.size
-    part = out.reshape(size, -1) if len(x) else out.reshape(size, 0)
+    part = out.reshape(size, len(x))
     others = [(rank + distance) % size for distance in range(1, size)]
     received = [call.receive(other, 0, part[other]) for other in reversed(others)]
     sent = [call.send(other, 0, x) for other in others]

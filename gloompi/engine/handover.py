@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..errors import GloompiError, MismatchError
 from ..transport.frames import Kind, pack_header
@@ -20,6 +21,8 @@ from .operation import Receive, Send
 from .reading import Reading
 
 __all__ = ["Handover"]
+
+Waits = TypeVar("Waits")
 
 
 class Handover:
@@ -110,9 +113,7 @@ class Handover:
             if self._agrees(channel, rank, tag, fingerprint):
                 self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
             return None
-        receive = queue.popleft()
-        if not queue:
-            del channel.awaiting[rank, tag]
+        receive = _next(channel.awaiting, (rank, tag))
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         return receive
@@ -155,7 +156,7 @@ class Handover:
         return error
 
 
-def _next(waiting: dict[Key, deque[Send]], key: Key) -> Send | None:
+def _next(waiting: dict[Key, deque[Waits]], key: Key) -> Waits | None:
     """Remove and return what has waited longest."""
     queue = waiting.get(key)
     if queue is None:

@@ -43,13 +43,8 @@ class Messages(Handover):
 
     Parameters
     ----------
-    rank : int
-    links : list of Link
-        By rank.
-    fail : callable
-        Called with an error that breaks the engine.
-    lose : callable
-        Called with a link and a reason: that peer is of no use any more.
+    rank, links, fail, lose
+        As for `Handover`.
     waits : Patience
         How to wait for what should come at once.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, address
 from ..reduction import Reduction
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class ReducingReceive(Receive):
         self._apply = reduction.apply
         self._incoming_first = incoming_first
         self._scratch = scratch
-        apart = _address(mine) != _address(out)
+        apart = address(mine) != address(out)
         self._place = out.view(np.uint8).data if apart else None
         self._piece: bytearray | None = None
         itemsize = mine.itemsize or 1
@@ -276,8 +276,3 @@ class ReducingReceive(Receive):
                 self._scratch.give(self._piece)
             self._piece = None
         self.complete()
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

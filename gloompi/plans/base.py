@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, flat_output
+from ..arrays import Array, address, flat_output
 from ..engine.call import Call
 from ..engine.conversation import Conversation
 from ..engine.engine import Engine, Plan
@@ -109,7 +109,7 @@ def output(array: Array, flat: Array, out: Any, shape: tuple[int, ...]) -> tuple
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a.size == b.size and a.__array_interface__["data"] == b.__array_interface__["data"]
+    return a.size == b.size and address(a) == address(b)
 
 
 def copied_back(result: Array | None, target: Array | None) -> Array | None:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays import address
+
 __all__ = ["OFFER_NBYTES", "Offer", "Owner", "Reader"]
 
 _PROOF_NBYTES = 32
@@ -116,5 +118,4 @@ class Reader:
 
 
 def _address(memory: memoryview) -> int:
-    address: int = np.frombuffer(memory, np.uint8).__array_interface__["data"][0]
-    return address
+    return address(np.frombuffer(memory, np.uint8))
