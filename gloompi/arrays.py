@@ -84,7 +84,7 @@ def flat_input(x: Any, name: str = "x") -> tuple[Array, Array]:
             x = np.asarray(x)
     if x.dtype.hasobject:
         raise TypeError(f"{name} has dtype {x.dtype}: Python objects cannot be sent as an array")
-    return x, (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(-1)
+    return x, x.ravel()
 
 
 def flat_output(out: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
@@ -104,8 +104,9 @@ def flat_output(out: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any
         raise ValueError(f"{name} must have shape {shape}, not {target.shape}")
     if target.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, not {target.dtype}")
-    if not target.flags.writeable:
+    flags = target.flags
+    if not flags.writeable:
         raise ValueError(f"{name} is read-only")
-    if target.flags.c_contiguous:
-        return target, target.reshape(-1)
+    if flags.c_contiguous:
+        return target, target.ravel()
     return target, np.empty(target.size, dtype)

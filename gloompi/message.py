@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .engine.engine import Plan
 from .engine.matching import Arrival
+from .engine.task import Task
 from .plans.messages import Status
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class Message:
         """Non-blocking `recv_object`."""
         return self._context._start(self._object_plan())
 
-    def _plan(self, out: Any) -> Plan:
+    def _plan(self, out: Any) -> Task:
         plan = self._context._plan.recv(out, self.source, self.tag, self._held())
         self._arrival = None
         return plan
 
-    def _object_plan(self) -> Plan:
+    def _object_plan(self) -> Task:
         plan = self._context._plan.recv_object(self.source, self.tag, self._held())
         self._arrival = None
         return plan

@@ -145,6 +145,21 @@ class FakeCall:
 
     receive_piece = receive
 
+    def exchange(
+        self, dest: int, source: int, step: int, data: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> tuple[Operation, Operation]:
+        return self.send(dest, step, data), self.receive(source, step, out)
+
+    def exchange_all(
+        self,
+        step: int,
+        given: Sequence[tuple[int, np.ndarray]],
+        wanted: Sequence[tuple[int, np.ndarray]],
+        pieces: bool = False,
+    ) -> list[Operation]:
+        came = [self.receive(source, step, out) for source, out in wanted]
+        return [*came, *[self.send(dest, step, data) for dest, data in given]]
+
     def receive_any(self, source: int, step: int) -> Operation:
         def deliver(data: np.ndarray) -> None:
             operation.data = data
@@ -594,9 +609,9 @@ def test_pairwise_reduce_scatter_steps_and_bytes(n: int) -> None:
 
 
 def test_reduce_scatter_picks_by_what_all_ranks_agree_on() -> None:
-    assert reduce_scatter.pick(64 * 1024, ADD) == "recursive_halving"
-    assert reduce_scatter.pick(64 * 1024 + 1, ADD) == "pairwise"
-    assert reduce_scatter.pick(2**30, JOIN) == "recursive_halving"
+    assert reduce_scatter.pick(3, 64 * 1024, ADD) == "recursive_halving"
+    assert reduce_scatter.pick(3, 64 * 1024 + 1, ADD) == reduce_scatter.pick(2, 8, ADD) == "pairwise"
+    assert reduce_scatter.pick(3, 2**30, JOIN) == reduce_scatter.pick(2, 8, JOIN) == "recursive_halving"
 
 
 # -- scan ---------------------------------------------------------------------------------------------------------------

@@ -244,13 +244,13 @@ def test_a_mismatch_of_the_new_operations_says_what_both_called() -> None:
     def both(here: str, there: str) -> set[str]:
         return {f"rank 0: {here}; rank 1: {there}", f"rank 1: {there}; rank 0: {here}"}
 
-    halving = "algorithm recursive_halving)"
+    pairwise = "algorithm pairwise)"
     assert text(DISAGREEMENTS["reduce_scatter, op"]) in both(
-        f"reduce_scatter(max, <f8, count 2, {halving}", f"reduce_scatter(min, <f8, count 2, {halving}"
+        f"reduce_scatter(max, <f8, count 2, {pairwise}", f"reduce_scatter(min, <f8, count 2, {pairwise}"
     )
     found = text(DISAGREEMENTS["reduce_scatter, counts"])
     assert re.fullmatch(
-        rf"rank \d: (reduce_scatter\(sum, <f8 #[0-9a-f]{{8}}, count 9, {re.escape(halving)}); rank \d: (reduce_scatter.*)",
+        rf"rank \d: (reduce_scatter\(sum, <f8 #[0-9a-f]{{8}}, count 9, {re.escape(pairwise)}); rank \d: (reduce_scatter.*)",
         found,
     )
     assert text(DISAGREEMENTS["scan and exscan"]) in both(

@@ -11,7 +11,8 @@ import pytest
 
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import HEADER_NBYTES, NO_FINGERPRINT, Kind, pack_header
-from gloompi.transport.pair import SLICE_NBYTES, STAGING_NBYTES, Loopback, Pair
+from gloompi.transport.link import Loopback
+from gloompi.transport.pair import SLICE_NBYTES, STAGING_NBYTES, Pair
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 

@@ -41,7 +41,8 @@ from gloompi.testing import run_ranks
 from gloompi.transport import pair as module
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header
-from gloompi.transport.pair import EXPECTED_NBYTES, STAGING_NBYTES, Loopback, Pair
+from gloompi.transport.link import Loopback
+from gloompi.transport.pair import EXPECTED_NBYTES, STAGING_NBYTES, Pair
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -128,7 +129,7 @@ class Waits:
         else:
             Waits.now += 2 * self.prompt
 
-    def due(self) -> bool:
+    def alone(self) -> bool:
         raise AssertionError("not a pair's business")
 
 
@@ -392,19 +393,40 @@ def test_the_way_to_oneself_has_nothing_to_wait_for(handler: Handler) -> None:
     assert waits.pauses == 0
 
 
-def test_due_after_64_messages_and_after_half_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1.0]
+def test_all_are_looked_at_after_64_messages_and_after_half_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looks, poll = [1.0], [0], Poller.poll
+
+    def counted(poller: Poller, timeout: float | None) -> bool:
+        looks[0] += 1
+        return poll(poller, timeout)
+
+    def looked() -> int:
+        assert poller.alone() is True
+        return looks[0]
+
     monkeypatch.setattr(polling, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Poller, "poll", counted)
     poller = Poller(False, False, lambda: None)
-    assert poller.due() is True
-    poller.poll(0)
+    assert looked() == 1
     clock[0] += 501e-6
-    assert poller.due() is True
-    poller.poll(0)
-    assert [poller.due() for _ in range(67)] == [False] * 64 + [True] * 3
-    poller.poll(0)
-    assert [poller.due() for _ in range(65)] == [False] * 64 + [True]
-    poller.poll(0)
+    assert looked() == 2
+    assert [looked() for _ in range(131)] == [2] * 64 + [3] * 65 + [4] * 2
+    poller.close()
+    clock[0] += 1
+    assert poller.alone() is False
+    assert looks[0] == 4
+
+
+def test_not_alone_while_something_waits_to_be_sent(ends: tuple[Pair, socket.socket]) -> None:
+    pair, _ = ends
+    poller = Poller(False, False, lambda: None)
+    poller.add(pair)
+    assert poller.alone() is True
+    poller.watch(pair, True)
+    assert poller.alone() is False
+    poller.watch(pair, False)
+    assert poller.alone() is True
+    poller.remove(pair)
     poller.close()
 
 

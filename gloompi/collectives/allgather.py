@@ -42,8 +42,8 @@ def bruck(call: Call, x: Array, out: Array) -> Steps:
     have, step = 1, 0
     while have < size:
         more = min(have, size - have)
-        came = call.receive((rank + have) % size, step, collected[have * count : (have + more) * count])
-        yield came, call.send((rank - have) % size, step, collected[: more * count])
+        place = collected[have * count : (have + more) * count]
+        yield call.exchange((rank - have) % size, (rank + have) % size, step, collected[: more * count], place)
         have, step = have + more, step + 1
     split = (size - rank) * count
     out[rank * count :] = collected[:split]
@@ -74,10 +74,8 @@ def direct(call: Call, x: Array, out: Array) -> Steps:
     rank, size = call.rank, call.size
     part = out.reshape(size, len(x))
     others = [(rank + distance) % size for distance in range(1, size)]
-    received = [call.receive(other, 0, part[other]) for other in reversed(others)]
-    sent = [call.send(other, 0, x) for other in others]
     part[rank] = x
-    yield [*received, *sent]
+    yield call.exchange_all(0, [(other, x) for other in others], [(other, part[other]) for other in reversed(others)])
 
 
 ALGORITHMS = {"bruck": bruck, "ring": ring, "direct": direct}

@@ -60,18 +60,15 @@ def recursive_doubling(call: Call, x: Array, out: Array, op: Reduction) -> Steps
     if place is not None:
         # Both sides of an exchange compute the same: the lower ranks' operand first, and in one piece.
         incoming = out
-        distance, step = 1, 1
-        while distance < fold.places:
+        for step, peer in fold.partners(place):
             if mine is out and incoming is out:
                 incoming = np.empty_like(out)
-            peer = fold.rank(place ^ distance)
-            yield call.send(peer, step, mine), call.receive(peer, step, incoming, now=True)
+            yield call.exchange(peer, peer, step, mine, incoming)
             if peer < call.rank:
                 op.apply(incoming, mine, out=out)
             else:
                 op.apply(mine, incoming, out=out)
             mine = out
-            distance, step = 2 * distance, step + 1
     if fold.extra:
         yield from fold.leave(call, out)
 

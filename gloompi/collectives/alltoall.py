@@ -57,8 +57,7 @@ def bruck(call: Call, x: Array, out: Array) -> Steps:
     while distance < size:
         rows = [row for row in range(size) if row & distance]
         came = np.empty((len(rows), parts.shape[1]), x.dtype)
-        receive = call.receive((rank - distance) % size, step, came.reshape(-1))
-        yield receive, call.send((rank + distance) % size, step, way[rows].reshape(-1))
+        yield call.exchange((rank + distance) % size, (rank - distance) % size, step, way[rows].ravel(), came.ravel())
         way[rows] = came
         distance, step = 2 * distance, step + 1
     places[[(rank - row) % size for row in range(size)]] = way
@@ -73,10 +72,9 @@ def alltoallv(call: Call, pieces: list[Array], out: list[Array]) -> Steps:
     dests = [(rank + distance) % size for distance in range(1, size)]
     sources = [(rank - distance) % size for distance in range(1, size)]
     if out:
-        received = [call.receive_piece(source, 0, out[source]) for source in sources]
-        sent = [call.send(dest, 0, pieces[dest]) for dest in dests]
         out[rank][:] = pieces[rank]
-        yield [*received, *sent]
+        given = [(dest, pieces[dest]) for dest in dests]
+        yield call.exchange_all(0, given, [(source, out[source]) for source in sources], pieces=True)
         return
     came = [call.receive_any(source, 0) for source in sources]
     sent = [call.send(dest, 0, pieces[dest]) for dest in dests]

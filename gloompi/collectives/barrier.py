@@ -18,6 +18,5 @@ def barrier(call: Call) -> Steps:
     """
     distance, step = 1, 0
     while distance < call.size:
-        call.send((call.rank + distance) % call.size, step)
-        yield call.receive((call.rank - distance) % call.size, step, now=True)
+        yield call.exchange((call.rank + distance) % call.size, (call.rank - distance) % call.size, step)
         distance, step = 2 * distance, step + 1

@@ -30,11 +30,12 @@ class Fold:
         How many ranks give their place up.
     """
 
-    __slots__ = ("extra", "places")
+    __slots__ = ("_partners", "extra", "places")
 
     def __init__(self, size: int) -> None:
         self.places = power_of_two_within(size)
         self.extra = size - self.places
+        self._partners: dict[int, list[tuple[int, int]]] = {}
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -45,6 +46,14 @@ class Fold:
     def rank(self, place: int) -> int:
         """The rank that holds a place."""
         return 2 * place + 1 if place < self.extra else place + self.extra
+
+    def partners(self, place: int) -> list[tuple[int, int]]:
+        """The step, from 1 on, and the rank of each with whom the holder of a place exchanges: 1, 2, 4, ... places apart."""
+        found = self._partners.get(place)
+        if found is None:
+            found = [(step, self.rank(place ^ 1 << step - 1)) for step in range(1, self.places.bit_length())]
+            self._partners[place] = found
+        return found
 
     def enter(self, call: Call, x: Array, out: Array, op: Reduction) -> Steps:
         """Join or be joined; return this rank's place, or None, and where its operand now is."""

@@ -19,9 +19,8 @@ def gather(call: Call, x: Array, out: Array | None, root: int) -> Steps:
         return
     assert out is not None
     rows = out.reshape(call.size, -1) if len(x) else [out] * call.size
-    received = [call.receive(rank, 0, rows[rank]) for rank in range(call.size) if rank != root]
     rows[root][:] = x
-    yield received
+    yield call.exchange_all(0, [], [(rank, rows[rank]) for rank in range(call.size) if rank != root])
 
 
 def gatherv(call: Call, x: Array, pieces: list[Array] | None, root: int) -> Steps:
@@ -35,9 +34,8 @@ def gatherv(call: Call, x: Array, pieces: list[Array] | None, root: int) -> Step
     assert pieces is not None
     others = [rank for rank in range(call.size) if rank != root]
     if pieces:
-        received = [call.receive_piece(rank, 0, pieces[rank]) for rank in others]
         pieces[root][:] = x
-        yield received
+        yield call.exchange_all(0, [], [(rank, pieces[rank]) for rank in others], pieces=True)
         return
     came = [call.receive_any(rank, 0) for rank in others]
     mine = x.copy()

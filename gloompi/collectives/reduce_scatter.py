@@ -18,9 +18,12 @@ __all__ = ["ALGORITHMS", "pick", "reduce_scatter"]
 _LATENCY_NBYTES = 64 * 1024
 
 
-def pick(nbytes: int, op: Reduction) -> str:
+def pick(size: int, nbytes: int, op: Reduction) -> str:
     """The algorithm that "auto" stands for; `nbytes` is of the whole array."""
-    return "recursive_halving" if nbytes <= _LATENCY_NBYTES or not op.commutative else "pairwise"
+    if not op.commutative:
+        return "recursive_halving"
+    # Of 2 ranks, either takes one step; this one has nothing to put in order.
+    return "pairwise" if size == 2 or nbytes > _LATENCY_NBYTES else "recursive_halving"
 
 
 def reduce_scatter(call: Call, x: Array, out: Array, parts: Sequence[slice], op: Reduction, algorithm: str) -> Steps:
@@ -42,7 +45,7 @@ def recursive_halving(call: Call, x: Array, out: Array, parts: Sequence[slice], 
     mine = np.empty_like(x)
     place, operand = yield from fold.enter(call, x, mine, op)
     if place is None:
-        yield call.receive(call.rank + 1, LEAVE, out)
+        yield call.receive(call.rank + 1, LEAVE, out, now=True)
         return
     # The parts of a place: its own, after that of the neighbour that has joined it.
     owned = [range(fold.rank(other) - (other < fold.extra), fold.rank(other) + 1) for other in range(fold.places)]
@@ -60,10 +63,8 @@ def recursive_halving(call: Call, x: Array, out: Array, parts: Sequence[slice], 
         lower, upper = slice(bounds[low], bounds[middle]), slice(bounds[middle], bounds[high])
         keep, give = (upper, lower) if place & distance else (lower, upper)
         peer = fold.rank(place ^ distance)
-        yield (
-            call.receive_reduce(peer, step, arranged[keep], arranged[keep], op),
-            call.send(peer, step, arranged[give]),
-        )
+        sent = call.send(peer, step, arranged[give])
+        yield sent, call.receive_reduce(peer, step, arranged[keep], arranged[keep], op, now=True)
         low, high = (middle, high) if place & distance else (low, middle)
         distance, step = 2 * distance, step + 1
     result = arranged[bounds[low] : bounds[high]]
@@ -94,7 +95,7 @@ def pairwise(call: Call, x: Array, out: Array, parts: Sequence[slice], op: Reduc
     if size == 1:
         out[:] = mine
     for distance in range(1, size):
-        yield call.receive_reduce((rank - distance) % size, distance, mine, out, op)
+        yield call.receive_reduce((rank - distance) % size, distance, mine, out, op, now=True)
         mine = out
     yield sent
 

@@ -53,7 +53,7 @@ def recursive_doubling(call: Call, x: Array, out: Array, before: Array | None, o
             # What is sent is still on its way while `out` changes below.
             waits.append(call.send(rank + distance, step, out.copy()))
         if rank >= distance:
-            yield call.receive(rank - distance, step, incoming)
+            yield call.receive(rank - distance, step, incoming, now=True)
             if before is not None:
                 if distance == 1:
                     before[:] = incoming

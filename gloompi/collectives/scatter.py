@@ -15,7 +15,7 @@ def scatter(call: Call, x: Array | None, out: Array, root: int) -> Steps:
     Linear: the root sends to everyone, straight from place.  1 step; nbytes (size-1) sent by the root.
     """
     if call.rank != root:
-        yield call.receive(root, 0, out)
+        yield call.receive(root, 0, out, now=True)
         return
     assert x is not None
     rows = x.reshape(call.size, -1) if len(out) else [x] * call.size
@@ -38,7 +38,7 @@ def scatterv(call: Call, pieces: list[Array] | None, out: list[Array], root: int
             out.append(pieces[root].copy())
         yield sent
     elif out:
-        yield call.receive_piece(root, step, out[0])
+        yield call.receive_piece(root, step, out[0], now=True)
     else:
         came = call.receive_any(root, step)
         yield came

@@ -6,14 +6,18 @@ and non-blocking use.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import Array
 from ..reduction import Reduction
 from .channel import STEP_BITS
-from .operation import DONE, OpenReceive, Operation, PieceReceive, Receive, ReducingReceive
+from .messages import EAGER_NBYTES
+from .operation import DONE, OpenReceive, Operation, PieceReceive, Receive, ReducingReceive, Steps
+from .task import Task
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -27,27 +31,34 @@ _NOTHING = memoryview(b"")
 _PLAIN = "fiuc"
 
 
-class Call:
+class Call(Task):
     """One collective call of this rank.
 
     Parameters
     ----------
+    name, steps, finish
+        As for `Task`.
     fingerprint : bytes
         What all ranks have to agree on.
-    prompt : bool
-        The caller waits for the result.
 
     Attributes
     ----------
     rank, size : int
         In the Context, and so are all ranks here.
-    number : int
-        Of the call in its Context.
     """
 
-    __slots__ = ("_channel", "_fingerprint", "_messages", "_prompt", "_ranks", "_scratch", "_tag", "number", "rank", "size")
-
-    def __init__(self, engine: Engine, conversation: Conversation, fingerprint: bytes, prompt: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        conversation: Conversation,
+        name: str,
+        fingerprint: bytes,
+        steps: Callable[[Call], Steps],
+        finish: Callable[[], Any],
+    ) -> None:
+        self.name = name
+        self.steps = steps
+        self.finish = finish
         self.rank = conversation.rank
         self.size = conversation.size
         self._ranks = conversation.ranks
@@ -55,9 +66,14 @@ class Call:
         self._scratch = engine.scratch
         self._channel = conversation.collectives
         self._fingerprint = fingerprint
-        self._prompt = prompt
-        self.number = engine.messages.begin(self._channel, fingerprint)
-        self._tag = self.number << STEP_BITS
+
+    def start(self, ready: deque[Task], prompt: bool) -> None:
+        self._ready = ready
+        self.prompt = prompt
+        self.number = number = self._messages.begin(self._channel, self._fingerprint)
+        self._tag = number << STEP_BITS
+        self._way = self.steps(self)
+        self.advance()
 
     def send(self, dest: int, step: int, data: Array | None = None) -> Operation:
         """Send `data` (1-d, contiguous), or an empty message; it must not change before the operation is done."""
@@ -70,22 +86,47 @@ class Call:
         Say `now` where the algorithm can do nothing before it has come: a small message is then awaited for a moment.
         """
         buffer = _NOTHING if out is None else as_bytes(out)
-        if now and self._prompt:
-            payload = self._messages.receive_now(
-                self._channel, self._ranks[source], self._tag | step, len(buffer), self._fingerprint
-            )
-            if payload is not None:
-                if payload:
-                    buffer[:] = payload
-                return DONE
         receive = Receive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
-        return self._messages.receive(receive)
+        return self._messages.receive(receive, now and self.prompt)
 
-    def receive_piece(self, source: int, step: int, out: Array) -> Operation:
+    def exchange(
+        self, dest: int, source: int, step: int, data: Array | None = None, out: Array | None = None
+    ) -> Operation | Sequence[Operation]:
+        """Send to one rank and receive as much from another, or from the same: `send` and `receive` at once.
+
+        For algorithms that can do nothing before both are done.  `out` may not overlap `data`.
+        """
+        return self._messages.exchange(
+            self._channel,
+            self._ranks[dest],
+            self._ranks[source],
+            self._tag | step,
+            _NOTHING if data is None else as_bytes(data),
+            _NOTHING if out is None else as_bytes(out),
+            self._fingerprint,
+            self.prompt,
+        )
+
+    def exchange_all(
+        self, step: int, given: Sequence[tuple[int, Array]], wanted: Sequence[tuple[int, Array]], pieces: bool = False
+    ) -> Sequence[Operation]:
+        """Send to several ranks and receive from several; `given` and `wanted` are of ranks and 1-d, contiguous arrays.
+
+        With `pieces`, each length is a matter of the two ranks alone; else all are the same.
+        """
+        receive = self.receive_piece if pieces else self.receive
+        if self.prompt and all(out.nbytes <= EAGER_NBYTES for _, out in wanted):
+            sent = [self.send(dest, step, data) for dest, data in given]
+            return [*sent, *[receive(source, step, out, now=True) for source, out in wanted]]
+        # Posted first: their senders are cleared before they ask.
+        came = [receive(source, step, out) for source, out in wanted]
+        return [*came, *[self.send(dest, step, data) for dest, data in given]]
+
+    def receive_piece(self, source: int, step: int, out: Array, now: bool = False) -> Operation:
         """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone."""
         buffer = as_bytes(out)
         receive = PieceReceive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
-        return self._messages.receive(receive)
+        return self._messages.receive(receive, now and self.prompt)
 
     def receive_any(self, source: int, step: int) -> OpenReceive:
         """Receive a message of any length into new memory, the operation's `data`."""
@@ -98,7 +139,7 @@ class Call:
 
         `out` may be `mine`.  All are 1-d, contiguous, of one dtype and length.  For `now` see `receive`.
         """
-        if now and self._prompt:
+        if now and self.prompt:
             payload = self._messages.receive_now(
                 self._channel, self._ranks[source], self._tag | step, mine.nbytes, self._fingerprint
             )

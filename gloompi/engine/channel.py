@@ -89,7 +89,7 @@ class Channel:
         self.closed = False
         self.held: list[Arrival] = []
         self.members: frozenset[int] | None = None
-        self._calls: dict[int, bytes] = {}
+        self._calls = [b""] * _REMEMBERED if collective else []  # a ring
         self._early: dict[int, list[tuple[int, bytes]]] = {}
         self._owner: Owner | None = None
 
@@ -102,9 +102,7 @@ class Channel:
             A peer that was here first called something else.
         """
         self.sequence = sequence = self.sequence + 1
-        self._calls[sequence] = fingerprint
-        if sequence > _REMEMBERED:
-            self._calls.pop(sequence - _REMEMBERED, None)
+        self._calls[sequence % _REMEMBERED] = fingerprint
         if self._early:
             for source, theirs in self._early.pop(sequence, ()):
                 self.compare(source, sequence << STEP_BITS, theirs, fingerprint)
@@ -115,8 +113,8 @@ class Channel:
         sequence = tag >> STEP_BITS
         if sequence > self.sequence:
             self._early.setdefault(sequence, []).append((source, theirs))
-        elif sequence in self._calls:
-            self.compare(source, tag, theirs, self._calls[sequence])
+        elif sequence > max(self.sequence - _REMEMBERED, 0):
+            self.compare(source, tag, theirs, self._calls[sequence % _REMEMBERED])
 
     def compare(self, source: int, tag: int, theirs: bytes, mine: bytes) -> None:
         """Raise Disagreement if two fingerprints of one call differ."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError, summary
 from ..transport.frames import Kind, pack_header
-from ..transport.pair import STAGING_NBYTES, Link, Loopback, Pair
+from ..transport.link import Link, Loopback
+from ..transport.pair import STAGING_NBYTES, Pair
 from .conversation import ROOT, Conversation
 from .farewell import abort_frame, linger
 from .lateness import unsent

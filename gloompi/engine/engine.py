@@ -13,10 +13,10 @@ from ..deadline import Deadline
 from .connections import Connections
 from .lateness import late
 from .messages import CLOSED
-from .operation import Receive, Steps
+from .operation import Receive
 from .task import Task, Waiting
 
-__all__ = ["Engine", "Plan"]
+__all__ = ["Engine"]
 
 Result = TypeVar("Result")
 
@@ -25,27 +25,6 @@ _ASK_SECONDS = 0.05
 
 # Turns of one test(): a transfer that goes on must not keep the caller.
 _TEST_MOVES = 16
-
-
-class Plan:
-    """A call that has been checked and can begin.
-
-    Parameters
-    ----------
-    name : str
-    begin : callable
-        Makes the steps; says the number of the call too, 0 if it has none.  Told whether the caller waits for the result:
-        then a receive may be awaited for a moment where it is posted.
-    finish : callable
-        Makes the result when the steps have ended.
-    """
-
-    __slots__ = ("begin", "finish", "name")
-
-    def __init__(self, name: str, begin: Callable[[bool], tuple[Steps, int]], finish: Callable[[], Any]) -> None:
-        self.name = name
-        self.begin = begin
-        self.finish = finish
 
 
 class Engine(Connections):
@@ -80,25 +59,29 @@ class Engine(Connections):
                 self.prepare_sleep()  # an event loop sleeps on it
             turn.give()
 
-    def run(self, plan: Plan, deadline: Deadline) -> Any:
+    def run(self, task: Task, deadline: Deadline) -> Any:
         """Begin a call, wait for it, and return its result."""
+        self._current = task
         try:
-            task = self.start(plan, True)
+            task.start(self.ready, True)
+            if self.ready:
+                self._resume()  # a message to oneself has ended another task
             if not task.done:
                 self.wait(task, deadline)
+            elif self.error is not None:
+                raise self._broken()
         except BaseException as exc:
             self._interrupted(exc)  # a signal handler may raise between the two
             raise
         return task.result if task.failure is None else task.outcome()
 
-    def start(self, plan: Plan, prompt: bool = False) -> Task:
-        """Begin a call and run it as far as it gets without waiting, or, if it is to be prompt, hardly any."""
+    def start(self, task: Task) -> Task:
+        """Begin a call and run it as far as it gets without waiting."""
+        self._current = task
         try:
-            steps, number = plan.begin(prompt)
-            self._current = task = Task(steps, plan.name, number, plan.finish, self.ready)
-            task.advance()
+            task.start(self.ready, False)
             if self.ready:
-                self._resume()  # a message to oneself has ended another task
+                self._resume()
         except BaseException as exc:
             self._interrupted(exc)
             raise

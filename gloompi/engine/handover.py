@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from ..errors import GloompiError, MismatchError
 from ..transport.frames import Kind, pack_header
+from ..transport.link import Link, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
-from ..transport.pair import Link, Sink
 from .channel import Channel, Disagreement
 from .matching import Arrival, Key
 from .operation import Receive, Send

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
+from ..transport.link import Link, Patience, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
-from ..transport.pair import Link, Patience, Sink
 from .channel import Channel, Disagreement, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
@@ -31,6 +31,9 @@ EAGER_NBYTES = 256 * 1024
 # What a peer may have sent without asking that no receive has matched: bounds the memory for early messages to this
 # much per peer, headers included.
 CREDIT_NBYTES = 1024 * 1024
+
+# So much is given back in one frame.
+_REPAID_NBYTES = CREDIT_NBYTES // 2
 
 _MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
 
@@ -87,15 +90,43 @@ class Messages(Handover):
         if dest in channel.departed:
             self._lose(link, CLOSED)
         if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES and not synchronous:
-            link.credit -= nbytes + HEADER_NBYTES
-            if link.write(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), payload if nbytes else None):
-                return DONE
-            operation = Send(channel, dest, tag, payload, fingerprint)
-            link.when_taken(operation)
-            return operation
+            header = pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint)
+            return self._send_now(link, header, channel, tag, payload, fingerprint)
         operation = Send(channel, dest, tag, payload, fingerprint)
         self._announce(operation, large=nbytes > EAGER_NBYTES)
         return operation
+
+    def exchange(
+        self,
+        channel: Channel,
+        dest: int,
+        source: int,
+        tag: int,
+        payload: memoryview,
+        buffer: memoryview,
+        fingerprint: bytes,
+        prompt: bool,
+    ) -> Operation | Sequence[Operation]:
+        """Send `payload` to one rank of a collective, and receive as much from it or another into `buffer`.
+
+        If `prompt`, the caller can do nothing before both are done.
+        """
+        link = self._links[dest]
+        nbytes = len(payload)
+        sent = None
+        if nbytes <= EAGER_NBYTES and link.credit >= nbytes + HEADER_NBYTES and dest not in channel.departed:
+            header = pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint)
+            sent = self._send_now(link, header, channel, tag, payload, fingerprint)
+            if prompt and sent is DONE:
+                came = self._expect(channel, source, header, nbytes)
+                if came is not None:
+                    if nbytes:
+                        buffer[:] = came
+                    return DONE
+        receive = Receive(channel, source, tag, buffer, nbytes, fingerprint)
+        if sent is None:
+            return self.receive(receive), self.send(channel, dest, tag, payload, fingerprint)
+        return sent, self.receive(receive)
 
     def receive_now(self, channel: Channel, source: int, tag: int, nbytes: int, fingerprint: bytes) -> memoryview | None:
         """Wait a moment for a small message; return its payload if it was the next thing that came from its source.
@@ -103,26 +134,40 @@ class Messages(Handover):
         The payload lasts until something else is received.  For calls that can do nothing else meanwhile: no receive is
         posted and nothing is matched.  After None, the message is to be received as any other.
         """
-        waits = self._waits
-        if waits.due():
-            waits.poll(0)
-        if waits.writing or self.reading.queue or not channel.matcher.idle:
+        return self._expect(channel, source, pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), nbytes)
+
+    def _send_now(
+        self, link: Link, header: bytes, channel: Channel, tag: int, payload: memoryview, fingerprint: bytes
+    ) -> Operation:
+        """Send without asking."""
+        link.credit -= HEADER_NBYTES + len(payload)
+        if link.write(header, payload or None):
+            return DONE
+        operation = Send(channel, link.rank, tag, payload, fingerprint)
+        link.when_taken(operation)
+        return operation
+
+    def _expect(self, channel: Channel, source: int, header: bytes, nbytes: int) -> memoryview | None:
+        if not self._waits.alone() or self.reading.queue or not channel.matcher.idle:
             return None
         link = self._links[source]
-        payload = link.expect(pack_header(_MESSAGE, channel.id, tag, nbytes, fingerprint), nbytes, waits)
+        payload = link.expect(header, nbytes, self._waits)
         if payload is not None:
-            self._consumed(link, nbytes)
+            link.consumed += nbytes + HEADER_NBYTES
+            if link.consumed >= _REPAID_NBYTES:
+                self._repay(link)
         return payload
 
     def receive(self, receive: Receive, now: bool = False) -> Receive:
         """Post a receive; `now`: as long as it is not done, its caller can do nothing else."""
         channel = receive.channel
-        if now and receive.ahead and receive.source >= 0 and receive.tag >= 0:
+        if now and receive.exact and receive.source >= 0 and receive.tag >= 0:
             payload = self.receive_now(channel, receive.source, receive.tag, receive.capacity, receive.fingerprint)
             if payload is not None:
                 receive.nbytes = receive.capacity
-                receive.feed(payload)
-                receive.finish()
+                if payload:
+                    receive.feed(payload)
+                receive.done = True
                 return receive
         large = receive.capacity > EAGER_NBYTES
         if large and channel.collective and receive.ahead and not self._links[receive.source].readable:
@@ -181,29 +226,32 @@ class Messages(Handover):
 
     def _consumed(self, link: Link, nbytes: int) -> None:
         """Note that a message that came without asking has found its receive; let the peer send as much again."""
-        link.consumed = consumed = link.consumed + nbytes + HEADER_NBYTES
-        if consumed >= CREDIT_NBYTES // 2:
-            link.consumed = 0
-            link.write(pack_header(Kind.CREDIT, 0, 0, consumed))
+        link.consumed += nbytes + HEADER_NBYTES
+        if link.consumed >= _REPAID_NBYTES:
+            self._repay(link)
+
+    def _repay(self, link: Link) -> None:
+        link.write(pack_header(Kind.CREDIT, 0, 0, link.consumed))
+        link.consumed = 0
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
-    def frame(self, pair: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+    def frame(self, link: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         """Take a header; return where its payload goes, or None if none follows."""
-        rank = pair.rank
+        rank = link.rank
         if kind == _MESSAGE:
             on = self._channels.get(channel) or self.channel(channel)
             receive = on.matcher.match(rank, tag)
             if receive is None:
-                return self._early(on, pair, tag, nbytes, fingerprint)
+                return self._early(on, link, tag, nbytes, fingerprint)
             if not self._accept(receive, rank, tag, nbytes, fingerprint):
                 return None
-            self._consumed(pair, nbytes)
+            self._consumed(link, nbytes)
             return receive
         if kind == _DATA:
             return self._data(rank, self.channel(channel), tag, nbytes, fingerprint)
         if kind == _CLEAR:
-            self._cleared(pair, self.channel(channel), tag, fingerprint)
+            self._cleared(link, self.channel(channel), tag, fingerprint)
         elif kind == _ANNOUNCE:
             self._announced(rank, self.channel(channel), tag, nbytes, fingerprint, None)
         elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
@@ -214,17 +262,17 @@ class Messages(Handover):
         elif kind == Kind.WAITING:
             self._agrees(self.channel(channel), rank, tag, fingerprint)
         elif kind == Kind.CREDIT:
-            pair.credit += nbytes
+            link.credit += nbytes
         elif kind == Kind.GOODBYE:
-            pair.finished = True
-            if pair.sending:
-                self._lose(pair, CLOSED)
+            link.finished = True
+            if link.sending:
+                self._lose(link, CLOSED)
             for on in tuple(self._channels.values()):
                 if on.members is None or rank in on.members:
-                    self._departed(pair, on)
+                    self._departed(link, on)
         elif kind == Kind.LEAVE:
-            self._departed(pair, self.channel(channel))
-            self._departed(pair, self.channel(channel + 1))
+            self._departed(link, self.channel(channel))
+            self._departed(link, self.channel(channel + 1))
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
             return Abort(rank, nbytes, self._told)
         else:

@@ -109,6 +109,9 @@ class Receive(Operation):
     ahead = True
     """In a collective, the sender of a large message can be cleared before it asks: its length is agreed."""
 
+    exact = True
+    """Its length is known."""
+
     def __init__(
         self, channel: Channel, source: int, tag: int, buffer: memoryview | None, capacity: int, fingerprint: bytes
     ) -> None:
@@ -157,6 +160,8 @@ class OpenReceive(PieceReceive):
     """A receive that takes a message of any length: into its buffer where it fits, else into memory of its own."""
 
     __slots__ = ()
+
+    exact = False
 
     def admits(self, nbytes: int) -> bool:
         if self.buffer is None or nbytes > len(self.buffer):

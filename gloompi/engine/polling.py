@@ -137,11 +137,17 @@ class Poller:
         if tried > self._spins:
             os.sched_yield()
 
-    def due(self) -> bool:
-        """Count a message that is awaited on its own connection; return whether it is time to look at all of them."""
+    def alone(self) -> bool:
+        """Whether a message may be awaited on its own connection, because nothing waits to be sent on the others.
+
+        Serves all of them if they have been left alone for long enough.
+        """
         self._skipped += 1
-        alone = self._skipped > _MOST_SKIPPED or monotonic() - self._looked > _ALONE_SECONDS
-        return alone and self._alarm >= 0  # an algorithm goes on to its next wait when the engine breaks
+        if self._skipped > _MOST_SKIPPED or monotonic() - self._looked > _ALONE_SECONDS:
+            if self._alarm < 0:
+                return False  # an algorithm goes on to its next wait when the engine breaks
+            self.poll(0)
+        return not self.writing
 
     def wake(self) -> None:
         """From another thread or a signal handler: have `woken` called by the thread that polls."""

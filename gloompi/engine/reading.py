@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..transport.frames import Kind, pack_header
+from ..transport.link import Link
 from ..transport.memory import OFFER_NBYTES, Offer, Reader
-from ..transport.pair import Link
 
 if TYPE_CHECKING:
     from .channel import Channel

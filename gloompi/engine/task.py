@@ -1,4 +1,4 @@
-"""A Task: an algorithm on its way, resumed whenever what it waits for has completed."""
+"""A Task: a call of the user's, from being checked to its result; resumed whenever what it waits for has completed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .matching import Probe
-from .operation import Operation, Receive, Send, Steps
+from .operation import DONE, Operation, Receive, Send, Steps
 
 if TYPE_CHECKING:
-    from ..transport.pair import Link
+    from ..transport.link import Link
 
 __all__ = ["AnyOf", "Task", "Waiting"]
 
@@ -44,27 +44,27 @@ class Waiting(Protocol):
 
 
 class Task:
-    """One call of the user's.
+    """One call of the user's, which has been checked and can start.
 
     Parameters
     ----------
-    steps : generator
-        The algorithm.
     name : str
         What error texts call it: ``"allreduce"``.
-    number : int
-        Its number in its Context, 0 if it has none.
+    steps : callable
+        Makes the steps from the task, when it starts.
     finish : callable
-        Makes the result when the algorithm has ended.
-    ready : deque
-        Where the task puts itself when it can go on.
+        Makes the result when the steps have ended.
 
     Attributes
     ----------
+    number : int
+        In its Context; 0 if it has none.
     ended : tuple of callable
         Called when the task is done.
     failure : exception or None
         What there is instead of a result.
+    prompt : bool
+        The caller waits for the result: a receive may be awaited for a moment where it is posted.
     """
 
     asked = False
@@ -73,24 +73,36 @@ class Task:
     ended: tuple[Callable[[], None], ...] = ()
     failure: BaseException | None = None
     result: Any = None
+    number = 0
+    prompt: bool
     _pending = 0
     _since = 0.0
+    _way: Steps
 
-    def __init__(self, steps: Steps, name: str, number: int, finish: Callable[[], Any], ready: deque[Task]) -> None:
-        self._steps = steps
-        self._name = name
-        self._number = number
-        self._finish = finish
-        self._ready = ready
+    def __init__(self, name: str, steps: Callable[[Any], Steps], finish: Callable[[], Any]) -> None:
+        self.name = name
+        self.steps = steps
+        self.finish = finish
 
     @property
     def label(self) -> str:
         """``"allreduce #17"``."""
-        return f"{self._name} #{self._number}" if self._number else self._name
+        return f"{self.name} #{self.number}" if self.number else self.name
 
-    @property
-    def name(self) -> str:
-        return self._name
+    def start(self, ready: deque[Task], prompt: bool) -> None:
+        """Run it until it has to wait for something.
+
+        Parameters
+        ----------
+        ready
+            Where the task puts itself when it can go on.
+        prompt
+            The caller waits for the result.
+        """
+        self._ready = ready
+        self.prompt = prompt
+        self._way = self.steps(self)
+        self.advance()
 
     def stalled(self, seconds: float) -> bool:
         """Whether the task has waited for the same operations since a call that long ago."""
@@ -113,8 +125,9 @@ class Task:
         if self.done:
             return  # it has failed meanwhile
         try:
-            while True:
-                wanted = next(self._steps)
+            for wanted in self._way:
+                if wanted is DONE:
+                    continue
                 awaited = (wanted,) if isinstance(wanted, Operation) else wanted
                 pending = 0
                 for operation in awaited:
@@ -126,16 +139,12 @@ class Task:
                     self.awaited = awaited
                     self._since = 0.0
                     self.asked = False
-                    break
-        except StopIteration:
-            pass
+                    return
         except BaseException as exc:
             self._end(exc)
             raise
-        else:
-            return
         try:
-            self.result = self._finish()
+            self.result = self.finish()
         except Exception as exc:
             self._end(exc)  # of this result alone: everything has been sent and received
             return
@@ -145,7 +154,7 @@ class Task:
 
     def abandon(self, failure: BaseException | None = None) -> None:
         """Be done without a result: what was awaited will not come, or has been taken back."""
-        self._steps.close()
+        self._way.close()
         self._end(failure)
 
     def _end(self, failure: BaseException | None = None) -> None:

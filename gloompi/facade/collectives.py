@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI as mpi
 
 from ..arrays import Array
-from ..engine.engine import Plan
+from ..engine.task import Task
 from .buffers import Buffer, simple, vector, vector_w
 from .checks import known_root
 from .codes import exception
@@ -36,7 +36,7 @@ class CollectiveComm(CommBase):
         sending = self._context.rank == root
         buffer = simple(buf, readonly=sending)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             data = buffer.outgoing() if sending else buffer.incoming()
             return plan.broadcast(data, root, "auto"), no_result if sending else _delivering([buffer], [data])
 
@@ -53,7 +53,7 @@ class CollectiveComm(CommBase):
         received = simple(recvbuf, readonly=False, blocks=size)
         mine = received.after(rank) if _in_place(sendbuf) else simple(sendbuf, readonly=True)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             blocks = _Blocks(received, size, mine.nbytes)
             return plan.gather(mine.outgoing(), blocks.array, root), blocks.deliver
 
@@ -66,7 +66,7 @@ class CollectiveComm(CommBase):
         received = None if in_place else simple(recvbuf, readonly=False)
         sent = simple(sendbuf, readonly=True, blocks=size) if rank == root else None
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             rows = None if sent is None else _Blocks(sent, size, sent.nbytes).packed()
             if received is None:
                 return plan.scatter(rows, None, root), no_result
@@ -82,7 +82,7 @@ class CollectiveComm(CommBase):
         received = simple(recvbuf, readonly=False, blocks=size)
         mine = received.after(rank) if _in_place(sendbuf) else simple(sendbuf, readonly=True)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             blocks = _Blocks(received, size, mine.nbytes)
             return plan.allgather(mine.outgoing(), blocks.array, "auto"), blocks.deliver
 
@@ -93,7 +93,7 @@ class CollectiveComm(CommBase):
         received = simple(recvbuf, readonly=False, blocks=size)
         sent = received if _in_place(sendbuf) else simple(sendbuf, readonly=True, blocks=size)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             blocks = _Blocks(received, size, sent.nbytes)
             return plan.alltoall(_Blocks(sent, size, sent.nbytes).packed(), blocks.array, "auto"), blocks.deliver
 
@@ -111,7 +111,7 @@ class CollectiveComm(CommBase):
         mine = received[rank] if _in_place(sendbuf) else simple(sendbuf, readonly=True)
         _require_same_length(mine, received[rank], rank)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             places = _places(received, mine, rank)
             return plan.gatherv(mine.outgoing(), places, root), _delivering(received, places)
 
@@ -123,7 +123,7 @@ class CollectiveComm(CommBase):
         mine = received[rank] if _in_place(sendbuf) else simple(sendbuf, readonly=True)
         _require_same_length(mine, received[rank], rank)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             places = _places(received, mine, rank)
             return plan.allgatherv(mine.outgoing(), places), _delivering(received, places)
 
@@ -136,7 +136,7 @@ class CollectiveComm(CommBase):
         received = None if in_place else simple(recvbuf, readonly=False)
         sent = vector(sendbuf, size, readonly=True) if rank == root else None
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             pieces = None if sent is None else [buffer.outgoing() for buffer in sent]
             if received is None:
                 return plan.scatterv(pieces, None, root), no_result
@@ -157,7 +157,7 @@ class CollectiveComm(CommBase):
         in_place = _in_place(sendbuf)
         sent = received if in_place else parse(sendbuf, size, readonly=True)
 
-        def begin() -> tuple[Plan, Any]:
+        def begin() -> tuple[Task, Any]:
             pieces = [buffer.outgoing().copy() if in_place else buffer.outgoing() for buffer in sent]
             places = [buffer.incoming() for buffer in received]
             return plan.alltoallv(pieces, places), _delivering(received, places)
@@ -352,10 +352,10 @@ def _x(mine: Buffer | None, received: Buffer, out: Array) -> Array:
     return out if received.dense else received.items()
 
 
-def _reducing(received: Buffer, plan: Callable[[Array], Plan], *, unchanged: bool = False) -> Begin:
+def _reducing(received: Buffer, plan: Callable[[Array], Task], *, unchanged: bool = False) -> Begin:
     """Reduce into the receive buffer; where its datatype has gaps, what is in them stays as it was."""
 
-    def begin() -> tuple[Plan, Any]:
+    def begin() -> tuple[Task, Any]:
         if received.dense:
             return plan(received.items()), no_result
         out = received.items().copy()

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..context import Context
 from ..engine.call import as_array
-from ..engine.engine import Plan
 from ..engine.matching import Arrival
+from ..engine.task import Task
 from ..plans.messages import Status
 from .buffers import Buffer
 from .pickling import loaded
@@ -24,7 +24,7 @@ def no_result(result: object) -> Completion:
 def receive(context: Context, buffer: Buffer | None, source: int, tag: int, arrival: Arrival | None = None) -> Begin:
     """Receive into a buffer, or, without one, an object; or the very message that a probe has found."""
 
-    def begin() -> tuple[Plan, Any]:
+    def begin() -> tuple[Task, Any]:
         place = None if buffer is None else buffer.incoming()
 
         def end(result: tuple[Status, memoryview]) -> Completion:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mpi4py import MPI as mpi
 
 from ..context import Context
-from ..engine.engine import Plan
+from ..engine.task import Task
 from ..request import Request as Handle
 from .codes import exception
 
@@ -43,7 +43,7 @@ NO_PROC = Completion(source=mpi.PROC_NULL)
 
 # Makes the plan and what to do with its result; a Completion instead of a plan is there at once.  Called at every start of
 # a persistent request: data are packed then.
-Begin = Callable[[], tuple[Plan | Completion, Callable[[Any], Completion]]]
+Begin = Callable[[], tuple[Task | Completion, Callable[[Any], Completion]]]
 
 
 def fill(status: mpi.Status | None, completion: Completion) -> None:

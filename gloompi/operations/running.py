@@ -6,7 +6,8 @@ from typing import Any
 
 from ..deadline import Deadline, check_timeout
 from ..engine.conversation import Conversation
-from ..engine.engine import Engine, Plan
+from ..engine.engine import Engine
+from ..engine.task import Task
 from ..plans.planner import Planner
 from ..request import Request
 
@@ -27,14 +28,14 @@ class Running:
         self.rank, self.size = conversation.rank, conversation.size
         self.timeout = timeout
 
-    def _run(self, plan: Plan, timeout: float | None) -> Any:
+    def _run(self, plan: Task, timeout: float | None) -> Any:
         engine = self._engine
         deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
         if self._conversation.closed:
             engine.check_open(self._conversation)
         return engine.exclusively(deadline, plan.name, engine.run, plan, deadline)
 
-    def _start(self, plan: Plan) -> Request:
+    def _start(self, plan: Task) -> Request:
         engine = self._engine
         engine.check_open(self._conversation)
         task = engine.exclusively(self._deadline(None), plan.name, engine.start, plan)

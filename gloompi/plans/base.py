@@ -11,8 +11,9 @@ import numpy as np
 from ..arrays import Array, address, flat_output
 from ..engine.call import Call
 from ..engine.conversation import Conversation
-from ..engine.engine import Engine, Plan
+from ..engine.engine import Engine
 from ..engine.operation import ANY_TAG, Steps
+from ..engine.task import Task
 from ..objects import PICKLE, Pickler
 
 __all__ = [
@@ -52,12 +53,8 @@ class PlanBase:
         # A fact that all ranks agree on: a pair is AF_UNIX if both its ranks can have that, and share a host.
         self._near = all(engine.peers[rank].transport in ("self", "unix") for rank in conversation.ranks)
 
-    def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Plan:
-        def begin(prompt: bool) -> tuple[Steps, int]:
-            call = Call(self._engine, self._conversation, mark, prompt)
-            return steps(call), call.number
-
-        return Plan(name, begin, finish)
+    def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Task:
+        return Call(self._engine, self._conversation, name, mark, steps, finish)
 
     def _peer(self, rank: int, name: str) -> int:
         """Return a rank of this Context as an int."""

@@ -11,9 +11,10 @@ import numpy as np
 from ..collectives import allgather
 from ..engine.call import Call
 from ..engine.conversation import Conversation, descendant
-from ..engine.engine import Engine, Plan
+from ..engine.engine import Engine
 from ..engine.fingerprint import fingerprint
 from ..engine.operation import Steps
+from ..engine.task import Task
 from ..objects import PICKLE, Pickler
 from .base import NO_DTYPE, PlanBase
 
@@ -29,7 +30,7 @@ class GroupPlans(PlanBase):
         super().__init__(engine, conversation, pickler)
         self._groups: Counter[tuple[tuple[int, ...], int]] = Counter()
 
-    def dup(self) -> Plan:
+    def dup(self) -> Task:
         number = 0
 
         def steps(call: Call) -> Steps:
@@ -43,7 +44,7 @@ class GroupPlans(PlanBase):
 
         return self._collective("dup", fingerprint("dup", NO_DTYPE, 0), steps, finish)
 
-    def group(self, members: tuple[int, ...], tag: int) -> Plan:
+    def group(self, members: tuple[int, ...], tag: int) -> Task:
         """A Context of some ranks, in this order; they alone call it, and tell calls at the same time apart by the tag."""
         for rank in members:
             self._peer(rank, "a member")
@@ -53,12 +54,12 @@ class GroupPlans(PlanBase):
         seed = crc32(repr((members, tag)).encode()) << 32 | self._groups[members, tag]
         number = descendant(self._conversation.number, seed, -1)
 
-        def steps() -> Steps:
+        def steps(task: Task) -> Steps:
             yield ()
 
-        return Plan("group", lambda prompt: (steps(), 0), lambda: self._engine.join(number, ranks))
+        return Task("group", steps, lambda: self._engine.join(number, ranks))
 
-    def split(self, color: int | None, key: int) -> Plan:
+    def split(self, color: int | None, key: int) -> Task:
         mine = np.zeros(3, _INT64)
         if color is not None:
             mine[:] = 1, _int64(color, "color"), _int64(key, "key")

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..arrays import Array, flat_input, flat_output, view
 from ..engine.call import as_bytes
-from ..engine.engine import Plan
 from ..engine.fingerprint import fingerprint
 from ..engine.matching import Arrival, Probe
+from ..engine.messages import EAGER_NBYTES
 from ..engine.operation import ANY_SOURCE, OpenReceive, Operation, Receive, Steps
+from ..engine.task import Task
 from ..objects import decode, encode
 from .base import PlanBase, check_tag, copied_back, nothing
 
@@ -34,76 +35,77 @@ class Status(NamedTuple):
 class MessagePlans(PlanBase):
     """Send, recv, sendrecv, in forms for arrays and for objects, and probe."""
 
-    def send(self, x: Any, dest: int, tag: int, synchronous: bool = False) -> Plan:
+    def send(self, x: Any, dest: int, tag: int, synchronous: bool = False) -> Task:
         send = self._outgoing(x, dest, tag, synchronous)
 
-        def steps() -> Steps:
+        def steps(task: Task) -> Steps:
             yield send()
 
-        return Plan("ssend" if synchronous else "send", lambda prompt: (steps(), 0), nothing)
+        return Task("ssend" if synchronous else "send", steps, nothing)
 
-    def recv(self, out: Any, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
+    def recv(self, out: Any, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive a message, or, like the other receives, the very one that a matched probe has found."""
         receive, finish = self._incoming(out, source, tag)
         return self._receiving("recv", receive, arrival, finish)
 
-    def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Plan:
+    def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Task:
         send = self._outgoing(x, dest, sendtag, False)
         receive, finish = self._incoming(out, source, recvtag)
 
-        def steps() -> Steps:
-            yield self._engine.messages.receive(receive), send()
+        def steps(task: Task) -> Steps:
+            if task.prompt and receive.capacity <= EAGER_NBYTES:
+                sent = send()
+                yield sent, self._engine.messages.receive(receive, True)
+            else:
+                yield self._engine.messages.receive(receive), send()
 
-        return Plan("sendrecv", lambda prompt: (steps(), 0), finish)
+        return Task("sendrecv", steps, finish)
 
-    def together(self, first: Plan, second: Plan) -> Plan:
+    def together(self, first: Task, second: Task) -> Task:
         """Two messages as one operation; the result is the first's."""
 
-        def begin(prompt: bool) -> tuple[Steps, int]:
-            both = [first.begin(False)[0], second.begin(False)[0]]
+        def steps(task: Task) -> Steps:
+            task.prompt = False
+            both = [first.steps(task), second.steps(task)]
+            yield [operation for each in both for operation in _as_list(next(each))]
+            for each in both:
+                yield from each
 
-            def steps() -> Steps:
-                yield [operation for each in both for operation in _as_list(next(each))]
-                for each in both:
-                    yield from each
-
-            return steps(), 0
-
-        return Plan("sendrecv", begin, first.finish)
+        return Task("sendrecv", steps, first.finish)
 
     # -- objects and messages of any length ----------------------------------------------------------------------------
 
-    def send_object(self, obj: Any, dest: int, tag: int, synchronous: bool = False) -> Plan:
+    def send_object(self, obj: Any, dest: int, tag: int, synchronous: bool = False) -> Task:
         dest = self._engine_rank(dest, "dest")
         tag = check_tag(tag, wildcard=False)
         message = encode(obj, self.pickler)
         mark = fingerprint("send", _OBJECT, message.size)
 
-        def steps() -> Steps:
+        def steps(task: Task) -> Steps:
             yield self._engine.messages.send(self._conversation.messages, dest, tag, as_bytes(message), mark, synchronous)
 
-        return Plan("ssend_object" if synchronous else "send_object", lambda prompt: (steps(), 0), nothing)
+        return Task("ssend_object" if synchronous else "send_object", steps, nothing)
 
-    def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
+    def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         receive = self._open(None, source, tag, _OBJECT)
         return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, self.pickler))
 
-    def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Plan:
+    def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive the bytes of whatever comes, into `buffer` where they fit; the result is a Status and the bytes."""
         receive = self._open(buffer, source, tag, _BYTES)
         return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data))
 
     # -- probes --------------------------------------------------------------------------------------------------------
 
-    def probe(self, source: int, tag: int, takes: bool) -> Plan:
+    def probe(self, source: int, tag: int, takes: bool) -> Task:
         """The result is an Arrival and its Status; if the probe takes it, it is the caller's to receive."""
         channel = self._conversation.messages
         probe = Probe(channel, *self._wanted(source, tag), takes)
 
-        def steps() -> Steps:
+        def steps(task: Task) -> Steps:
             yield channel.matcher.probe(probe)
 
-        return Plan("mprobe" if takes else "probe", lambda prompt: (steps(), 0), lambda: self._found(probe.arrival, takes))
+        return Task("mprobe" if takes else "probe", steps, lambda: self._found(probe.arrival, takes))
 
     def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
         """Return a function that looks for a message without waiting."""
@@ -125,17 +127,17 @@ class MessagePlans(PlanBase):
 
     # -- parts of these --------------------------------------------------------------------------------------------------
 
-    def _receiving(self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any]) -> Plan:
+    def _receiving(self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any]) -> Task:
         messages = self._engine.messages
 
-        def steps(prompt: bool) -> Steps:
+        def steps(task: Task) -> Steps:
             if arrival is not None:
                 messages.settle(receive, arrival)
             else:
-                messages.receive(receive, prompt)
+                messages.receive(receive, task.prompt)
             yield receive
 
-        return Plan(name, lambda prompt: (steps(prompt), 0), finish)
+        return Task(name, steps, finish)
 
     def _outgoing(self, x: Any, dest: int, tag: int, synchronous: bool) -> Callable[[], Operation]:
         dest = self._engine_rank(dest, "dest")

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..arrays import Array, flat_input, flat_output, view
 from ..collectives import allgather, alltoall, barrier, broadcast, gather, scatter
-from ..engine.engine import Plan
 from ..engine.fingerprint import fingerprint
+from ..engine.task import Task
 from .base import NO_DTYPE, PlanBase, copied_back, is_auto, nothing, output, rows_of
 
 __all__ = ["MovementPlans"]
@@ -18,11 +18,11 @@ __all__ = ["MovementPlans"]
 class MovementPlans(PlanBase):
     """Barrier, broadcast, gather, scatter, allgather, alltoall."""
 
-    def barrier(self) -> Plan:
+    def barrier(self) -> Task:
         mark = fingerprint("barrier", NO_DTYPE, 0)
         return self._collective("barrier", mark, barrier.barrier, nothing)
 
-    def broadcast(self, x: Any, root: int, algorithm: str) -> Plan:
+    def broadcast(self, x: Any, root: int, algorithm: str) -> Task:
         root = self._peer(root, "root")
         target = view(x, "x")
         if root != self._rank and not target.flags.writeable:
@@ -39,7 +39,7 @@ class MovementPlans(PlanBase):
 
         return self._collective("broadcast", mark, lambda call: broadcast.broadcast(call, flat, root, algorithm), finish)
 
-    def allgather(self, x: Any, out: Any, algorithm: str) -> Plan:
+    def allgather(self, x: Any, out: Any, algorithm: str) -> Task:
         array, flat = flat_input(x)
         flat, target, result = output(array, flat, out, (self._size, *array.shape))
         if is_auto(algorithm, allgather.ALGORITHMS):
@@ -52,7 +52,7 @@ class MovementPlans(PlanBase):
             lambda: copied_back(result, target),
         )
 
-    def gather(self, x: Any, out: Any, root: int) -> Plan:
+    def gather(self, x: Any, out: Any, root: int) -> Task:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
         target = result = None
@@ -63,7 +63,7 @@ class MovementPlans(PlanBase):
             "gather", mark, lambda call: gather.gather(call, flat, target, root), lambda: copied_back(result, target)
         )
 
-    def scatter(self, x: Any, out: Any, root: int) -> Plan:
+    def scatter(self, x: Any, out: Any, root: int) -> Task:
         root = self._peer(root, "root")
         flat: Array | None = None
         if self._rank == root:
@@ -80,7 +80,7 @@ class MovementPlans(PlanBase):
             "scatter", mark, lambda call: scatter.scatter(call, flat, target, root), lambda: copied_back(result, target)
         )
 
-    def alltoall(self, x: Any, out: Any, algorithm: str) -> Plan:
+    def alltoall(self, x: Any, out: Any, algorithm: str) -> Task:
         array, flat = flat_input(x)
         rows_of(array, self._size)
         flat, target, result = output(array, flat, out, array.shape)

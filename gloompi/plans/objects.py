@@ -8,8 +8,8 @@ from typing import Any
 
 from ..arrays import Array
 from ..collectives import allgather, alltoall, broadcast, gather, scatter
-from ..engine.engine import Plan
 from ..engine.fingerprint import fingerprint
+from ..engine.task import Task
 from ..objects import decode, encode
 from .base import NO_DTYPE, PlanBase
 
@@ -21,7 +21,7 @@ ObjectOp = Callable[[Any, Any], Any]
 class ObjectPlans(PlanBase):
     """Broadcast, gather, allgather, scatter, alltoall, reduce, allreduce, scan and exscan of objects."""
 
-    def broadcast_object(self, obj: Any, root: int, *, copy: bool = False) -> Plan:
+    def broadcast_object(self, obj: Any, root: int, *, copy: bool = False) -> Task:
         """With `copy`, the root gets a copy too."""
         root = self._peer(root, "root")
         at_root = self._rank == root
@@ -33,14 +33,14 @@ class ObjectPlans(PlanBase):
             lambda: obj if at_root and not copy else self._decode(message[0]),
         )
 
-    def gather_object(self, obj: Any, root: int) -> Plan:
+    def gather_object(self, obj: Any, root: int) -> Task:
         return self._gathered("gather_object", obj, root, lambda found: found)
 
-    def reduce_object(self, obj: Any, op: ObjectOp, root: int) -> Plan:
+    def reduce_object(self, obj: Any, op: ObjectOp, root: int) -> Task:
         _check(op)
         return self._gathered("reduce_object", obj, root, lambda found: reduce(op, found))
 
-    def _gathered(self, name: str, obj: Any, root: int, make: Callable[[list[Any]], Any]) -> Plan:
+    def _gathered(self, name: str, obj: Any, root: int, make: Callable[[list[Any]], Any]) -> Task:
         root = self._peer(root, "root")
         message = encode(obj, self.pickler)
         pieces: list[Array] = []
@@ -51,22 +51,22 @@ class ObjectPlans(PlanBase):
             lambda: make(self._objects(pieces)) if self._rank == root else None,
         )
 
-    def allgather_object(self, obj: Any) -> Plan:
+    def allgather_object(self, obj: Any) -> Task:
         return self._allgathered("allgather_object", obj, lambda found: found)
 
-    def allreduce_object(self, obj: Any, op: ObjectOp) -> Plan:
+    def allreduce_object(self, obj: Any, op: ObjectOp) -> Task:
         _check(op)
         return self._allgathered("allreduce_object", obj, lambda found: reduce(op, found))
 
-    def scan_object(self, obj: Any, op: ObjectOp) -> Plan:
+    def scan_object(self, obj: Any, op: ObjectOp) -> Task:
         _check(op)
         return self._allgathered("scan_object", obj, lambda found: reduce(op, found[: self._rank + 1]))
 
-    def exscan_object(self, obj: Any, op: ObjectOp) -> Plan:
+    def exscan_object(self, obj: Any, op: ObjectOp) -> Task:
         _check(op)
         return self._allgathered("exscan_object", obj, lambda found: reduce(op, found[: self._rank]) if self._rank else None)
 
-    def _allgathered(self, name: str, obj: Any, make: Callable[[list[Any]], Any]) -> Plan:
+    def _allgathered(self, name: str, obj: Any, make: Callable[[list[Any]], Any]) -> Task:
         message = encode(obj, self.pickler)
         pieces: list[Array] = []
         return self._collective(
@@ -76,7 +76,7 @@ class ObjectPlans(PlanBase):
             lambda: make(self._objects(pieces)),
         )
 
-    def scatter_object(self, objects: Sequence[Any] | None, root: int) -> Plan:
+    def scatter_object(self, objects: Sequence[Any] | None, root: int) -> Task:
         root = self._peer(root, "root")
         messages = self._messages(objects) if self._rank == root else None
         piece: list[Array] = []
@@ -87,7 +87,7 @@ class ObjectPlans(PlanBase):
             lambda: self._decode(piece[0]),
         )
 
-    def alltoall_object(self, objects: Sequence[Any]) -> Plan:
+    def alltoall_object(self, objects: Sequence[Any]) -> Task:
         messages = self._messages(objects)
         pieces: list[Array] = []
         return self._collective(

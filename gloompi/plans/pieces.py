@@ -9,9 +9,9 @@ import numpy as np
 from ..arrays import Array, byte_bounds, flat_input, flat_output, view
 from ..collectives import allgather, alltoall, gather, scatter
 from ..engine.call import Call
-from ..engine.engine import Plan
 from ..engine.fingerprint import fingerprint
 from ..engine.operation import Steps
+from ..engine.task import Task
 from ..errors import MismatchError
 from ..objects import decode, encode
 from .base import NO_DTYPE, PlanBase, copied_back
@@ -22,7 +22,7 @@ __all__ = ["PiecePlans"]
 class PiecePlans(PlanBase):
     """Gatherv, allgatherv, scatterv, alltoallv."""
 
-    def gatherv(self, x: Any, out: Any, root: int) -> Plan:
+    def gatherv(self, x: Any, out: Any, root: int) -> Task:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
@@ -37,7 +37,7 @@ class PiecePlans(PlanBase):
             lambda: places.result() if self._rank == root else None,
         )
 
-    def allgatherv(self, x: Any, out: Any) -> Plan:
+    def allgatherv(self, x: Any, out: Any) -> Task:
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
         places = _Places(out, self._size, kind)
@@ -48,7 +48,7 @@ class PiecePlans(PlanBase):
             "allgatherv", mark, lambda call: allgather.allgatherv(call, mine, places.flat), places.result
         )
 
-    def scatterv(self, pieces: Any, out: Any, root: int) -> Plan:
+    def scatterv(self, pieces: Any, out: Any, root: int) -> Task:
         root = self._peer(root, "root")
         mark = fingerprint("scatterv", NO_DTYPE, 0, root)
         parts: list[Array] | None = None
@@ -89,7 +89,7 @@ class PiecePlans(PlanBase):
 
         return self._collective("scatterv", mark, steps, finish)
 
-    def alltoallv(self, pieces: Any, out: Any) -> Plan:
+    def alltoallv(self, pieces: Any, out: Any) -> Task:
         arrays, flats = _inputs(pieces, self._size)
         kind = _Kind(arrays[0], "pieces[0]")
         for number, array in enumerate(arrays):

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..arrays import flat_input
 from ..collectives import allreduce, reduce, reduce_scatter, scan
-from ..engine.engine import Plan
 from ..engine.fingerprint import fingerprint
+from ..engine.task import Task
 from ..reduction import Reduction, resolve
 from .base import PlanBase, copied_back, is_auto, output
 
@@ -37,7 +37,7 @@ _REORDERING = {("allreduce", "ring"), ("reduce_scatter", "pairwise")}
 class ReductionPlans(PlanBase):
     """Reduce, allreduce, reduce_scatter, scan, exscan."""
 
-    def reduce(self, x: Any, out: Any, root: int, op: Op, algorithm: str) -> Plan:
+    def reduce(self, x: Any, out: Any, root: int, op: Op, algorithm: str) -> Task:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("reduce", flat.dtype, flat.size, root, op, algorithm)
@@ -51,7 +51,7 @@ class ReductionPlans(PlanBase):
             lambda: copied_back(result, target),
         )
 
-    def allreduce(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
+    def allreduce(self, x: Any, out: Any, op: Op, algorithm: str) -> Task:
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("allreduce", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
@@ -62,7 +62,7 @@ class ReductionPlans(PlanBase):
             lambda: copied_back(result, target),
         )
 
-    def reduce_scatter(self, x: Any, out: Any, counts: Sequence[int] | None, op: Op, algorithm: str) -> Plan:
+    def reduce_scatter(self, x: Any, out: Any, counts: Sequence[int] | None, op: Op, algorithm: str) -> Task:
         array, whole = flat_input(x)
         rows = self._shares(array, counts)
         shape = (rows[self._rank], *array.shape[1:])
@@ -108,7 +108,7 @@ class ReductionPlans(PlanBase):
             )
         return rows
 
-    def scan(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
+    def scan(self, x: Any, out: Any, op: Op, algorithm: str) -> Task:
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("scan", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
@@ -119,7 +119,7 @@ class ReductionPlans(PlanBase):
             lambda: copied_back(result, target),
         )
 
-    def exscan(self, x: Any, out: Any, op: Op, algorithm: str) -> Plan:
+    def exscan(self, x: Any, out: Any, op: Op, algorithm: str) -> Task:
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("exscan", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
@@ -151,5 +151,5 @@ def _pick(name: str, size: int, near: bool, nbytes: int, reduction: Reduction) -
     if name == "allreduce":
         return allreduce.pick(size, nbytes, reduction, near)
     if name == "reduce_scatter":
-        return reduce_scatter.pick(nbytes, reduction)
+        return reduce_scatter.pick(size, nbytes, reduction)
     return reduce.pick(nbytes) if name == "reduce" else scan.pick(nbytes)

@@ -1,21 +1,23 @@
-"""A Pair: the connection to one peer, as a stream of frames.
+"""A Pair: the connection to one peer.
 
-Non-blocking: `write` and `flush` hand over what the kernel takes, `receive` takes what has come.  What frames mean is the
-handler's business; where a payload goes is the sink's, so that it is received straight into its destination.
+Non-blocking: `write` and `flush` hand over what the kernel takes, `receive` takes what has come.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .endpoint import Peer
 from .frames import HEADER_NBYTES, VERSION, unpack_header
+from .link import Completion, Handler, Link, Patience, Sink
 
-__all__ = ["SLICE_NBYTES", "STAGING_NBYTES", "Completion", "Handler", "Loopback", "Pair", "Sink"]
+if TYPE_CHECKING:
+    from .endpoint import Peer
+
+__all__ = ["SLICE_NBYTES", "STAGING_NBYTES", "Pair"]
 
 # Bytes handed to the kernel in one call, so that sending a large message leaves turns for receiving. Measured with
 # 16 MiB allreduces of 2 ranks: 4 MiB took 0.9 of the time of 512 KiB over AF_UNIX, the same over TCP.
@@ -32,131 +34,14 @@ STAGING_NBYTES = HEADER_NBYTES + EXPECTED_NBYTES
 _MAX_PIECES = 16
 
 
-class Completion(Protocol):
-    """Told when the kernel has taken the last byte of a payload."""
-
-    def complete(self) -> None: ...
-
-
-class Sink(Protocol):
-    """Where a payload goes."""
-
-    def feed(self, data: memoryview) -> None:
-        """Take bytes that are in memory already."""
-
-    def window(self) -> memoryview:
-        """Where the next bytes go: not empty, and never beyond the end of the payload."""
-
-    def advance(self, nbytes: int) -> None:
-        """Note that `nbytes` were written to the window."""
-
-    def finish(self) -> None:
-        """Note that the payload is complete."""
-
-
-class Patience(Protocol):
-    """How to wait for what should come at once."""
-
-    prompt: float
-    """Seconds to keep trying."""
-
-    def pause(self, tried: float) -> None:
-        """Called between two tries, the first of them that many seconds ago."""
-
-    def due(self) -> bool:
-        """Whether other connections have been left alone for long enough."""
-
-    def poll(self, timeout: float | None) -> bool:
-        """Serve all connections."""
-
-    @property
-    def writing(self) -> Collection[int]:
-        """What waits for room to write."""
-
-
-class Handler(Protocol):
+class PairHandler(Handler, Protocol):
     """Who a pair reports to."""
-
-    def frame(self, pair: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
-        """A header has arrived.  A sink says that a payload of `nbytes` follows, None that nothing does."""
 
     def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
         """The stream has ended."""
 
     def watch(self, pair: Pair, writing: bool) -> None:
         """The pair has begun or ceased to wait for room to write."""
-
-
-class Link:
-    """What a pair and the way to oneself have in common.
-
-    Attributes
-    ----------
-    peer : Peer
-    rank : int
-        The peer's.
-    credit : int
-        Bytes that may still be sent without asking.
-    consumed : int
-        Bytes received without asking that found their receive and have not been credited to the peer yet.
-    finished : bool
-        The peer has said that it sends nothing more.
-    owes : bool
-        A payload was dropped that somebody may still wait to see sent.
-    readable : bool
-        The peer's memory may be readable, and this process's for the peer.
-    """
-
-    __slots__ = ("_handler", "consumed", "credit", "finished", "owes", "peer", "rank", "readable")
-
-    def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
-        self.peer = peer
-        self.rank = peer.rank
-        self.credit = credit
-        self.consumed = 0
-        self.finished = False
-        self.owes = False
-        self.readable = False
-        self._handler = handler
-
-    @property
-    def sending(self) -> bool:
-        """Whether something waits for the kernel to take it."""
-        return False
-
-    def write(self, header: bytes, payload: memoryview | None = None) -> bool:
-        """Send a frame; return whether `payload` may be changed again, and if not, call `when_taken`.
-
-        A payload that nobody else changes may also follow in `header` itself.
-        """
-        raise NotImplementedError
-
-    def when_taken(self, completion: Completion) -> None:
-        """Have `completion` told when the kernel has taken the payload of the last `write`."""
-        raise NotImplementedError
-
-    def expect(self, header: bytes, nbytes: int, waits: Patience) -> memoryview | None:
-        """Return the payload of the next frame if it is the one with this header; it lasts until something is received.
-
-        Tries for as long as `waits` has patience.  Whatever else comes meanwhile is handled as `receive` does, and the
-        answer is None.
-        """
-        return None
-
-
-class Loopback(Link):
-    """The way from a rank to itself: a frame arrives the moment it is written."""
-
-    __slots__ = ()
-
-    def write(self, header: bytes, payload: memoryview | None = None) -> bool:
-        _, kind, channel, tag, nbytes, fingerprint = unpack_header(header, 0)
-        sink = self._handler.frame(self, kind, channel, tag, nbytes, fingerprint)
-        if sink is not None:
-            if payload is not None and nbytes:
-                sink.feed(payload)
-            sink.finish()
-        return True
 
 
 class Pair(Link):
@@ -174,17 +59,19 @@ class Pair(Link):
         "_begins_with",
         "_kept",
         "_left",
+        "_mute",
         "_queue",
         "_reading",
         "_sink",
         "_staging",
-        "_torn",
         "_write_error",
         "fd",
         "sock",
     )
 
-    def __init__(self, sock: socket.socket, peer: Peer, handler: Handler, credit: int, staging: memoryview) -> None:
+    _handler: PairHandler
+
+    def __init__(self, sock: socket.socket, peer: Peer, handler: PairHandler, credit: int, staging: memoryview) -> None:
         super().__init__(peer, handler, credit)
         self.sock: socket.socket | None = sock
         self.fd = sock.fileno()
@@ -197,27 +84,20 @@ class Pair(Link):
         self._sink: Sink | None = None  # of a payload whose rest has not come
         self._left = 0
         self._write_error: OSError | None = None
-        # A signal handler may raise between the system call and the note of what it took: then nobody knows any more
-        # where the stream is, and nothing may follow.
-        self._torn = False
+        # Nothing more can be sent: closed, failed, or, for as long as a system call goes on, in the middle of a frame. A
+        # signal handler may raise between the call and the note of what it took: then nobody knows any more where the
+        # stream is, and nothing may follow.
+        self._mute = False
 
     @property
     def sending(self) -> bool:
-        return bool(self._queue) and not self._torn
+        return bool(self._queue) and not self._mute
 
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
-        queue = self._queue
-        if self.sock is None or self._write_error is not None:
-            self.owes |= payload is not None
-            return True  # whoever reads from this pair learns why
-        if self._torn:
-            return True
-        if queue:
-            queue.append((memoryview(header), None))
-            if payload is not None:
-                queue.append((payload, None))
-            return False
-        self._torn = True
+        if self._mute or self._queue:
+            return self._write_behind(header, payload)
+        assert self.sock is not None
+        self._mute = True
         try:
             if payload is None:
                 sent = self.sock.send(header)
@@ -232,15 +112,26 @@ class Pair(Link):
             self.owes |= payload is not None
             return True
         if sent == total:
-            self._torn = False
+            self._mute = False
             return True
+        queue = self._queue
         if sent < len(header):
             queue.append((memoryview(header)[sent:], None))
             sent = len(header)
         if payload is not None:
             queue.append((payload[sent - len(header) :], None))
-        self._torn = False
+        self._mute = False
         self._handler.watch(self, True)
+        return False
+
+    def _write_behind(self, header: bytes, payload: memoryview | None) -> bool:
+        if self._mute:
+            if self.sock is None or self._write_error is not None:
+                self.owes |= payload is not None  # whoever reads from this pair learns why
+            return True
+        self._queue.append((memoryview(header), None))
+        if payload is not None:
+            self._queue.append((payload, None))
         return False
 
     def when_taken(self, completion: Completion) -> None:
@@ -249,16 +140,16 @@ class Pair(Link):
     def flush(self) -> bool:
         """Hand the kernel up to `SLICE_NBYTES` of what waits; return whether it took any."""
         queue = self._queue
-        if not queue or self.sock is None or self._torn:
+        if not queue or self.sock is None or self._mute:
             return False
-        self._torn = True
+        self._mute = True
         try:
             if len(queue) == 1:
                 sent = self.sock.send(queue[0][0][:SLICE_NBYTES])
             else:
                 sent = self.sock.sendmsg(tuple(self._pieces()))
         except BlockingIOError:
-            self._torn = False
+            self._mute = False
             return False
         except OSError as exc:
             self._fail(exc)
@@ -272,7 +163,7 @@ class Pair(Link):
             sent -= len(piece)
             if completion is not None:
                 completion.complete()
-        self._torn = False
+        self._mute = False
         if not queue:
             self._handler.watch(self, False)
         return True
@@ -288,7 +179,6 @@ class Pair(Link):
     def _fail(self, exc: OSError) -> None:
         # Not yet lost: what the peer sent before it went may say why, so the reading side decides.
         self._write_error = exc
-        self._torn = False
         self._drop()
         self._handler.watch(self, False)
 
@@ -336,6 +226,8 @@ class Pair(Link):
         while True:
             try:
                 received = sock.recv_into(staging[came:] if came else staging, total - came)
+                if received == total and self._begins_with(header):
+                    return staging[HEADER_NBYTES:total]
             except BlockingIOError:
                 now = monotonic()
                 began = began or now
@@ -402,6 +294,7 @@ class Pair(Link):
         """Close the socket; what waits to be sent is dropped."""
         if self.sock is not None:
             sock, self.sock = self.sock, None
+            self._mute = True
             self._drop()
             self._sink = None
             sock.close()
