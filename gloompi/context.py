@@ -185,17 +185,9 @@ class Context(Operations):
         cls, exchange: Any, device: Device | None, timeout: float | None, deadline: Deadline, secret: bytes = b""
     ) -> Context:
         from .rendezvous.mesh import connect
-        from .transport.device import Device
 
         mesh = connect(exchange, device, deadline, secret)
-        engine = Engine(
-            exchange.rank,
-            mesh.peers,
-            mesh.sockets,
-            crowded=mesh.crowded,
-            shared=mesh.shared,
-            single_copy=(device or Device()).single_copy,
-        )
+        engine = Engine(exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared)
         return cls(engine, timeout)
 
     def __repr__(self) -> str:

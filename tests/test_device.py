@@ -7,6 +7,7 @@ import random
 import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -15,6 +16,10 @@ import psutil
 import pytest
 
 from gloompi import Context
+from gloompi.deadline import Deadline
+from gloompi.engine.fingerprint import fingerprint
+from gloompi.rendezvous.exchange import Exchange
+from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import run_ranks
 from gloompi.transport import interfaces
 from gloompi.transport.device import Device
@@ -144,6 +149,21 @@ def test_single_copy_decides_whether_memory_is_read(monkeypatch: pytest.MonkeyPa
 
     run_ranks(2, body, device=Device(single_copy=single_copy))
     assert bool(read) is single_copy
+
+
+@pytest.mark.parametrize("blind", [{1}, {0, 1, 2}])
+def test_no_algorithm_for_reading_where_a_rank_forbids_it(blind: set[int]) -> None:
+    def body(exchange: Exchange) -> tuple[list[bool], bytes]:
+        device = Device(single_copy=exchange.rank not in blind)
+        with Context._from_exchange(exchange, device, 10.0, Deadline(10.0)) as ctx:
+            x = np.full(2**18, 1.5 + ctx.rank)
+            assert np.all(ctx.allreduce(x) == 7.5)
+            return [peer.readable for peer in ctx.peers], ctx._plan.broadcast(x, 0, "auto")._fingerprint
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(body, local_exchanges(3)))
+    mark = fingerprint("broadcast", np.dtype(float), 2**18, 0, "", "scatter_allgather")
+    assert found == [([rank not in blind for rank in range(3)], mark)] * 3
 
 
 def test_transport_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

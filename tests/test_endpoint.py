@@ -15,7 +15,7 @@ V6 = Address(ip_interface("fd00::4/64"), 1, Nearness.FAST)
 LINK_LOCAL = Address(ip_interface("fe80::1:2/10"), 65535, Nearness.LINK_LOCAL, 0xFFFFFFFF)
 LOOPBACK = Address(ip_interface("127.0.0.1/8"), 5, Nearness.LOOPBACK, 1)
 
-ENDPOINT = Endpoint("node7", 4121, 64, bytes(range(16)), bytes(range(16, 32)), (V4,), 5)
+ENDPOINT = Endpoint("node7", 4121, 64, bytes(range(16)), bytes(range(16, 32)), (V4,), 5, True)
 
 
 def test_pack_writes_the_pinned_bytes() -> None:
@@ -23,7 +23,7 @@ def test_pack_writes_the_pinned_bytes() -> None:
         b"node7" + bytes(59) + b"\x19\x10\x00\x00" b"\x40\x00" b"\x05\x00"
         b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
         b"\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"
-        b"\x01"
+        b"\x01\x01"
         b"\x04\x01\x18" b"\xb0\x9c" b"\x00\x00\x00\x00" b"\x0a\x00\x00\x04" + bytes(12) + bytes(7 * 25)
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,20 @@ PROOF = bytes(range(32))
 PAGE = mmap.PAGESIZE
 PR_SET_DUMPABLE = 4
 NOBODY = 65534
+
+
+@pytest.mark.parametrize(
+    ("scope", "uid", "permitted"),
+    [("0\n", 1000, True), ("1\n", 1000, False), ("2\n", 1000, False), ("1\n", 0, True), (None, 1000, True)],
+)
+def test_yama_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scope: str | None, uid: int, permitted: bool
+) -> None:
+    monkeypatch.setattr(module, "_YAMA", tmp_path / "ptrace_scope")
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    if scope is not None:
+        (tmp_path / "ptrace_scope").write_text(scope)
+    assert module.is_permitted() is permitted
 
 
 def pattern(nbytes: int, seed: int = 0) -> np.ndarray:

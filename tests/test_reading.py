@@ -595,7 +595,10 @@ def test_everything_works_where_some_ranks_offer_and_read_nothing(
     reads: Reads, monkeypatch: pytest.MonkeyPatch, blind: set[int]
 ) -> None:
     def engine(rank: int, *arguments: Any, **options: Any) -> Engine:
-        return Engine(rank, *arguments, **options | {"single_copy": rank not in blind})
+        made = Engine(rank, *arguments, **options)
+        for link in made._links:
+            link.readable &= rank not in blind
+        return made
 
     monkeypatch.setattr(gloompi.context, "Engine", engine)
     n = max(blind) + 2
@@ -711,7 +714,8 @@ def wire() -> Iterator[tuple[Context, socket.socket]]:
     near, far = socket.socketpair()
     near.setblocking(False)
     far.settimeout(10)
-    peers = [Peer(0, "here", os.getpid(), "unix", "a"), Peer(1, "here", os.getpid(), "unix", "b")]
+    pid = os.getpid()
+    peers = [Peer(0, "here", pid, "unix", "a", readable=True), Peer(1, "here", pid, "unix", "b", readable=True)]
     ctx = Context(Engine(0, peers, [None, near]), 10.0)
     yield ctx, far
     ctx.abort("done")
@@ -953,7 +957,7 @@ def test_a_signal_anywhere_in_a_reader_of_another_process(reads: Reads, trial: i
     hears, says = os.pipe()
 
     def peers(child: int) -> list[Peer]:
-        return [Peer(0, "here", parent, "unix", "a"), Peer(1, "here", child, "unix", "b")]
+        return [Peer(0, "here", parent, "unix", "a", readable=True), Peer(1, "here", child, "unix", "b", readable=True)]
 
     parent, child = os.getpid(), os.fork()
     mine, other = (near, far) if child else (far, near)

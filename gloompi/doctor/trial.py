@@ -112,8 +112,7 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
             sock.close()  # the other side has given it up
             sockets[peer] = None
     mesh = Mesh.of(rank, endpoints, sockets, taken)
-    single_copy = rank in unable or (device or Device()).single_copy
-    engine = Engine(rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared, single_copy=single_copy)
+    engine = Engine(rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared)
     return Trial(endpoints, [each.failure for each in records], outcomes, Context(engine, timeout))
 
 

@@ -57,8 +57,6 @@ class Connections:
         In rank order, connected and authenticated; None for this rank.  The engine owns them.
     crowded, shared : bool
         See `Poller`.
-    single_copy : bool
-        Large messages of ranks on this host are read in their memory, where the kernel permits it.
 
     Attributes
     ----------
@@ -80,7 +78,6 @@ class Connections:
         *,
         crowded: bool = False,
         shared: bool = False,
-        single_copy: bool = True,
     ) -> None:
         self.rank = rank
         self.size = len(peers)
@@ -102,7 +99,7 @@ class Connections:
                 self._links.append(Loopback(peer, self, CREDIT_NBYTES))
             else:
                 pair = Pair(sock, peer, self, CREDIT_NBYTES, staging)
-                pair.readable = single_copy and peer.transport == "unix"
+                pair.readable = peer.transport == "unix" and peer.readable and peers[rank].readable
                 self._poller.add(pair)
                 self._links.append(pair)
         self.watches: list[Callable[[], None]] = []

@@ -51,7 +51,8 @@ class PlanBase:
         self._rank, self._size, self._ranks = conversation.rank, conversation.size, conversation.ranks
         self.pickler = pickler
         # A fact that all ranks agree on: a pair is AF_UNIX if both its ranks can have that, and share a host.
-        self._near = all(engine.peers[rank].transport in ("self", "unix") for rank in conversation.ranks)
+        peers = [engine.peers[rank] for rank in conversation.ranks]
+        self._near = all(peer.transport in ("self", "unix") and peer.readable for peer in peers)
 
     def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Task:
         return Call(self._engine, self._conversation, name, mark, steps, finish)

@@ -248,7 +248,7 @@ def _peers(endpoints: list[Endpoint], taken: list[Route | None]) -> list[Peer]:
     peers = []
     for peer, (endpoint, route) in enumerate(zip(endpoints, taken, strict=True)):
         way = ("self", "", "") if route is None else (route.transport, route.text, route.why)
-        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id))
+        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id, endpoint.readable))
     return peers
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
+from .memory import is_permitted
 from .options import tune
 
 __all__ = ["Device", "Listeners"]
@@ -155,7 +156,8 @@ class Device:
             raise
         cores = os.sched_getaffinity(0)
         who = (socket.gethostname(), os.getpid(), len(cores), host_id())
-        endpoint = Endpoint(*who, unix, tuple(addresses), first_core=min(cores))
+        readable = self.single_copy and is_permitted()
+        endpoint = Endpoint(*who, unix, tuple(addresses), first_core=min(cores), readable=readable)
         return Listeners(sockets, endpoint)
 
     def _addresses(self) -> list[tuple[Interface, IPInterface]]:

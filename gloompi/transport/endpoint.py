@@ -60,6 +60,8 @@ class Endpoint:
         Name of the abstract AF_UNIX listening socket, 16 bytes; empty if the rank has none.
     addresses : tuple of Address
         At most `MAX_ADDRESSES`, best first.
+    readable : bool
+        Processes of the same user and host may read its memory, as far as it knows.
     """
 
     host: str
@@ -69,6 +71,7 @@ class Endpoint:
     unix: bytes
     addresses: tuple[Address, ...]
     first_core: int = 0
+    readable: bool = False
 
     def pack(self) -> bytes:
         """Return `ENDPOINT_NBYTES` bytes."""
@@ -79,6 +82,7 @@ class Endpoint:
             min(self.first_core, 0xFFFF),
             self.host_id,
             self.unix,
+            self.readable,
             len(self.addresses),
         )
         for address in self.addresses:
@@ -101,7 +105,7 @@ class Endpoint:
         ValueError
             The bytes are not an endpoint.
         """
-        host, pid, cores, first_core, host_id, unix, count = _WHO.unpack_from(packed)
+        host, pid, cores, first_core, host_id, unix, readable, count = _WHO.unpack_from(packed)
         if count > MAX_ADDRESSES:
             raise ValueError(f"an endpoint has at most {MAX_ADDRESSES} addresses, not {count}")
         addresses = []
@@ -109,7 +113,7 @@ class Endpoint:
             version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)
             addresses.append(Address(_interface(version, ip, prefix), port, Nearness(nearness), scope))
         text = host.rstrip(b"\0").decode(errors="ignore")
-        return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses), first_core)
+        return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses), first_core, readable)
 
 
 @lru_cache(maxsize=4096)
@@ -119,7 +123,7 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
     return ip_interface((numeric, prefix))
 
 
-_WHO = Struct("<64sIHH16s16sB")
+_WHO = Struct("<64sIHH16s16s?B")
 _ADDRESS = Struct("<BBBHI16s")
 WHO_NBYTES = _WHO.size  # an endpoint without addresses
 ENDPOINT_NBYTES = _WHO.size + MAX_ADDRESSES * _ADDRESS.size
@@ -141,6 +145,8 @@ class Peer:
         Why this way was taken, such as ``"shared subnet 10.0.0.0/24"``.
     host_id : bytes
         The same for the ranks of one host, whatever its name.
+    readable : bool
+        See `Endpoint`.
     """
 
     rank: int
@@ -150,6 +156,7 @@ class Peer:
     address: str
     why: str = ""
     host_id: bytes = field(default=b"", repr=False, compare=False)
+    readable: bool = field(default=False, repr=False, compare=False)
 
     @property
     def link(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
@@ -18,11 +19,23 @@ import numpy as np
 
 from ..arrays import address
 
-__all__ = ["OFFER_NBYTES", "Offer", "Owner", "Reader"]
+__all__ = ["OFFER_NBYTES", "Offer", "Owner", "Reader", "is_permitted"]
+
+_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 _PROOF_NBYTES = 32
 _OFFER = Struct(f"<QQQ{_PROOF_NBYTES}s")
 OFFER_NBYTES = _OFFER.size
+
+
+def is_permitted() -> bool:
+    """Whether processes of this user may read one another's memory, as far as Yama is concerned."""
+    if os.geteuid() == 0:
+        return True  # has CAP_SYS_PTRACE, as a rule
+    try:
+        return _YAMA.read_text().strip() == "0"
+    except OSError:
+        return True  # a kernel without Yama
 
 
 class Offer(NamedTuple):
