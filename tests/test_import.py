@@ -12,7 +12,19 @@ import gloompi
 
 # Each takes 1 ms to 20 ms; a process with NumPy starts in 100 ms.
 LATER = {
-    *("argparse", "asyncio", "mpi4py", "psutil", "resource", "ssl", "subprocess", "urllib.request"),
+    *(
+        "argparse",
+        "asyncio",
+        "hashlib",
+        "logging",
+        "mpi4py",
+        "psutil",
+        "resource",
+        "socket",
+        "ssl",
+        "subprocess",
+        "urllib.request",
+    ),
     *("gloompi.bench", "gloompi.doctor", "gloompi.facade", "gloompi.MPI", "gloompi.rendezvous", "gloompi.testing"),
     *("gloompi.launcher", "gloompi.stores", "gloompi.transport.device", "gloompi.transport.interfaces"),
 }
@@ -44,7 +56,7 @@ def test_an_import_loads_nothing_that_can_wait(statement: str) -> None:
 @pytest.mark.parametrize(
     ("name", "modules"),
     [
-        ("Device", {"gloompi.transport.device", "gloompi.transport.interfaces"}),
+        ("Device", {"gloompi.transport.device", "gloompi.transport.interfaces", "logging", "socket"}),
         ("HashStore", {"gloompi.stores"}),
     ],
 )

@@ -6,7 +6,6 @@ from any peer is seen by whoever is waiting.  The first error breaks all connect
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections import deque
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from ..transport.endpoint import Peer
 
 __all__ = ["Connections"]
-
-_log = logging.getLogger("gloompi")
 
 # How long a rank whose Context breaks tries to tell its peers.
 _TELL_SECONDS = 0.5
@@ -215,9 +212,11 @@ class Connections:
         """Keep the first error, tell every peer, close."""
         if self.error is not None:
             return
+        import logging
+
         self.error = error
         self.messages.revoke()
-        _log.debug("rank %d: %s", self.rank, error)
+        logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
         header, payload = abort_frame(told or error, self.rank)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:

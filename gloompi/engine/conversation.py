@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from hashlib import blake2b
 from struct import pack
 
 from ..errors import ContextClosedError
@@ -79,4 +78,6 @@ def descendant(number: int, call: int, color: int) -> int:
     All its ranks compute it alike, without a message.  The 63 bits are as good as random: among a million Contexts, two
     have the same number with a probability of one in ten million.
     """
+    from hashlib import blake2b  # loads OpenSSL
+
     return int.from_bytes(blake2b(pack("<QQq", number, call, color), digest_size=8).digest(), "little") & ~1

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import json
-import socket
 import struct
 import termios
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import POLLIN, POLLOUT, poll
+from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
 from ..errors import GloompiError, rebuild
 from ..transport.frames import Kind, pack_header
 from ..transport.pair import Pair
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "linger"]
 
@@ -71,6 +74,8 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
     comes in meanwhile is read and dropped: closing a TCP socket with unread input resets the connection, and what was on
     its way out is lost.
     """
+    from socket import SHUT_WR  # whoever has a connection has loaded it, and `import gloompi` need not
+
     left = {pair.fd: pair for pair in pairs if pair.sock is not None}
     shut: set[int] = set()
     trash = bytearray(65536)
@@ -81,8 +86,8 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
             if not pair.sending and fd not in shut:
                 shut.add(fd)
                 with suppress(OSError):  # the peer is gone already
-                    _socket(pair).shutdown(socket.SHUT_WR)
-            if _drained(_socket(pair), trash) or (fd in shut and _delivered(_socket(pair))):
+                    _socket(pair).shutdown(SHUT_WR)
+            if _drained(_socket(pair), trash) or (fd in shut and _delivered(pair)):
                 del left[fd]
             else:
                 waiting.register(fd, POLLIN | (POLLOUT if pair.sending else 0))
@@ -111,8 +116,8 @@ def _drained(sock: socket.socket, trash: bytearray) -> bool:
     return True
 
 
-def _delivered(sock: socket.socket) -> bool:
-    if sock.family == socket.AF_UNIX:
+def _delivered(pair: Pair) -> bool:
+    if pair.peer.transport == "unix":
         return True  # what was sent is in the peer's queue and stays there
-    unacknowledged = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+    unacknowledged = fcntl.ioctl(_socket(pair), termios.TIOCOUTQ, bytes(4))
     return not struct.unpack("i", unacknowledged)[0]

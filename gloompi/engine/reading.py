@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from .operation import Receive
 
 __all__ = ["Offered", "Reading"]
-
-_log = logging.getLogger("gloompi")
 
 # Bytes taken in one turn, so that other connections have theirs. Reads of 1 MiB had 0.93 of the rate of those of 16 MiB,
 # reads of 256 KiB 0.75.
@@ -103,7 +100,10 @@ class Reading:
         link, position, self._position = read.link, self._position, 0
         link.readable = False
         if not position:
-            _log.debug("memory of %s cannot be read, sockets are used instead: %s", link.peer, exc.strerror)
+            import logging
+
+            text = "memory of %s cannot be read, sockets are used instead: %s"
+            logging.getLogger("gloompi").debug(text, link.peer, exc.strerror)
             # All of this peer at once: later offers are refused when they come, and answers keep the order of offers.
             for refused in (read, *(other for other in self.queue if other.link is link)):
                 self._request(refused.channel, refused.wanted)

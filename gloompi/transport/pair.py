@@ -5,7 +5,6 @@ Non-blocking: `write` and `flush` hand over what the kernel takes, `receive` tak
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
@@ -15,6 +14,8 @@ from .frames import HEADER_NBYTES, VERSION, unpack_header
 from .link import Completion, Handler, Link, Patience, Sink
 
 if TYPE_CHECKING:
+    import socket
+
     from .endpoint import Peer
 
 __all__ = ["SLICE_NBYTES", "STAGING_NBYTES", "Pair"]
