@@ -55,17 +55,17 @@ def test_long_failure_is_cut(text: str) -> None:
 
 def test_record_head_is_pinned() -> None:
     packed = Record(NOBODY, ENTROPY).pack()
-    assert packed[:39] == b"\x01\x02" + ENTROPY + b"node7"
-    assert Record(NOBODY, ENTROPY, "why").pack()[:34] == b"\x02\x02" + ENTROPY
+    assert packed[:39] == b"\x01\x03" + ENTROPY + b"node7"
+    assert Record(NOBODY, ENTROPY, "why").pack()[:34] == b"\x02\x03" + ENTROPY
     assert Record(NOBODY, ENTROPY, "why").pack()[140:] == b"why" + bytes(257)
 
 
 def test_other_version() -> None:
     packed = bytearray(Record(NOBODY, ENTROPY).pack())
-    packed[1] = 3
+    packed[1] = 4
     with pytest.raises(ValueError, match="version") as caught:
         Record.unpack(bytes(packed))
-    assert str(caught.value) == "its record has version 3, this gloompi writes version 2"
+    assert str(caught.value) == "its record has version 4, this gloompi writes version 3"
 
 
 @pytest.mark.parametrize(
