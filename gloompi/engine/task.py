@@ -54,9 +54,15 @@ class Task:
         Makes the steps from the task, when it starts.
     finish : callable
         Makes the result when the steps have ended.
+    mark : bytes
+        Its fingerprint.
+    peer : int
+        The other rank of a message, in its Context; -1 if there is none, or any will do.
 
     Attributes
     ----------
+    began : float
+        When the user called, by `time.monotonic`.
     number : int
         In its Context; 0 if it has none.
     ended : tuple of callable
@@ -74,15 +80,21 @@ class Task:
     failure: BaseException | None = None
     result: Any = None
     number = 0
+    began: float
+    peer = -1
     prompt: bool
     _pending = 0
     _since = 0.0
     _way: Steps
 
-    def __init__(self, name: str, steps: Callable[[Any], Steps], finish: Callable[[], Any]) -> None:
+    def __init__(
+        self, name: str, steps: Callable[[Any], Steps], finish: Callable[[], Any], mark: bytes, peer: int = -1
+    ) -> None:
         self.name = name
         self.steps = steps
         self.finish = finish
+        self.mark = mark
+        self.peer = peer
 
     @property
     def label(self) -> str:
