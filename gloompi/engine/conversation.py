@@ -47,9 +47,7 @@ class Conversation:
 
     __slots__ = ("_tasks", "collectives", "messages", "number", "rank", "ranks", "recorder", "size")
 
-    def __init__(
-        self, messages: Messages, number: int, ranks: Sequence[int], me: int, trace: Trace | None = None
-    ) -> None:
+    def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int, trace: Trace | None = None) -> None:
         self.number = number
         self.recorder = Recorder(trace, number)
         self.ranks = ranks

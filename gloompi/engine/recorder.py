@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from time import localtime, monotonic, strftime, time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,7 +36,8 @@ def time_of_day(clock: float) -> float:
     return clock + _TO_EPOCH
 
 
-class CallRecord(NamedTuple):
+@dataclass(frozen=True)
+class CallRecord:
     """One call, as in ``ctx.history()``.
 
     Attributes

@@ -58,8 +58,8 @@ class Trace:
         self._note("process_sort_index", sort_index=me.rank)
         self._note("gloompi", rank=me.rank, size=size, host=me.host, pid=me.pid, host_id=me.host_id.hex())
 
-    def _note(self, name: str, thread: int = 0, **facts: object) -> None:
-        self._put({"name": name, "ph": "M", "pid": self._rank, "tid": thread, "args": facts})
+    def _note(self, kind: str, thread: int = 0, /, **facts: object) -> None:
+        self._put({"name": kind, "ph": "M", "pid": self._rank, "tid": thread, "args": facts})
 
     def _put(self, event: dict[str, object]) -> None:
         self._lines.append(json.dumps(event) + ",\n")
