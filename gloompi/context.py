@@ -208,8 +208,8 @@ class Context(Operations):
     def history(self) -> list[CallRecord]:
         """Return the last calls of this Context on this rank, 256 at most, in the order of their begin.
 
-        Also after an error, whose traceback shows the last of them (from Python 3.11 on).  GLOOMPI_TRACE=FOLDER has all calls
-        written to files, for ``python -m gloompi trace FOLDER``.
+        Also after an error, whose traceback shows the last of them (from Python 3.11 on).  GLOOMPI_TRACE=FOLDER has all
+        calls written to files, for ``python -m gloompi trace FOLDER``.
 
         Returns
         -------
