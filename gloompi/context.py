@@ -216,7 +216,7 @@ class Context(Operations):
         list of CallRecord
             number, name, peer, dtype, count, nbytes, start, end, state of each.
         """
-        return [entry.record for entry in self._conversation.entries()]
+        return [entry.record for entry in self._engine.calls(self._conversation)]
 
     # -- more of them ----------------------------------------------------------------------------------------------------
 

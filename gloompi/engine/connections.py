@@ -24,7 +24,7 @@ from .lateness import unsent
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
-from .recorder import tail
+from .recorder import Entry, tail
 from .task import Task, Waiting
 from .trace import open_trace
 from .turn import Turn
@@ -233,12 +233,15 @@ class Connections:
 
     def _explain(self, error: GloompiError) -> None:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
-        current = self._current
-        under_way = [current] if isinstance(current, Task) and not current.done else []
-        entries = {entry for conversation in self._conversations for entry in conversation.entries(under_way)}
-        text = tail(entries, monotonic())
+        text = tail([entry for conversation in self._conversations for entry in self.calls(conversation)], monotonic())
         if text:
-            error.__notes__ = [text]
+            error.__notes__ = [*getattr(error, "__notes__", []), text]
+
+    def calls(self, conversation: Conversation) -> list[Entry]:
+        """What is remembered of a conversation's calls, and those under way."""
+        current = self._current  # another thread's, perhaps
+        mine = isinstance(current, Task) and current.conversation is conversation
+        return conversation.entries([current] if mine else [])
 
     def close(self, deadline: Deadline) -> None:
         """Finish what was begun to be sent, say goodbye, and close all connections.
@@ -321,6 +324,8 @@ class Connections:
         self.messages.clear()
         self.ready.clear()
         self._current = None
+        for conversation in self._conversations:
+            conversation.cut_off(type(self.error).__name__)
         if self._trace is not None:
             self._trace.end()
 

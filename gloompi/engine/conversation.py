@@ -70,14 +70,24 @@ class Conversation:
     def note(self, task: Task) -> None:
         """Remember a task until it is done."""
         if task.done:
-            self._ended(task)
+            self._record(task)
         else:
             self._tasks.add(task)
             task.ended += (partial(self._ended, task),)
 
     def _ended(self, task: Task) -> None:
-        self._tasks.discard(task)
+        if task in self._tasks:
+            self._tasks.discard(task)
+            self._record(task)
+
+    def _record(self, task: Task) -> None:
         self.recorder.ended(task, type(task.failure).__name__ if task.failure is not None else "")
+
+    def cut_off(self, failure: str) -> None:
+        """What is under way will not end any more."""
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            self.recorder.ended(task, failure)
 
     def entries(self, current: Iterable[Task] = ()) -> list[Entry]:
         """The calls that are remembered or under way, in the order of their begin."""

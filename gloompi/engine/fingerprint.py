@@ -69,6 +69,9 @@ _WITHOUT_ARRAYS = {
     if name in ("", "barrier", "dup", "split", "scatterv") or name.endswith("_object")
 }
 
+# Of these it is agreed how long a row is, and the number of rows is each rank's own matter.
+_OF_ROWS = {OPERATIONS.index(name) for name in ("gatherv", "allgatherv", "alltoallv")}
+
 # The dtype of a message that is a pickled object.
 _OBJECT = b"|O"
 
@@ -145,11 +148,11 @@ def describe(packed: bytes) -> str:
 
 
 def read(packed: bytes) -> tuple[int, int, str]:
-    """Root (-1 if there is none), count, and dtype as text; empty where there is no array whose count says something."""
+    """Root (-1 if there is none), count (-1 if it is not known), and dtype as text, empty if there is no array."""
     operation, _, _, root, _, count, dtype = _FINGERPRINT.unpack(packed)
     text = dtype.rstrip(b"\0")
     known = operation not in _WITHOUT_ARRAYS and text != _OBJECT
-    return root, count, text.decode("ascii", "replace") if known else ""
+    return root, -1 if operation in _OF_ROWS else count, text.decode("ascii", "replace") if known else ""
 
 
 NO_FACTS = fingerprint("", np.dtype(np.uint8), 0)

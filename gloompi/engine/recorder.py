@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .task import Task
     from .trace import Trace
 
-__all__ = ["CAPACITY", "CallRecord", "Entry", "Recorder", "tail", "time_of_day"]
+__all__ = ["CAPACITY", "CallRecord", "Entry", "Recorder", "child_name", "tail", "time_of_day"]
 
 # Calls that a Context remembers.
 CAPACITY = 256
@@ -34,6 +34,11 @@ _TO_EPOCH = time() - monotonic()
 def time_of_day(clock: float) -> float:
     """Seconds since the epoch, of a `time.monotonic`."""
     return clock + _TO_EPOCH
+
+
+def child_name(context: int) -> str:
+    """What a Context made by dup or split is called, from its number; empty for the one that the rendezvous has made."""
+    return f"{context >> 32:08x}" if context else ""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,13 @@ class CallRecord:
     dtype : str or None
         As NumPy writes it, ``"<f4"``; None if there is no array, or objects are sent.
     count, nbytes : int or None
-        Items of this rank's array (of a receive: what there is room for), and their bytes.
+        Items of this rank's array (of a receive: what there is room for), and their bytes; None for pieces as well.
     start : float
         Seconds since the epoch.
     end : float or None
         None as long as it is under way.
     state : str
-        "done", "under way", or the name of the error that it has ended with.
+        "done", "under way", or the name of the error that has ended it.
     """
 
     number: int
@@ -86,6 +91,8 @@ class Entry(NamedTuple):
         By the clock of deadlines; `ended` is 0 for what is under way.
     failure : str
         Name of the error; empty if there was none.
+    context : int
+        Number of the Context, 0 for the one that the rendezvous has made.
     """
 
     name: str
@@ -95,6 +102,7 @@ class Entry(NamedTuple):
     began: float
     ended: float = 0.0
     failure: str = ""
+    context: int = 0
 
     @property
     def label(self) -> str:
@@ -111,7 +119,7 @@ class Entry(NamedTuple):
             self.name,
             peer if peer >= 0 else None,
             dtype or None,
-            count if dtype else None,
+            count if dtype and count >= 0 else None,
             _nbytes(dtype, count),
             time_of_day(self.began),
             time_of_day(self.ended) if self.ended else None,
@@ -124,9 +132,10 @@ class Entry(NamedTuple):
         facts = describe(self.mark).partition("(")[2].rstrip(")")
         what = f" ({facts})" if facts else ""
         who = f" with rank {self.peer}" if self.peer >= 0 else ""
+        where = f" of Context {child_name(self.context)}" if self.context else ""
         lasted = f"took {_seconds(self.ended - self.began)}" if self.ended else f"under way for {_seconds(now - self.began)}"
         clock = f"{strftime('%H:%M:%S', localtime(start))}.{int(start * 1000) % 1000:03}"
-        return f"  {clock}  {self.label}{what}{who}: {lasted}{f', {self.failure}' if self.failure else ''}"
+        return f"  {clock}  {self.label}{where}{what}{who}: {lasted}{f', {self.failure}' if self.failure else ''}"
 
 
 class Recorder:
@@ -137,7 +146,7 @@ class Recorder:
     trace : Trace, optional
         Where every call is written as well.
     context : int
-        What the trace calls the Context.
+        Its number.
     """
 
     __slots__ = ("_context", "_past", "_trace")
@@ -153,12 +162,16 @@ class Recorder:
         entry = (task.name, task.number, task.peer, task.mark, task.began, monotonic(), failure)
         self._past.append(entry)
         if self._trace is not None:
-            self._trace.write(Entry(*entry), self._context)
+            self._trace.write(Entry(*entry, self._context))
 
     def entries(self, under_way: Iterable[Task] = ()) -> list[Entry]:
         """The calls that are remembered, in the order of their begin."""
-        past = [Entry(*entry) for entry in self._past]
-        past += [Entry(task.name, task.number, task.peer, task.mark, task.began) for task in under_way if not task.done]
+        past = [Entry(*entry, self._context) for entry in tuple(self._past)]  # another thread may be adding to it
+        past += [
+            Entry(task.name, task.number, task.peer, task.mark, task.began, context=self._context)
+            for task in under_way
+            if not task.done
+        ]
         return sorted(past, key=lambda entry: entry.began)
 
 
@@ -173,7 +186,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _nbytes(dtype: str, count: int) -> int | None:
-    if not dtype:
+    if not dtype or count < 0:
         return None
     try:
         return count * np.dtype(dtype).itemsize

@@ -12,6 +12,7 @@ from .operation import DONE, Operation, Receive, Send, Steps
 
 if TYPE_CHECKING:
     from ..transport.link import Link
+    from .conversation import Conversation
 
 __all__ = ["AnyOf", "Task", "Waiting"]
 
@@ -63,6 +64,8 @@ class Task:
     ----------
     began : float
         When the user called, by `time.monotonic`.
+    conversation : Conversation or None
+        Whose call it is.
     number : int
         In its Context; 0 if it has none.
     ended : tuple of callable
@@ -81,6 +84,7 @@ class Task:
     result: Any = None
     number = 0
     began: float
+    conversation: Conversation | None = None
     peer = -1
     prompt: bool
     _pending = 0

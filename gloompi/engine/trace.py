@@ -6,25 +6,29 @@ killed rank has written can be read.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
+from zlib import crc32
+
+from .recorder import child_name, time_of_day
 
 if TYPE_CHECKING:
     from ..transport.endpoint import Peer
     from .recorder import Entry
 
-__all__ = ["Trace", "open_trace"]
+__all__ = ["Lanes", "Trace", "open_trace"]
 
 # Seconds for which calls are kept before they are written.
 _WRITE_SECONDS = 1.0
 
-_traces = itertools.count()
+_opened: Counter[tuple[int, int]] = Counter()
 
 
 def open_trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
@@ -32,7 +36,32 @@ def open_trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
     folder = os.environ.get("GLOOMPI_TRACE")
     if not folder:
         return None
-    return Trace(Path(folder) / f"context{next(_traces)}-rank{rank}.json", peers[rank], len(peers))
+    # Which Context of the job it is: its ranks agree on that without a word, if they make Contexts in the same order.
+    members = crc32(repr([(peer.host_id, peer.pid) for peer in peers]).encode())
+    number = _opened[members, rank]
+    _opened[members, rank] += 1
+    # The program may go to another folder later.
+    path = Path(os.path.abspath(folder), f"gloompi-{members:08x}-{number}-rank{rank}.json")
+    return Trace(path, peers[rank], len(peers))
+
+
+class Lanes:
+    """Rows for calls that may overlap: what is in a row is one after the other.
+
+    Perfetto drops a complete event that overlaps with another one of its thread.
+    """
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def lane(self, start: float, end: float) -> int:
+        """The row of a call; calls come in the order of their ends."""
+        for lane, last in enumerate(self._ends):
+            if last <= start:
+                self._ends[lane] = end
+                return lane
+        self._ends.append(end)
+        return len(self._ends) - 1
 
 
 class Trace:
@@ -50,10 +79,13 @@ class Trace:
         self._path: Path | None = path
         self._rank = me.rank
         self._mode = "w"
-        self._lines: list[str] = []
+        self._lines = ["[\n"]
         self._written = monotonic()
-        self._contexts: set[int] = set()
+        self._lanes: dict[int, Lanes] = {}
+        self._threads: dict[tuple[int, int], int] = {}
         self._over = False
+        # Contexts of one rank may be in several threads; one thread may come back when a signal handler uses a Context.
+        self._lock = threading.RLock()
         self._note("process_name", name=f"rank {me.rank} of {size} ({me.host}, pid {me.pid})")
         self._note("process_sort_index", sort_index=me.rank)
         self._note("gloompi", rank=me.rank, size=size, host=me.host, pid=me.pid, host_id=me.host_id.hex())
@@ -64,14 +96,19 @@ class Trace:
     def _put(self, event: dict[str, object]) -> None:
         self._lines.append(json.dumps(event) + ",\n")
 
-    def write(self, entry: Entry, context: int) -> None:
+    def write(self, entry: Entry) -> None:
         """Add a call."""
         if self._path is None:
             return
-        if context not in self._contexts:
-            self._contexts.add(context)
-            self._note("thread_name", context, name=f"Context {context:x}" if context else "Context")
+        with self._lock:
+            self._add(entry)
+            if self._over or entry.ended - self._written > _WRITE_SECONDS:
+                self._flush()
+
+    def _add(self, entry: Entry) -> None:
         record = entry.record
+        # Both are rounded, and not their difference: what does not overlap must not by rounding.
+        start, end = (round(time_of_day(clock) * 1e6, 1) for clock in (entry.began, entry.ended))
         facts = {
             "number": record.number,
             "peer": record.peer,
@@ -79,26 +116,35 @@ class Trace:
             "count": record.count,
             "bytes": record.nbytes,
             "state": record.state,
+            "context": child_name(entry.context),
         }
         self._put(
             {
                 "name": entry.label,
                 "cat": "collective" if entry.number else "message",
                 "ph": "X",
-                "ts": round(record.start * 1e6, 1),
-                "dur": round((entry.ended - entry.began) * 1e6, 1),
+                "ts": start,
+                "dur": round(end - start, 1),
                 "pid": self._rank,
-                "tid": context,
+                "tid": self._thread(entry.context, start, end),
                 "args": facts,
             }
         )
-        if self._over or entry.ended - self._written > _WRITE_SECONDS:
-            self._flush()
+
+    def _thread(self, context: int, start: float, end: float) -> int:
+        lane = self._lanes.setdefault(context, Lanes()).lane(start, end)
+        thread = self._threads.get((context, lane))
+        if thread is None:
+            thread = self._threads[context, lane] = len(self._threads)
+            name = f"Context {child_name(context)}".rstrip()
+            self._note("thread_name", thread, name=f"{name}, overlapping" if lane else name)
+        return thread
 
     def end(self) -> None:
-        """Write what there is; the call that is under way comes as the last."""
-        self._over = True
-        self._flush()
+        """Write what there is, and from now on every call at once: the one that is under way comes as the last."""
+        with self._lock:
+            self._over = True
+            self._flush()
 
     def forsake(self) -> None:
         """Write nothing any more."""
@@ -106,18 +152,17 @@ class Trace:
         self._lines.clear()
 
     def _flush(self) -> None:
-        if self._path is None:
+        path, mode = self._path, self._mode
+        if path is None:
             return
+        lines, self._lines, self._mode = self._lines, [], "a"
         self._written = monotonic()
         try:
-            if self._mode == "w":
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._lines.insert(0, "[\n")
-            with self._path.open(self._mode, encoding="utf-8") as file:
-                file.write("".join(self._lines))
+            if mode == "w":
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open(mode, encoding="utf-8") as file:
+                file.write("".join(lines))
         except OSError as exc:
             # A job that runs is worth more than its trace, and an error here would be this rank's alone.
-            warnings.warn(f"GLOOMPI_TRACE: the trace of rank {self._rank} ends here: {exc}", RuntimeWarning, stacklevel=2)
             self.forsake()
-        self._mode = "a"
-        self._lines.clear()
+            warnings.warn(f"GLOOMPI_TRACE: the trace of rank {self._rank} ends here: {exc}", RuntimeWarning, stacklevel=2)

@@ -31,9 +31,11 @@ class Running:
     def _run(self, task: Task, timeout: float | None) -> Any:
         engine, conversation = self._engine, self._conversation
         deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
-        if conversation.closed:
-            engine.check_open(conversation)
         task.began = deadline.began
+        task.conversation = conversation
+        if engine.error is not None or conversation.messages.closed:
+            engine.check_open(conversation)
+            return engine.exclusively(deadline, task.name, engine.run, task, deadline)  # raises what has ended it
         try:
             result = engine.exclusively(deadline, task.name, engine.run, task, deadline)
         except BaseException as exc:
@@ -47,10 +49,13 @@ class Running:
         engine.check_open(conversation)
         deadline = self._deadline(None)
         task.began = deadline.began
+        task.conversation = conversation
+        broken = engine.error is not None
         try:
             engine.exclusively(deadline, task.name, engine.start, task)
         except BaseException as exc:
-            conversation.recorder.ended(task, type(exc).__name__)
+            if not broken:
+                conversation.recorder.ended(task, type(exc).__name__)
             raise
         conversation.note(task)
         return Request(engine, conversation, task, self.timeout)

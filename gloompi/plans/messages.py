@@ -58,6 +58,8 @@ class MessagePlans(PlanBase):
                 yield sent, self._engine.messages.receive(receive, True)
             else:
                 yield self._engine.messages.receive(receive), send()
+            if task.peer < 0:
+                task.peer = self._named(receive.source)
 
         return Task("sendrecv", steps, finish, receive.fingerprint, self._named(receive.source))
 
@@ -93,7 +95,8 @@ class MessagePlans(PlanBase):
     def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive the bytes of whatever comes, into `buffer` where they fit; the result is a Status and the bytes."""
         receive = self._open(buffer, source, tag, _BYTES)
-        return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data))
+        mark = NO_FACTS if buffer is None else fingerprint("send", _BYTES, receive.capacity)
+        return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data), mark)
 
     # -- probes --------------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,8 @@ class MessagePlans(PlanBase):
 
         def steps(task: Task) -> Steps:
             yield channel.matcher.probe(probe)
+            if task.peer < 0 and probe.arrival is not None:
+                task.peer = self._named(probe.arrival.source)
 
         name = "mprobe" if takes else "probe"
         return Task(name, steps, lambda: self._found(probe.arrival, takes), NO_FACTS, self._named(probe.source))
@@ -128,7 +133,9 @@ class MessagePlans(PlanBase):
 
     # -- parts of these --------------------------------------------------------------------------------------------------
 
-    def _receiving(self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any]) -> Task:
+    def _receiving(
+        self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any], mark: bytes = b""
+    ) -> Task:
         messages = self._engine.messages
 
         def steps(task: Task) -> Steps:
@@ -140,7 +147,7 @@ class MessagePlans(PlanBase):
             if task.peer < 0:
                 task.peer = self._named(receive.source)
 
-        return Task(name, steps, finish, receive.fingerprint, self._named(receive.source))
+        return Task(name, steps, finish, mark or receive.fingerprint, self._named(receive.source))
 
     def _outgoing(self, x: Any, dest: int, tag: int, synchronous: bool) -> tuple[Callable[[], Operation], bytes]:
         dest = self._engine_rank(dest, "dest")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..stores.remote import extra
 from .files import RankTrace, read_traces
-from .lateness import Arrival, Late, aligned, arrivals, latecomers
+from .lateness import Arrival, Late, absences, aligned, arrivals, latecomers
 from .merge import merge
 
 __all__ = ["main"]
@@ -57,37 +57,51 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(traces: Sequence[RankTrace], found: Sequence[Arrival]) -> str:
+    members = {trace.member for trace in traces}
+    contexts = 1 + max(trace.context for trace in traces)
+    calls = sum(len(trace.events) for trace in traces)
+    whole = f" of {traces[0].member.size}" if contexts == 1 else f" in {contexts} Contexts"
+    lines = [f"{len(members)} ranks{whole}, {calls} calls, {len(found)} collectives"]
+    lines += [text for context in range(contexts) for text in _missing(traces, context, contexts)][:_MOST]
+    lines += _failures(traces)
     rows = latecomers(found)
-    who = {trace.rank: f"rank {trace.rank} ({trace.host}, pid {trace.pid})" for trace in traces}
-    events = sum(len(trace.events) for trace in traces)
-    lines = [f"{len(who)} ranks of {traces[0].size}, {events} calls, {len(found)} collectives"]
-    missing = sorted(set(range(traces[0].size)) - set(who))
-    if missing:
-        lines.append(f"No trace of rank {', '.join(map(str, missing[:_MOST]))}{' and others' * (len(missing) > _MOST)}.")
-    lines += _unfinished(traces, who)
     if rows:
         lines += ["", f"{'rank':>6}{'calls':>9}{'last':>9}{'median':>11}{'worst':>11}{'total':>11}   late by, ms"]
-        lines += [_row(row) for row in rows[:_MOST]]
-        lines += ["", _verdict(rows[0], who, len(found)), "", "The longest waits:"]
+        lines += [_row(row, contexts) for row in rows[:_MOST]]
+        lines += ["", _verdict(rows[0], len(found)), "", "The longest waits:"]
         worst = sorted(found, key=lambda arrival: -arrival.late)[:_MOST]
-        lines += [f"  {arrival.name}: rank {arrival.last} came {1e3 * arrival.late:.3f} ms late" for arrival in worst]
+        lines += [f"  {arrival.name}: {arrival.last} came {1e3 * arrival.late:.3f} ms late" for arrival in worst]
     return "\n".join(lines)
 
 
-def _row(row: Late) -> str:
+def _missing(traces: Sequence[RankTrace], context: int, contexts: int) -> list[str]:
+    members = [trace.member for trace in traces if trace.context == context]
+    missing = sorted(set(range(members[0].size)) - {member.rank for member in members})
+    if not missing:
+        return []
+    where = f"Context {context}: no" if contexts > 1 else "No"
+    return [f"{where} trace of rank {', '.join(map(str, missing[:_MOST]))}{' and others' * (len(missing) > _MOST)}."]
+
+
+def _failures(traces: Sequence[RankTrace]) -> list[str]:
+    failed = [(trace.member, event) for trace in traces for event in trace.events if event.state != "done"]
+    lines = [f"{member}: {event.name} ended with {event.state}" for member, event in failed[:_MOST]]
+    for member, (name, last) in list(absences(traces).items())[:_MOST]:
+        own = f"its last call is {last}" if last else "it has no call at all"
+        lines.append(f"{member} never came to {name}, as far as its trace goes: {own}")
+    return lines
+
+
+def _row(row: Late, contexts: int) -> str:
+    who = f"   {row.member}" if contexts > 1 else ""
     return (
-        f"{row.rank:>6}{row.calls:>9}{row.times_last:>9}"
-        f"{1e3 * row.typical:>11.3f}{1e3 * row.worst:>11.3f}{1e3 * row.total:>11.1f}"
+        f"{row.member.rank:>6}{row.calls:>9}{row.times_last:>9}"
+        f"{1e3 * row.typical:>11.3f}{1e3 * row.worst:>11.3f}{1e3 * row.total:>11.1f}{who}"
     )
 
 
-def _verdict(row: Late, who: dict[int, str], calls: int) -> str:
-    if row.total == 0.0 or row.typical < _PUNCTUAL_SECONDS:
+def _verdict(row: Late, calls: int) -> str:
+    if row.typical < _PUNCTUAL_SECONDS:
         return "No rank is late as a rule."
     often = f"last to {row.times_last} of {calls} collectives, typically by {1e3 * row.typical:.1f} ms"
-    return f"{who[row.rank]} came late: {often}; the others waited {row.total:.3f} s for it"
-
-
-def _unfinished(traces: Sequence[RankTrace], who: dict[int, str]) -> list[str]:
-    failed = [(trace, event) for trace in traces for event in trace.events if event.facts["state"] != "done"]
-    return [f"{who[trace.rank]}: {event.name} ended with {event.facts['state']}" for trace, event in failed[:_MOST]]
+    return f"{row.member} came late: {often}; the others waited {row.total:.3f} s for it"

@@ -8,9 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Event", "RankTrace", "read_traces"]
+__all__ = ["Event", "Member", "RankTrace", "read_traces"]
 
-_NAME = re.compile(r"context(\d+)-rank(\d+)\.json")
+_NAME = re.compile(r"gloompi-([0-9a-f]{8}-\d+)-rank\d+\.json")
+
+
+class Member(NamedTuple):
+    """Who a rank is; Contexts of the same ranks have the same members.
+
+    Attributes
+    ----------
+    rank, size, pid : int
+    host : str
+    """
+
+    rank: int
+    size: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.host}, pid {self.pid})"
 
 
 class Event(NamedTuple):
@@ -18,8 +36,8 @@ class Event(NamedTuple):
 
     Attributes
     ----------
-    context : tuple of int
-        Which `Context.from_...` of the program, and which of its children; the same on all ranks.
+    context : tuple of int and str
+        Which Context of the folder, in the order of their first calls, and which of its children, empty for itself.
     name : str
         ``"allreduce #17"``.
     number : int
@@ -30,12 +48,22 @@ class Event(NamedTuple):
         The other attributes of a `gloompi.CallRecord`.
     """
 
-    context: tuple[int, int]
+    context: tuple[int, str]
     name: str
     number: int
     start: float
     end: float
     facts: dict[str, Any]
+
+    @property
+    def operation(self) -> str:
+        """``"allreduce"``."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def state(self) -> str:
+        """``"done"``, or the name of an error."""
+        return str(self.facts["state"])
 
 
 class RankTrace(NamedTuple):
@@ -43,23 +71,22 @@ class RankTrace(NamedTuple):
 
     Attributes
     ----------
-    rank, size, pid : int
-    host : str
+    context : int
+        Which Context of the folder.
+    member : Member
     host_id : str
         The same for the ranks of one host.
     events : list of Event
     """
 
-    rank: int
-    size: int
-    host: str
+    context: int
+    member: Member
     host_id: str
-    pid: int
     events: list[Event]
 
 
 def read_traces(folder: Path) -> list[RankTrace]:
-    """Read the traces of all ranks, those of the first Context first.
+    """Read the traces of all ranks, those of the first Context first, in the order of the ranks.
 
     Raises
     ------
@@ -68,31 +95,54 @@ def read_traces(folder: Path) -> list[RankTrace]:
     ValueError
         A file is not what gloompi writes.
     """
-    found = sorted(
-        (int(match[1]), int(match[2]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))
-    )
+    found: dict[str, list[RankTrace]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := _NAME.fullmatch(path.name):
+            trace = _read(path)
+            if trace is not None:
+                found.setdefault(match[1], []).append(trace)
     if not found:
         raise FileNotFoundError(f"no traces in {folder}: run the job with GLOOMPI_TRACE={folder}")
-    return [_read(path, number) for number, _, path in found]
+    contexts = sorted(found.values(), key=_first)
+    return [_numbered(trace, number) for number, traces in enumerate(contexts) for trace in sorted(traces, key=_rank)]
 
 
-def _read(path: Path, number: int) -> RankTrace:
+def _first(traces: list[RankTrace]) -> float:
+    return min((event.start for trace in traces for event in trace.events), default=float("inf"))
+
+
+def _rank(trace: RankTrace) -> int:
+    return trace.member.rank
+
+
+def _numbered(trace: RankTrace, number: int) -> RankTrace:
+    events = [event._replace(context=(number, event.context[1])) for event in trace.events]
+    return trace._replace(context=number, events=events)
+
+
+def _read(path: Path) -> RankTrace | None:
+    """The trace in a file; None if its rank came to write nothing."""
     events: list[Event] = []
-    who: dict[str, Any] | None = None
+    trace: RankTrace | None = None
+    empty = True
     try:
         for event in _lines(path):
+            empty = False
             if event["name"] == "gloompi":
                 who = event["args"]
+                member = Member(who["rank"], who["size"], who["host"], who["pid"])
+                trace = RankTrace(0, member, who["host_id"], events)
             elif event["ph"] == "X":
-                start = event["ts"] / 1e6
+                start, end = event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
                 facts = dict(event["args"])
-                context = (number, event["tid"])
-                events.append(Event(context, event["name"], facts.pop("number"), start, start + event["dur"] / 1e6, facts))
-    except (KeyError, TypeError) as exc:
-        raise ValueError(f"{path} is not a trace of gloompi: {exc!r}") from exc
-    if who is None:
+                context, number = (0, facts.pop("context")), facts.pop("number")
+                events.append(Event(context, event["name"], number, start, end, facts))
+                _ = events[-1].state
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError(f"{path} is not a trace of gloompi: {type(exc).__name__}: {exc}") from exc
+    if trace is None and not empty:
         raise ValueError(f"{path} is not a trace of gloompi: it does not say whose")
-    return RankTrace(who["rank"], who["size"], who["host"], who["host_id"], who["pid"], events)
+    return trace
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -105,8 +155,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             event = json.loads(text)
         except ValueError as exc:
             if index == len(lines) - 1:
-                return  # the rank was killed while it wrote
-            raise ValueError(f"{path} is not a trace of gloompi: line {index + 1}: {exc}") from exc
+                return  # the rank was killed, or the disk was full, while it wrote
+            raise ValueError(f"line {index + 1}: {exc}") from exc
         if not isinstance(event, dict):
-            raise ValueError(f"{path} is not a trace of gloompi: line {index + 1}")
+            raise ValueError(f"line {index + 1} is no event")
         yield event

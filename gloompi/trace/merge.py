@@ -7,35 +7,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import RankTrace
+from ..engine.trace import Lanes
+from .files import Event, Member, RankTrace
 
 __all__ = ["merge"]
 
 
 def merge(traces: Sequence[RankTrace], path: Path) -> None:
-    """Write the calls of all ranks, a process for each rank and a thread for each Context."""
-    contexts = sorted({event.context for trace in traces for event in trace.events})
-    thread = {context: index for index, context in enumerate(contexts)}
-    events: list[dict[str, Any]] = []
-    for trace in {trace.rank: trace for trace in reversed(traces)}.values():
-        name = f"rank {trace.rank} of {trace.size} ({trace.host}, pid {trace.pid})"
-        events.append({"name": "process_name", "ph": "M", "pid": trace.rank, "args": {"name": name}})
-        events.append({"name": "process_sort_index", "ph": "M", "pid": trace.rank, "args": {"sort_index": trace.rank}})
-        for context, index in thread.items():
-            name = f"Context {context[0]}" + (f", child {context[1]:x}" if context[1] else "")
-            events.append({"name": "thread_name", "ph": "M", "pid": trace.rank, "tid": index, "args": {"name": name}})
+    """Write the calls of all ranks, a process for each rank and a thread for each Context.
+
+    Where calls of a Context overlap there are more threads, and times count from the first call: small numbers are exact.
+    """
+    calls: dict[Member, list[Event]] = {}
     for trace in traces:
-        events += [
+        calls.setdefault(trace.member, []).extend(trace.events)
+    origin = min((event.start for events in calls.values() for event in events), default=0.0)
+    unique = len({member.rank for member in calls}) == len(calls)
+    found: list[dict[str, Any]] = []
+    for index, member in enumerate(sorted(calls)):
+        found += _process(member, member.rank if unique else index, calls[member], origin)
+    path.write_text(json.dumps({"traceEvents": found, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def _process(member: Member, process: int, events: Sequence[Event], origin: float) -> list[dict[str, Any]]:
+    name = f"rank {member.rank} of {member.size} ({member.host}, pid {member.pid})"
+    found = [
+        _note("process_name", process, 0, name=name),
+        _note("process_sort_index", process, 0, sort_index=process),
+    ]
+    lanes: dict[tuple[int, str], Lanes] = {}
+    threads: dict[tuple[tuple[int, str], int], int] = {}
+    for event in sorted(events, key=lambda event: event.end):
+        # Both are rounded, and not their difference: what does not overlap must not by rounding.
+        start, end = (round((seconds - origin) * 1e6, 1) for seconds in (event.start, event.end))
+        lane = lanes.setdefault(event.context, Lanes()).lane(start, end)
+        thread = threads.setdefault((event.context, lane), len(threads))
+        found.append(
             {
                 "name": event.name,
                 "cat": "collective" if event.number else "message",
                 "ph": "X",
-                "ts": round(event.start * 1e6, 1),
-                "dur": round((event.end - event.start) * 1e6, 1),
-                "pid": trace.rank,
-                "tid": thread[event.context],
+                "ts": start,
+                "dur": round(end - start, 1),
+                "pid": process,
+                "tid": thread,
                 "args": event.facts,
             }
-            for event in trace.events
-        ]
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        )
+    for (context, lane), thread in threads.items():
+        text = f"Context {context[0]}" + (f", child {context[1]}" if context[1] else "") + (", overlapping" if lane else "")
+        found.append(_note("thread_name", process, thread, name=text))
+    return found
+
+
+def _note(kind: str, process: int, thread: int, **facts: object) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": facts}

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from .files import RankTrace
+from .files import Member, RankTrace
 from .lateness import Arrival
 
 __all__ = ["check_format", "plot"]
@@ -34,55 +34,48 @@ def plot(traces: Sequence[RankTrace], found: Sequence[Arrival], path: str) -> No
     path : str
         Its ending says the format: .png, .svg, .pdf.
     """
-    matplotlib.use("Agg")
     figure = Figure(figsize=(13, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    events = [event for trace in traces for event in trace.events]
-    origin = min(event.start for event in events)
-    _timeline(above, traces, origin)
-    _lateness(below, found, origin, sorted({trace.rank for trace in traces}))
+    members = sorted({trace.member for trace in traces})
+    origin = min(event.start for trace in traces for event in trace.events)
+    _timeline(above, traces, origin, members)
+    _lateness(below, found, origin, members)
     below.set_xlabel("seconds since the first call")
     figure.savefig(path, dpi=120)
 
 
-def _timeline(axes: Any, traces: Sequence[RankTrace], origin: float) -> None:
-    names = sorted({event.name.partition(" ")[0] for trace in traces for event in trace.events})
+def _timeline(axes: Any, traces: Sequence[RankTrace], origin: float, members: Sequence[Member]) -> None:
+    rows = {member: row for row, member in enumerate(members)}
+    names = sorted({event.operation for trace in traces for event in trace.events})
     colours = matplotlib.colormaps[_COLOURS]
     for index, name in enumerate(names):
         label: str | None = name
         for trace in traces:
-            bars = [
-                (event.start - origin, event.end - event.start)
-                for event in trace.events
-                if event.name.partition(" ")[0] == name
-            ]
+            bars = [(event.start - origin, event.end - event.start) for event in trace.events if event.operation == name]
             if bars:
-                axes.broken_barh(bars, (trace.rank - 0.4, 0.8), color=colours(index % 20), label=label)
+                axes.broken_barh(bars, (rows[trace.member] - 0.4, 0.8), color=colours(index % 20), label=label)
                 label = None
-    ranks = sorted({trace.rank for trace in traces})
-    hosts = {trace.rank: trace.host for trace in traces}
-    if len(ranks) <= _MAX_LABELS:
-        axes.set_yticks(ranks, [f"{rank} ({hosts[rank]})" for rank in ranks])
-    axes.set_ylim(ranks[-1] + 0.6, ranks[0] - 0.6)
+    if len(members) <= _MAX_LABELS:
+        axes.set_yticks(range(len(members)), [f"{member.rank} ({member.host})" for member in members])
+    axes.set_ylim(len(members) - 0.4, -0.6)
     axes.set_ylabel("rank")
     axes.set_title("inside calls")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _lateness(axes: Any, found: Sequence[Arrival], origin: float, ranks: Sequence[int]) -> None:
+def _lateness(axes: Any, found: Sequence[Arrival], origin: float, members: Sequence[Member]) -> None:
     colours = matplotlib.colormaps["tab10"]
-    for rank in ranks:
-        late = [arrival for arrival in found if arrival.last == rank]
+    for index, member in enumerate(members):
+        late = [arrival for arrival in found if arrival.last == member]
         if late:
-            moments = [arrival.starts[rank] - origin for arrival in late]
-            axes.plot(
-                moments, [1e3 * arrival.late for arrival in late], "o", ms=4, color=colours(rank % 10), label=f"rank {rank}"
-            )
+            moments = [arrival.starts[member] - origin for arrival in late]
+            heights = [1e3 * arrival.late for arrival in late]
+            axes.plot(moments, heights, "o", ms=4, color=colours(index % 10), label=f"rank {member.rank}")
     axes.set_yscale("symlog", linthresh=0.01)
-    axes.set_ylim(0, 3e3 * max((arrival.late for arrival in found), default=1.0))
+    axes.set_ylim(0, max([1.0, *(3e3 * arrival.late for arrival in found)]))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(visible=True, alpha=0.3)
-    axes.set_ylabel("ms after the median rank")
+    axes.set_ylabel("ms after the others' median")
     axes.set_title("the last rank of each collective")
-    if len(ranks) <= _MAX_LABELS:
+    if found and len(members) <= _MAX_LABELS:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
