@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,10 +96,11 @@ def test_a_file_for_each_rank(folder: Path, n: int) -> None:
         peer, history = found[rank]
         notes = [event for event in events(path) if event["ph"] == "M"]
         who = f"rank {rank} of {n} ({peer.host}, pid {os.getpid()})"
+        facts = {"rank": rank, "size": n, "host": peer.host, "pid": os.getpid(), "host_id": peer.host_id.hex()}
         assert [(note["name"], note["pid"], note["tid"], note["args"]) for note in notes] == [
             ("process_name", rank, 0, {"name": who}),
             ("process_sort_index", rank, 0, {"sort_index": rank}),
-            ("gloompi", rank, 0, {"rank": rank, "size": n, "host": peer.host, "pid": os.getpid(), "host_id": peer.host_id.hex()}),
+            ("gloompi", rank, 0, facts),
             ("thread_name", rank, 0, {"name": "Context"}),
         ]  # fmt: skip
         written = calls(path)
@@ -173,8 +175,7 @@ def test_children_are_named_alike_on_all_ranks(folder: Path) -> None:
 
 def test_two_contexts_of_a_program(folder: Path) -> None:
     def body(ctx: Context) -> None:
-        for _ in range(1 + ctx.rank // 10):
-            ctx.barrier()
+        ctx.barrier()
 
     run_ranks(2, body)
     run_ranks(2, body)
@@ -212,7 +213,7 @@ def test_contexts_of_some_ranks_do_not_write_into_each_others_files(mpi_jobs: No
         else:
             assert trace.member.rank == world // 2
             assert [event.facts["count"] for event in trace.events] == [5 + world % 2]
-    assert {len({trace.context for trace in traces if trace.member.size == size}) for size in (2,)} == {2}
+    assert len({trace.context for trace in traces if trace.member.size == 2}) == 2
     assert main([str(folder)]) == 0
 
 
@@ -243,8 +244,6 @@ def test_calls_are_written_while_the_job_runs(folder: Path, monkeypatch: pytest.
 
 
 def test_several_threads_write_whole_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     monkeypatch.setattr("gloompi.engine.trace._WRITE_SECONDS", 0.0)
     rounds = 150
 
@@ -277,19 +276,19 @@ def test_several_threads_write_whole_lines(folder: Path, monkeypatch: pytest.Mon
 def test_what_is_under_way_when_a_context_breaks_is_written_too(folder: Path) -> None:
     def body(ctx: Context) -> None:
         ctx.irecv(np.empty(1), 1 - ctx.rank, tag=1)
+        ctx.barrier()
         with pytest.raises(OperationTimeoutError):
-            ctx.barrier(timeout=0.05 if ctx.rank == 0 else 30)
-            ctx.recv(np.empty(1), 1 - ctx.rank, timeout=0.05 if ctx.rank == 0 else 30)
+            ctx.recv(np.empty(2), 1 - ctx.rank, timeout=0.05 if ctx.rank == 0 else 30)
         for _ in range(3):
             with pytest.raises(GloompiError):
                 ctx.barrier()
 
     run_ranks(2, body)
     for path in files(folder, 2)[0]:
-        found = [(call["name"], call["args"]["state"]) for call in calls(path)]
-        assert ("recv", "OperationTimeoutError") in found
-        assert found[-1] == ("recv", "OperationTimeoutError") or found[-1] == ("barrier #1", "OperationTimeoutError")
-        assert found[0] == ("barrier #1", "done") or len(found) == 2
+        found = [(call["name"], call["args"]["count"], call["args"]["state"]) for call in calls(path)]
+        assert found == [
+            ("barrier #1", None, "done"), ("recv", 1, "OperationTimeoutError"), ("recv", 2, "OperationTimeoutError")
+        ]  # fmt: skip
         no_overlaps(calls(path))
 
 
@@ -641,10 +640,10 @@ def test_missing_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for rank in (0, 3):
         write(tmp_path, found[rank], rank)
     _, out, _ = run(capsys, tmp_path)
-    assert out.startswith(
-        "2 ranks of 20, 6 calls, 3 collectives\nNo trace of rank 1, 2, 4, 5, 6, 7, 8, 9, 10, 11 and others.\n"
-    )
-    assert "rank 3 (node0, pid 103) came late: last to 1 of 3 collectives" in out or "as a rule" in out
+    first, second, *_ = out.split("\n")
+    assert first == "2 ranks of 20, 6 calls, 3 collectives"
+    assert second == "No trace of rank 1, 2, 4, 5, 6, 7, 8, 9, 10, 11 and others."
+    assert "\n  barrier #1: rank 3 (node0, pid 103) came 250.000 ms late\n" in out
 
 
 def test_one_rank_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
