@@ -48,7 +48,7 @@ def open_trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
 class Lanes:
     """Rows for calls that may overlap: what is in a row is one after the other.
 
-    Perfetto drops a complete event that overlaps with another one of its thread.
+    Perfetto drops a complete event that partly overlaps with another one of its thread.
     """
 
     def __init__(self) -> None:
