@@ -450,7 +450,9 @@ def test_a_peer_that_closes_is_not_waited_for(before: bool, source: int, matched
                 level.wait(WAIT)
                 ctx.iprobe()  # takes the word of it
             try:
-                with pytest.raises(PeerLostError, match=r"(?m)probe: it closed its Context while this rank still needed it$"):
+                with pytest.raises(
+                    PeerLostError, match=r"(?m)probe: it closed its Context while this rank still needed it$"
+                ):
                     (ctx.mprobe if matched else ctx.probe)(source)
             finally:
                 over.set()

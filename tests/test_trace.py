@@ -274,9 +274,12 @@ def test_several_threads_write_whole_lines(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_under_way_when_a_context_breaks_is_written_too(folder: Path) -> None:
+    together = threading.Barrier(2)
+
     def body(ctx: Context) -> None:
         ctx.irecv(np.empty(1), 1 - ctx.rank, tag=1)
         ctx.barrier()
+        together.wait(30)
         with pytest.raises(OperationTimeoutError):
             ctx.recv(np.empty(2), 1 - ctx.rank, timeout=0.05 if ctx.rank == 0 else 30)
         for _ in range(3):

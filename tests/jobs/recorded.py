@@ -14,6 +14,7 @@ ctx = Context.from_mpi(timeout=60, connect_timeout=30)
 x = np.full(3, rank + 1.0)
 for _ in range(11):
     ctx.allreduce(x)
+MPI.COMM_WORLD.Barrier()  # all have left the calls so far
 if rank == 2:
     report(rank, killed=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -34,6 +34,7 @@ def killed(victim):
     if rank == victim:
         gloompi.engine.trace._WRITE_SECONDS = 3600.0
     ctx.barrier()
+    MPI.COMM_WORLD.Barrier()  # all have left the calls so far
     if rank == victim:
         report(rank, pid=os.getpid())
         os.kill(os.getpid(), signal.SIGKILL)
