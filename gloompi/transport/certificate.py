@@ -11,9 +11,7 @@ import os
 from datetime import datetime
 from hashlib import sha256
 
-__all__ = ["DIGEST_NBYTES", "Certificate", "is_described", "make_certificate"]
-
-DIGEST_NBYTES = 32
+__all__ = ["Certificate", "is_described", "make_certificate"]
 
 _MEMORY = "/dev/shm"
 

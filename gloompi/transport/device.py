@@ -7,13 +7,15 @@ import logging
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .certificate import Certificate, make_certificate
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
 from .memory import is_permitted
 from .options import tune
+
+if TYPE_CHECKING:
+    from .certificate import Certificate
 
 __all__ = ["Device", "Listeners"]
 
@@ -146,7 +148,11 @@ class Device:
         OSError
             The port range is used up, or the system has no socket to give.
         """
-        certificate = make_certificate() if self.tls else None
+        certificate = None
+        if self.tls:
+            from .certificate import make_certificate  # brings hashlib, which only its users pay for
+
+            certificate = make_certificate()
         sockets: list[socket.socket] = []
         try:
             unix = b""

@@ -9,12 +9,13 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from struct import Struct
 from typing import NamedTuple
 
-from .certificate import DIGEST_NBYTES
-
 __all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "WHO_NBYTES", "Address", "Endpoint", "Nearness", "Peer"]
 
 # 8 addresses fit a record of 400 bytes, and are more than any host we have seen the interface list of needs.
 MAX_ADDRESSES = 8
+
+# Of SHA-256.
+DIGEST_NBYTES = 32
 
 
 class Nearness(IntEnum):
