@@ -26,6 +26,7 @@ NOT_OPERATIONS = {
     "timeout",
     "peers",
     "closed",
+    "history",
     "close",
     "abort",
     "dup",
