@@ -26,7 +26,13 @@ LATER = {
         "urllib.request",
     ),
     *("gloompi.bench", "gloompi.doctor", "gloompi.facade", "gloompi.MPI", "gloompi.rendezvous", "gloompi.testing"),
-    *("gloompi.launcher", "gloompi.stores", "gloompi.transport.device", "gloompi.transport.interfaces"),
+    *(
+        "gloompi.engine.trace",
+        "gloompi.launcher",
+        "gloompi.stores",
+        "gloompi.transport.device",
+        "gloompi.transport.interfaces",
+    ),
 }
 
 

@@ -68,7 +68,7 @@ def _check_report(comm: Any, options: Options) -> None:
         try:
             with extra("bench", "the picture"):
                 if options.plot:
-                    from ..doctor.plot import check_format
+                    from ..picture import check_format
 
                     check_format(options.plot)
             for path in (options.json, options.csv, options.plot):

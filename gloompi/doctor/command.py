@@ -192,7 +192,7 @@ def _check_report(options: argparse.Namespace) -> None:
         if options.json is None:
             import rich  # noqa: F401
         if options.plot:
-            from .plot import check_format
+            from ..picture import check_format
 
             check_format(options.plot)
     for path in (options.json, options.plot):

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .examination import Examination
 
-__all__ = ["check_format", "plot"]
+__all__ = ["plot"]
 
 # Labels and numbers are left out when there are more ranks than this.
 _MAX_LABELS, _MAX_NUMBERS = 40, 12
 # Colours span at least this factor: what differs by less looks alike.
 _LEAST_SPAN = 4.0
-
-
-def check_format(path: str) -> None:
-    """Raise ValueError if matplotlib has no format for the ending of `path`."""
-    if Path(path).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise ValueError(f"no picture can be written to {path!r}: its name must end in .png, .svg or .pdf")
 
 
 def plot(exam: Examination, path: str) -> None:

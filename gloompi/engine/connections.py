@@ -26,7 +26,6 @@ from .operation import Scratch
 from .polling import Poller
 from .recorder import Entry, tail
 from .task import Task, Waiting
-from .trace import open_trace
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from ..transport.endpoint import Peer
     from ..transport.tls import Encrypted
+    from .trace import Trace
 
 __all__ = ["Connections"]
 
@@ -103,7 +103,7 @@ class Connections:
                 pair.readable = peer.transport == "unix" and peer.readable and peers[rank].readable
                 self._poller.add(pair)
                 self._links.append(pair)
-        self._trace = open_trace(rank, self.peers)
+        self._trace = _trace(rank, self.peers)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
         self._dropped: list[Conversation] = []
@@ -366,6 +366,15 @@ class Connections:
                 link.close()  # close() alone: shutdown() would end the parent's connection
         self._poller.close()
         self.turn = Turn(self._abort)
+
+
+def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
+    folder = os.environ.get("GLOOMPI_TRACE")
+    if not folder:
+        return None
+    from .trace import open_trace  # what it needs, no other program does
+
+    return open_trace(folder, rank, peers)
 
 
 def _forsake_all() -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from .recorder import child_name, time_of_day
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..transport.endpoint import Peer
     from .recorder import Entry
 
-__all__ = ["Lanes", "Trace", "open_trace"]
+__all__ = ["Lanes", "Trace", "event", "microseconds", "note", "open_trace"]
 
 # Seconds for which calls are kept before they are written.
 _WRITE_SECONDS = 1.0
@@ -31,11 +31,8 @@ _WRITE_SECONDS = 1.0
 _opened: Counter[tuple[int, int]] = Counter()
 
 
-def open_trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
-    """The trace of a new Context, if GLOOMPI_TRACE names a folder."""
-    folder = os.environ.get("GLOOMPI_TRACE")
-    if not folder:
-        return None
+def open_trace(folder: str, rank: int, peers: Sequence[Peer]) -> Trace:
+    """The trace of a new Context, in the folder that GLOOMPI_TRACE names."""
     # Which Context of the job it is: its ranks agree on that without a word, if they make Contexts in the same order.
     members = crc32(repr([(peer.host_id, peer.pid) for peer in peers]).encode())
     number = _opened[members, rank]
@@ -43,6 +40,35 @@ def open_trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
     # The program may go to another folder later.
     path = Path(os.path.abspath(folder), f"gloompi-{members:08x}-{number}-rank{rank}.json")
     return Trace(path, peers[rank], len(peers))
+
+
+def microseconds(seconds: float) -> float:
+    """A time as events have it.
+
+    Begin and end are rounded, and not their difference: what does not overlap must not by rounding.
+    """
+    return round(seconds * 1e6, 1)
+
+
+def event(
+    name: str, number: int, start: float, end: float, process: int, thread: int, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """A call as a complete event; times in microseconds, `number` as in `CallRecord`."""
+    return {
+        "name": name,
+        "cat": "collective" if number else "message",
+        "ph": "X",
+        "ts": start,
+        "dur": round(end - start, 1),
+        "pid": process,
+        "tid": thread,
+        "args": facts,
+    }
+
+
+def note(kind: str, process: int, thread: int, /, **facts: object) -> dict[str, Any]:
+    """A metadata event."""
+    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": facts}
 
 
 class Lanes:
@@ -91,10 +117,10 @@ class Trace:
         self._note("gloompi", rank=me.rank, size=size, host=me.host, pid=me.pid, host_id=me.host_id.hex())
 
     def _note(self, kind: str, thread: int = 0, /, **facts: object) -> None:
-        self._put({"name": kind, "ph": "M", "pid": self._rank, "tid": thread, "args": facts})
+        self._put(note(kind, self._rank, thread, **facts))
 
-    def _put(self, event: dict[str, object]) -> None:
-        self._lines.append(json.dumps(event) + ",\n")
+    def _put(self, made: dict[str, Any]) -> None:
+        self._lines.append(json.dumps(made) + ",\n")
 
     def write(self, entry: Entry) -> None:
         """Add a call."""
@@ -107,8 +133,7 @@ class Trace:
 
     def _add(self, entry: Entry) -> None:
         record = entry.record
-        # Both are rounded, and not their difference: what does not overlap must not by rounding.
-        start, end = (round(time_of_day(clock) * 1e6, 1) for clock in (entry.began, entry.ended))
+        start, end = (microseconds(time_of_day(clock)) for clock in (entry.began, entry.ended))
         facts = {
             "number": record.number,
             "peer": record.peer,
@@ -118,18 +143,8 @@ class Trace:
             "state": record.state,
             "context": child_name(entry.context),
         }
-        self._put(
-            {
-                "name": entry.label,
-                "cat": "collective" if entry.number else "message",
-                "ph": "X",
-                "ts": start,
-                "dur": round(end - start, 1),
-                "pid": self._rank,
-                "tid": self._thread(entry.context, start, end),
-                "args": facts,
-            }
-        )
+        thread = self._thread(entry.context, start, end)
+        self._put(event(entry.label, entry.number, start, end, self._rank, thread, facts))
 
     def _thread(self, context: int, start: float, end: float) -> int:
         lane = self._lanes.setdefault(context, Lanes()).lane(start, end)

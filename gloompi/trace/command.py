@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
     try:
         if options.plot is not None:
             with extra("trace", "--plot"):
-                from .plot import check_format, plot
+                from ..picture import check_format
+                from .plot import plot
             check_format(options.plot)
         traces = aligned(read_traces(options.folder))
         if not any(trace.events for trace in traces):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..engine.trace import Lanes
+from ..engine.trace import Lanes, event, microseconds, note
 from .files import Event, Member, RankTrace
 
 __all__ = ["merge"]
@@ -32,33 +32,17 @@ def merge(traces: Sequence[RankTrace], path: Path) -> None:
 def _process(member: Member, process: int, events: Sequence[Event], origin: float) -> list[dict[str, Any]]:
     name = f"rank {member.rank} of {member.size} ({member.host}, pid {member.pid})"
     found = [
-        _note("process_name", process, 0, name=name),
-        _note("process_sort_index", process, 0, sort_index=process),
+        note("process_name", process, 0, name=name),
+        note("process_sort_index", process, 0, sort_index=process),
     ]
     lanes: dict[tuple[int, str], Lanes] = {}
     threads: dict[tuple[tuple[int, str], int], int] = {}
-    for event in sorted(events, key=lambda event: event.end):
-        # Both are rounded, and not their difference: what does not overlap must not by rounding.
-        start, end = (round((seconds - origin) * 1e6, 1) for seconds in (event.start, event.end))
-        lane = lanes.setdefault(event.context, Lanes()).lane(start, end)
-        thread = threads.setdefault((event.context, lane), len(threads))
-        found.append(
-            {
-                "name": event.name,
-                "cat": "collective" if event.number else "message",
-                "ph": "X",
-                "ts": start,
-                "dur": round(end - start, 1),
-                "pid": process,
-                "tid": thread,
-                "args": event.facts,
-            }
-        )
+    for call in sorted(events, key=lambda call: call.end):
+        start, end = (microseconds(seconds - origin) for seconds in (call.start, call.end))
+        lane = lanes.setdefault(call.context, Lanes()).lane(start, end)
+        thread = threads.setdefault((call.context, lane), len(threads))
+        found.append(event(call.name, call.number, start, end, process, thread, call.facts))
     for (context, lane), thread in threads.items():
         text = f"Context {context[0]}" + (f", child {context[1]}" if context[1] else "") + (", overlapping" if lane else "")
-        found.append(_note("thread_name", process, thread, name=text))
+        found.append(note("thread_name", process, thread, name=text))
     return found
-
-
-def _note(kind: str, process: int, thread: int, **facts: object) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": facts}

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from .files import Member, RankTrace
 from .lateness import Arrival
 
-__all__ = ["check_format", "plot"]
+__all__ = ["plot"]
 
 _COLOURS = "tab20"
 # Labels are left out when there are more ranks than this.
 _MAX_LABELS = 40
-
-
-def check_format(path: str) -> None:
-    """Raise ValueError if matplotlib has no format for the ending of `path`."""
-    if Path(path).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise ValueError(f"no picture can be written to {path!r}: its name must end in .png, .svg or .pdf")
 
 
 def plot(traces: Sequence[RankTrace], found: Sequence[Arrival], path: str) -> None:
