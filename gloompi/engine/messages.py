@@ -153,9 +153,7 @@ class Messages(Handover):
         link = self._links[source]
         payload = link.expect(header, nbytes, self._waits)
         if payload is not None:
-            link.consumed += nbytes + HEADER_NBYTES
-            if link.consumed >= _REPAID_NBYTES:
-                self._repay(link)
+            self._consumed(link, nbytes)
         return payload
 
     def receive(self, receive: Receive, now: bool = False) -> Receive:
@@ -226,13 +224,10 @@ class Messages(Handover):
 
     def _consumed(self, link: Link, nbytes: int) -> None:
         """Note that a message that came without asking has found its receive; let the peer send as much again."""
-        link.consumed += nbytes + HEADER_NBYTES
-        if link.consumed >= _REPAID_NBYTES:
-            self._repay(link)
-
-    def _repay(self, link: Link) -> None:
-        link.write(pack_header(Kind.CREDIT, 0, 0, link.consumed))
-        link.consumed = 0
+        link.consumed = consumed = link.consumed + nbytes + HEADER_NBYTES
+        if consumed >= _REPAID_NBYTES:
+            link.consumed = 0
+            link.write(pack_header(Kind.CREDIT, 0, 0, consumed))
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
