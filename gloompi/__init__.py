@@ -14,6 +14,7 @@ import typing as _typing
 
 from .context import Context
 from .engine.operation import ANY_SOURCE, ANY_TAG
+from .engine.recorder import CallRecord
 from .errors import (
     AuthenticationError,
     ContextClosedError,
@@ -43,6 +44,7 @@ __all__ = [
     "ANY_SOURCE",
     "ANY_TAG",
     "AuthenticationError",
+    "CallRecord",
     "Context",
     "ContextClosedError",
     "Device",

@@ -1,4 +1,4 @@
-"""The command line: ``python -m gloompi doctor``, ``... bench``, ``... script.py``."""
+"""The command line: ``python -m gloompi doctor``, ``... bench``, ``... trace``, ``... script.py``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _USAGE = """usage: python -m gloompi COMMAND ...
 
   doctor   examine the hosts and connections of a job:  mpiexec -n 8 python -m gloompi doctor
   bench    measure operations and the rendezvous:       mpiexec -n 2 python -m gloompi bench
+  trace    merge what GLOOMPI_TRACE=FOLDER has written: python -m gloompi trace FOLDER
 
 python -m gloompi COMMAND --help says more.
 
@@ -30,6 +31,10 @@ def main() -> int:
 
         bench(arguments)
         return 0
+    if command == "trace":
+        from .trace.command import main as trace
+
+        return trace(arguments)
     if (command in ("-m", "-c") and arguments) or command.endswith(".py") or os.path.isfile(command):
         from .runner import run
 

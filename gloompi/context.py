@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .deadline import Deadline, check_timeout
 from .engine.conversation import Conversation
 from .engine.engine import Engine
+from .engine.recorder import CallRecord
 from .errors import summary
 from .operations import Operations
 
@@ -203,6 +204,19 @@ class Context(Operations):
     def closed(self) -> bool:
         """Whether the Context was closed, was aborted, or is broken."""
         return self._engine.closed or self._conversation.closed
+
+    def history(self) -> list[CallRecord]:
+        """Return the last calls of this Context on this rank, 256 at most, in the order of their begin.
+
+        Also after an error, whose traceback shows the last of them (from Python 3.11 on).  GLOOMPI_TRACE=FOLDER has all
+        calls written to files, for ``python -m gloompi trace FOLDER``.
+
+        Returns
+        -------
+        list of CallRecord
+            number, name, peer, dtype, count, nbytes, start, end, state of each.
+        """
+        return [entry.record for entry in self._engine.calls(self._conversation)]
 
     # -- more of them ----------------------------------------------------------------------------------------------------
 

@@ -25,13 +25,19 @@ class Deadline:
     ----------
     timeout : float or None
         Seconds from now; None is no limit.
+
+    Attributes
+    ----------
+    began : float
+        When it was made, by `time.monotonic`.
     """
 
-    __slots__ = ("_expires", "timeout")
+    __slots__ = ("_expires", "began", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
-        self._expires = None if timeout is None else monotonic() + timeout
+        self.began = began = monotonic()
+        self._expires = None if timeout is None else began + timeout
 
     def remaining(self) -> float | None:
         """Seconds left, never below 0; None without a limit."""

@@ -65,12 +65,12 @@ class Call(Task):
         self._messages = engine.messages
         self._scratch = engine.scratch
         self._channel = conversation.collectives
-        self._fingerprint = fingerprint
+        self.mark = fingerprint
 
     def start(self, ready: deque[Task], prompt: bool) -> None:
         self._ready = ready
         self.prompt = prompt
-        self.number = number = self._messages.begin(self._channel, self._fingerprint)
+        self.number = number = self._messages.begin(self._channel, self.mark)
         self._tag = number << STEP_BITS
         self._way = self.steps(self)
         self.advance()
@@ -78,7 +78,7 @@ class Call(Task):
     def send(self, dest: int, step: int, data: Array | None = None) -> Operation:
         """Send `data` (1-d, contiguous), or an empty message; it must not change before the operation is done."""
         payload = _NOTHING if data is None else as_bytes(data)
-        return self._messages.send(self._channel, self._ranks[dest], self._tag | step, payload, self._fingerprint)
+        return self._messages.send(self._channel, self._ranks[dest], self._tag | step, payload, self.mark)
 
     def receive(self, source: int, step: int, out: Array | None = None, now: bool = False) -> Operation:
         """Receive into `out` (1-d, contiguous), or an empty message.
@@ -86,7 +86,7 @@ class Call(Task):
         Say `now` where the algorithm can do nothing before it has come: a small message is then awaited for a moment.
         """
         buffer = _NOTHING if out is None else as_bytes(out)
-        receive = Receive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
+        receive = Receive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self.mark)
         return self._messages.receive(receive, now and self.prompt)
 
     def exchange(
@@ -103,7 +103,7 @@ class Call(Task):
             self._tag | step,
             _NOTHING if data is None else as_bytes(data),
             _NOTHING if out is None else as_bytes(out),
-            self._fingerprint,
+            self.mark,
             self.prompt,
         )
 
@@ -125,12 +125,12 @@ class Call(Task):
     def receive_piece(self, source: int, step: int, out: Array, now: bool = False) -> Operation:
         """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone."""
         buffer = as_bytes(out)
-        receive = PieceReceive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self._fingerprint)
+        receive = PieceReceive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self.mark)
         return self._messages.receive(receive, now and self.prompt)
 
     def receive_any(self, source: int, step: int) -> OpenReceive:
         """Receive a message of any length into new memory, the operation's `data`."""
-        receive = OpenReceive(self._channel, self._ranks[source], self._tag | step, None, 0, self._fingerprint)
+        receive = OpenReceive(self._channel, self._ranks[source], self._tag | step, None, 0, self.mark)
         self._messages.receive(receive)
         return receive
 
@@ -141,7 +141,7 @@ class Call(Task):
         """
         if now and self.prompt:
             payload = self._messages.receive_now(
-                self._channel, self._ranks[source], self._tag | step, mine.nbytes, self._fingerprint
+                self._channel, self._ranks[source], self._tag | step, mine.nbytes, self.mark
             )
             if payload is not None:
                 if payload:
@@ -160,7 +160,7 @@ class Call(Task):
             op,
             source < self.rank,
             self._scratch,
-            self._fingerprint,
+            self.mark,
         )
         return self._messages.receive(receive)
 

@@ -10,6 +10,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
@@ -23,7 +24,9 @@ from .lateness import unsent
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
+from .recorder import Entry, tail
 from .task import Task, Waiting
+from .trace import open_trace
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -99,6 +102,7 @@ class Connections:
                 pair.readable = peer.transport == "unix" and peer.readable and peers[rank].readable
                 self._poller.add(pair)
                 self._links.append(pair)
+        self._trace = open_trace(rank, self.peers)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
         self._dropped: list[Conversation] = []
@@ -107,7 +111,7 @@ class Connections:
 
     def join(self, number: int, ranks: Sequence[int]) -> Conversation:
         """Begin a conversation of some ranks: no message is needed, they all do the same."""
-        conversation = Conversation(self.messages, number, ranks, self.rank)
+        conversation = Conversation(self.messages, number, ranks, self.rank, self._trace)
         left = {rank for rank in ranks if self._links[rank].finished}  # and has said so before this began
         conversation.messages.departed |= left
         conversation.collectives.departed |= left
@@ -215,6 +219,7 @@ class Connections:
         import logging
 
         self.error = error
+        self._explain(error)
         self.messages.revoke()
         logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
         header, payload = abort_frame(told or error, self.rank)
@@ -225,6 +230,19 @@ class Connections:
             linger(pairs, Deadline(_TELL_SECONDS))
         finally:
             self._release()
+
+    def _explain(self, error: GloompiError) -> None:
+        """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
+        text = tail([entry for conversation in self._conversations for entry in self.calls(conversation)], monotonic())
+        if text:
+            error.__notes__ = [*getattr(error, "__notes__", []), text]
+
+    def calls(self, conversation: Conversation) -> list[Entry]:
+        """What is remembered of a conversation's calls, and those under way."""
+        current = self._current  # another thread's, perhaps
+        if isinstance(current, Task) and current.conversation is conversation:
+            return conversation.entries([current])
+        return conversation.entries()
 
     def close(self, deadline: Deadline) -> None:
         """Finish what was begun to be sent, say goodbye, and close all connections.
@@ -307,6 +325,10 @@ class Connections:
         self.messages.clear()
         self.ready.clear()
         self._current = None
+        for conversation in self._conversations:
+            conversation.cut_off(type(self.error).__name__)
+        if self._trace is not None:
+            self._trace.end()
 
     def forget(self, conversation: Conversation) -> None:
         """End a conversation without a word, while another one is going on."""
@@ -329,6 +351,8 @@ class Connections:
         self.error = ContextClosedError(
             f"this Context belongs to process {os.getppid()}, which forked this one; a child makes its own"
         )
+        if self._trace is not None:
+            self._trace.forsake()
         for link in self._links:
             if isinstance(link, Pair):
                 link.close()  # close() alone: shutdown() would end the parent's connection

@@ -5,14 +5,19 @@ It has two channels of its own, and the ranks that take part, in the Context's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from struct import pack
+from typing import TYPE_CHECKING
 
 from ..errors import ContextClosedError
 from .channel import Channel
 from .messages import Messages
+from .recorder import Entry, Recorder
 from .task import Task
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 __all__ = ["ROOT", "Conversation", "descendant"]
 
@@ -37,12 +42,14 @@ class Conversation:
     rank, size : int
         In this Context.
     closed : bool
+    recorder : Recorder
     """
 
-    __slots__ = ("_tasks", "collectives", "messages", "number", "rank", "ranks", "size")
+    __slots__ = ("_tasks", "collectives", "messages", "number", "rank", "ranks", "recorder", "size")
 
-    def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int) -> None:
+    def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int, trace: Trace | None = None) -> None:
         self.number = number
+        self.recorder = Recorder(trace, number)
         self.ranks = ranks
         self.rank = ranks.index(me)
         self.size = len(ranks)
@@ -61,9 +68,30 @@ class Conversation:
         return not self._tasks and not self.messages.held
 
     def note(self, task: Task) -> None:
-        """Remember a task that is under way."""
-        self._tasks.add(task)
-        task.ended += (partial(self._tasks.discard, task),)
+        """Remember a task until it is done."""
+        if task.done:
+            self._record(task)
+        else:
+            self._tasks.add(task)
+            task.ended += (partial(self._ended, task),)
+
+    def _ended(self, task: Task) -> None:
+        if task in self._tasks:
+            self._tasks.discard(task)
+            self._record(task)
+
+    def _record(self, task: Task) -> None:
+        self.recorder.ended(task, type(task.failure).__name__ if task.failure is not None else "")
+
+    def cut_off(self, failure: str) -> None:
+        """What is under way will not end any more."""
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            self.recorder.ended(task, failure)
+
+    def entries(self, current: Iterable[Task] = ()) -> list[Entry]:
+        """The calls that are remembered or under way, in the order of their begin."""
+        return self.recorder.entries({*self._tasks, *current})
 
     def abandon(self) -> None:
         """End the tasks that are under way, without a result."""

@@ -53,7 +53,7 @@ class Engine(Connections):
             return action(*arguments)
         finally:
             turn.busy = False  # a bare assignment comes first: no signal handler can get in before it
-            if self._current is not None and self._current.done:
+            if self._current is not None and (self._current.done or self.error is not None):
                 self._current = None  # or it would keep the user's arrays
             if self.watches and self.error is None:
                 self.prepare_sleep()  # an event loop sleeps on it

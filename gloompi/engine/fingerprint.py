@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-__all__ = ["ALGORITHMS", "OPERATIONS", "describe", "fingerprint", "same_items"]
+__all__ = ["ALGORITHMS", "NO_FACTS", "OPERATIONS", "describe", "fingerprint", "read", "same_items"]
 
 # Codes on the wire are positions in these tables: new names go to the end.
 OPERATIONS = (
@@ -66,8 +66,11 @@ _OTHER = 255
 _WITHOUT_ARRAYS = {
     code
     for code, name in enumerate(OPERATIONS)
-    if name in ("barrier", "dup", "split", "scatterv") or name.endswith("_object")
+    if name in ("", "barrier", "dup", "split", "scatterv") or name.endswith("_object")
 }
+
+# Of these it is agreed how long a row is, and the number of rows is each rank's own matter.
+_OF_ROWS = {OPERATIONS.index(name) for name in ("gatherv", "allgatherv", "alltoallv")}
 
 # The dtype of a message that is a pickled object.
 _OBJECT = b"|O"
@@ -143,6 +146,17 @@ def describe(packed: bytes) -> str:
     name = OPERATIONS[operation] if operation < len(OPERATIONS) else f"operation {operation}"
     return f"{name}({', '.join(facts)})"
 
+
+def read(packed: bytes) -> tuple[int, int, str]:
+    """Root (-1 if there is none), count (-1 if it is not known), and dtype as text, empty if there is no array."""
+    operation, _, _, root, _, count, dtype = _FINGERPRINT.unpack(packed)
+    text = dtype.rstrip(b"\0")
+    known = operation not in _WITHOUT_ARRAYS and text != _OBJECT
+    return root, -1 if operation in _OF_ROWS else count, text.decode("ascii", "replace") if known else ""
+
+
+NO_FACTS = fingerprint("", np.dtype(np.uint8), 0)
+"""Of a call on which no others have to agree."""
 
 _BYTES = fingerprint("send", np.dtype(np.uint8), 0)
 

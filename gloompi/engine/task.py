@@ -12,6 +12,7 @@ from .operation import DONE, Operation, Receive, Send, Steps
 
 if TYPE_CHECKING:
     from ..transport.link import Link
+    from .conversation import Conversation
 
 __all__ = ["AnyOf", "Task", "Waiting"]
 
@@ -54,9 +55,17 @@ class Task:
         Makes the steps from the task, when it starts.
     finish : callable
         Makes the result when the steps have ended.
+    mark : bytes
+        Its fingerprint.
+    peer : int
+        The other rank of a message, in its Context; -1 if there is none, or any will do.
 
     Attributes
     ----------
+    began : float
+        When the user called, by `time.monotonic`.
+    conversation : Conversation or None
+        Whose call it is.
     number : int
         In its Context; 0 if it has none.
     ended : tuple of callable
@@ -74,15 +83,22 @@ class Task:
     failure: BaseException | None = None
     result: Any = None
     number = 0
+    began: float
+    conversation: Conversation | None = None
+    peer = -1
     prompt: bool
     _pending = 0
     _since = 0.0
     _way: Steps
 
-    def __init__(self, name: str, steps: Callable[[Any], Steps], finish: Callable[[], Any]) -> None:
+    def __init__(
+        self, name: str, steps: Callable[[Any], Steps], finish: Callable[[], Any], mark: bytes, peer: int = -1
+    ) -> None:
         self.name = name
         self.steps = steps
         self.finish = finish
+        self.mark = mark
+        self.peer = peer
 
     @property
     def label(self) -> str:

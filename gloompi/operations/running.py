@@ -28,20 +28,37 @@ class Running:
         self.rank, self.size = conversation.rank, conversation.size
         self.timeout = timeout
 
-    def _run(self, plan: Task, timeout: float | None) -> Any:
-        engine = self._engine
+    def _run(self, task: Task, timeout: float | None) -> Any:
+        engine, conversation = self._engine, self._conversation
         deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
-        if self._conversation.closed:
-            engine.check_open(self._conversation)
-        return engine.exclusively(deadline, plan.name, engine.run, plan, deadline)
+        task.began = deadline.began
+        task.conversation = conversation
+        if engine.error is not None or conversation.messages.closed:
+            engine.check_open(conversation)
+            return engine.exclusively(deadline, task.name, engine.run, task, deadline)  # raises what has ended it
+        try:
+            result = engine.exclusively(deadline, task.name, engine.run, task, deadline)
+        except BaseException as exc:
+            conversation.recorder.ended(task, type(exc).__name__)
+            raise
+        conversation.recorder.ended(task)
+        return result
 
-    def _start(self, plan: Task) -> Request:
-        engine = self._engine
-        engine.check_open(self._conversation)
-        task = engine.exclusively(self._deadline(None), plan.name, engine.start, plan)
-        if not task.done:
-            self._conversation.note(task)
-        return Request(engine, self._conversation, task, self.timeout)
+    def _start(self, task: Task) -> Request:
+        engine, conversation = self._engine, self._conversation
+        engine.check_open(conversation)
+        deadline = self._deadline(None)
+        task.began = deadline.began
+        task.conversation = conversation
+        broken = engine.error is not None
+        try:
+            engine.exclusively(deadline, task.name, engine.start, task)
+        except BaseException as exc:
+            if not broken:
+                conversation.recorder.ended(task, type(exc).__name__)
+            raise
+        conversation.note(task)
+        return Request(engine, conversation, task, self.timeout)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self.timeout if timeout is None else check_timeout(timeout))

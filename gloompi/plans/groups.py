@@ -12,7 +12,7 @@ from ..collectives import allgather
 from ..engine.call import Call
 from ..engine.conversation import Conversation, descendant
 from ..engine.engine import Engine
-from ..engine.fingerprint import fingerprint
+from ..engine.fingerprint import NO_FACTS, fingerprint
 from ..engine.operation import Steps
 from ..engine.task import Task
 from ..objects import PICKLE, Pickler
@@ -57,7 +57,7 @@ class GroupPlans(PlanBase):
         def steps(task: Task) -> Steps:
             yield ()
 
-        return Task("group", steps, lambda: self._engine.join(number, ranks))
+        return Task("group", steps, lambda: self._engine.join(number, ranks), NO_FACTS)
 
     def split(self, color: int | None, key: int) -> Task:
         mine = np.zeros(3, _INT64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays import Array, flat_input, flat_output, view
 from ..engine.call import as_bytes
-from ..engine.fingerprint import fingerprint
+from ..engine.fingerprint import NO_FACTS, fingerprint
 from ..engine.matching import Arrival, Probe
 from ..engine.messages import EAGER_NBYTES
 from ..engine.operation import ANY_SOURCE, OpenReceive, Operation, Receive, Steps
@@ -36,12 +36,12 @@ class MessagePlans(PlanBase):
     """Send, recv, sendrecv, in forms for arrays and for objects, and probe."""
 
     def send(self, x: Any, dest: int, tag: int, synchronous: bool = False) -> Task:
-        send = self._outgoing(x, dest, tag, synchronous)
+        send, mark = self._outgoing(x, dest, tag, synchronous)
 
         def steps(task: Task) -> Steps:
             yield send()
 
-        return Task("ssend" if synchronous else "send", steps, nothing)
+        return Task("ssend" if synchronous else "send", steps, nothing, mark, dest)
 
     def recv(self, out: Any, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive a message, or, like the other receives, the very one that a matched probe has found."""
@@ -49,7 +49,7 @@ class MessagePlans(PlanBase):
         return self._receiving("recv", receive, arrival, finish)
 
     def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Task:
-        send = self._outgoing(x, dest, sendtag, False)
+        send, _ = self._outgoing(x, dest, sendtag, False)
         receive, finish = self._incoming(out, source, recvtag)
 
         def steps(task: Task) -> Steps:
@@ -58,8 +58,10 @@ class MessagePlans(PlanBase):
                 yield sent, self._engine.messages.receive(receive, True)
             else:
                 yield self._engine.messages.receive(receive), send()
+            if task.peer < 0:
+                task.peer = self._named(receive.source)
 
-        return Task("sendrecv", steps, finish)
+        return Task("sendrecv", steps, finish, receive.fingerprint, self._named(receive.source))
 
     def together(self, first: Task, second: Task) -> Task:
         """Two messages as one operation; the result is the first's."""
@@ -71,20 +73,20 @@ class MessagePlans(PlanBase):
             for each in both:
                 yield from each
 
-        return Task("sendrecv", steps, first.finish)
+        return Task("sendrecv", steps, first.finish, first.mark, first.peer)
 
     # -- objects and messages of any length ----------------------------------------------------------------------------
 
     def send_object(self, obj: Any, dest: int, tag: int, synchronous: bool = False) -> Task:
-        dest = self._engine_rank(dest, "dest")
+        rank = self._engine_rank(dest, "dest")
         tag = check_tag(tag, wildcard=False)
         message = encode(obj, self.pickler)
         mark = fingerprint("send", _OBJECT, message.size)
 
         def steps(task: Task) -> Steps:
-            yield self._engine.messages.send(self._conversation.messages, dest, tag, as_bytes(message), mark, synchronous)
+            yield self._engine.messages.send(self._conversation.messages, rank, tag, as_bytes(message), mark, synchronous)
 
-        return Task("ssend_object" if synchronous else "send_object", steps, nothing)
+        return Task("ssend_object" if synchronous else "send_object", steps, nothing, mark, dest)
 
     def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         receive = self._open(None, source, tag, _OBJECT)
@@ -93,7 +95,8 @@ class MessagePlans(PlanBase):
     def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive the bytes of whatever comes, into `buffer` where they fit; the result is a Status and the bytes."""
         receive = self._open(buffer, source, tag, _BYTES)
-        return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data))
+        mark = NO_FACTS if buffer is None else fingerprint("send", _BYTES, receive.capacity)
+        return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data), mark)
 
     # -- probes --------------------------------------------------------------------------------------------------------
 
@@ -104,8 +107,11 @@ class MessagePlans(PlanBase):
 
         def steps(task: Task) -> Steps:
             yield channel.matcher.probe(probe)
+            if task.peer < 0 and probe.arrival is not None:
+                task.peer = self._named(probe.arrival.source)
 
-        return Task("mprobe" if takes else "probe", steps, lambda: self._found(probe.arrival, takes))
+        name = "mprobe" if takes else "probe"
+        return Task(name, steps, lambda: self._found(probe.arrival, takes), NO_FACTS, self._named(probe.source))
 
     def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
         """Return a function that looks for a message without waiting."""
@@ -127,7 +133,9 @@ class MessagePlans(PlanBase):
 
     # -- parts of these --------------------------------------------------------------------------------------------------
 
-    def _receiving(self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any]) -> Task:
+    def _receiving(
+        self, name: str, receive: Receive, arrival: Arrival | None, finish: Callable[[], Any], mark: bytes = b""
+    ) -> Task:
         messages = self._engine.messages
 
         def steps(task: Task) -> Steps:
@@ -136,16 +144,18 @@ class MessagePlans(PlanBase):
             else:
                 messages.receive(receive, task.prompt)
             yield receive
+            if task.peer < 0:
+                task.peer = self._named(receive.source)
 
-        return Task(name, steps, finish)
+        return Task(name, steps, finish, mark or receive.fingerprint, self._named(receive.source))
 
-    def _outgoing(self, x: Any, dest: int, tag: int, synchronous: bool) -> Callable[[], Operation]:
+    def _outgoing(self, x: Any, dest: int, tag: int, synchronous: bool) -> tuple[Callable[[], Operation], bytes]:
         dest = self._engine_rank(dest, "dest")
         tag = check_tag(tag, wildcard=False)
         _, flat = flat_input(x)
         mark = fingerprint("send", flat.dtype, flat.size)
         channel = self._conversation.messages
-        return lambda: self._engine.messages.send(channel, dest, tag, as_bytes(flat), mark, synchronous)
+        return lambda: self._engine.messages.send(channel, dest, tag, as_bytes(flat), mark, synchronous), mark
 
     def _incoming(self, out: Any, source: int, tag: int) -> tuple[Receive, Callable[[], Status]]:
         source, tag = self._wanted(source, tag)
@@ -170,7 +180,11 @@ class MessagePlans(PlanBase):
         return OpenReceive(self._conversation.messages, source, tag, memory, 0 if memory is None else len(memory), mark)
 
     def _status(self, message: Receive | Arrival) -> Status:
-        return Status(self._ranks.index(message.source), message.tag, message.nbytes)
+        return Status(self._named(message.source), message.tag, message.nbytes)
+
+    def _named(self, source: int) -> int:
+        """This Context's rank of an engine's; ANY_SOURCE as it is."""
+        return source if source < 0 else self._ranks.index(source)
 
     def _wanted(self, source: int, tag: int) -> tuple[int, int]:
         """Source, as the engine's rank, and tag of a receive; both may be wildcards."""

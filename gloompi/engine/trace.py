@@ -1,0 +1,168 @@
+"""A trace: every call of a rank in a file that Perfetto and chrome://tracing open.
+
+The format is the Trace Event Format's array of complete events, a line each; the array may lack its end, so that what a
+killed rank has written can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from .recorder import child_name, time_of_day
+
+if TYPE_CHECKING:
+    from ..transport.endpoint import Peer
+    from .recorder import Entry
+
+__all__ = ["Lanes", "Trace", "open_trace"]
+
+# Seconds for which calls are kept before they are written.
+_WRITE_SECONDS = 1.0
+
+_opened: Counter[tuple[int, int]] = Counter()
+
+
+def open_trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
+    """The trace of a new Context, if GLOOMPI_TRACE names a folder."""
+    folder = os.environ.get("GLOOMPI_TRACE")
+    if not folder:
+        return None
+    # Which Context of the job it is: its ranks agree on that without a word, if they make Contexts in the same order.
+    members = crc32(repr([(peer.host_id, peer.pid) for peer in peers]).encode())
+    number = _opened[members, rank]
+    _opened[members, rank] += 1
+    # The program may go to another folder later.
+    path = Path(os.path.abspath(folder), f"gloompi-{members:08x}-{number}-rank{rank}.json")
+    return Trace(path, peers[rank], len(peers))
+
+
+class Lanes:
+    """Rows for calls that may overlap: what is in a row is one after the other.
+
+    Perfetto drops a complete event that partly overlaps with another one of its thread.
+    """
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def lane(self, start: float, end: float) -> int:
+        """The row of a call; calls come in the order of their ends."""
+        for lane, last in enumerate(self._ends):
+            if last <= start:
+                self._ends[lane] = end
+                return lane
+        self._ends.append(end)
+        return len(self._ends) - 1
+
+
+class Trace:
+    """The file of one rank; open only while it is written to.
+
+    Parameters
+    ----------
+    path : Path
+        What is there is overwritten.
+    me : Peer
+    size : int
+    """
+
+    def __init__(self, path: Path, me: Peer, size: int) -> None:
+        self._path: Path | None = path
+        self._rank = me.rank
+        self._mode = "w"
+        self._lines = ["[\n"]
+        self._written = monotonic()
+        self._lanes: dict[int, Lanes] = {}
+        self._threads: dict[tuple[int, int], int] = {}
+        self._over = False
+        # Contexts of one rank may be in several threads; one thread may come back when a signal handler uses a Context.
+        self._lock = threading.RLock()
+        self._note("process_name", name=f"rank {me.rank} of {size} ({me.host}, pid {me.pid})")
+        self._note("process_sort_index", sort_index=me.rank)
+        self._note("gloompi", rank=me.rank, size=size, host=me.host, pid=me.pid, host_id=me.host_id.hex())
+
+    def _note(self, kind: str, thread: int = 0, /, **facts: object) -> None:
+        self._put({"name": kind, "ph": "M", "pid": self._rank, "tid": thread, "args": facts})
+
+    def _put(self, event: dict[str, object]) -> None:
+        self._lines.append(json.dumps(event) + ",\n")
+
+    def write(self, entry: Entry) -> None:
+        """Add a call."""
+        if self._path is None:
+            return
+        with self._lock:
+            self._add(entry)
+            if self._over or entry.ended - self._written > _WRITE_SECONDS:
+                self._flush()
+
+    def _add(self, entry: Entry) -> None:
+        record = entry.record
+        # Both are rounded, and not their difference: what does not overlap must not by rounding.
+        start, end = (round(time_of_day(clock) * 1e6, 1) for clock in (entry.began, entry.ended))
+        facts = {
+            "number": record.number,
+            "peer": record.peer,
+            "dtype": record.dtype,
+            "count": record.count,
+            "bytes": record.nbytes,
+            "state": record.state,
+            "context": child_name(entry.context),
+        }
+        self._put(
+            {
+                "name": entry.label,
+                "cat": "collective" if entry.number else "message",
+                "ph": "X",
+                "ts": start,
+                "dur": round(end - start, 1),
+                "pid": self._rank,
+                "tid": self._thread(entry.context, start, end),
+                "args": facts,
+            }
+        )
+
+    def _thread(self, context: int, start: float, end: float) -> int:
+        lane = self._lanes.setdefault(context, Lanes()).lane(start, end)
+        thread = self._threads.get((context, lane))
+        if thread is None:
+            thread = self._threads[context, lane] = len(self._threads)
+            name = f"Context {child_name(context)}".rstrip()
+            self._note("thread_name", thread, name=f"{name}, overlapping" if lane else name)
+        return thread
+
+    def end(self) -> None:
+        """Write what there is, and from now on every call at once: the one that is under way comes as the last."""
+        with self._lock:
+            self._over = True
+            self._flush()
+
+    def forsake(self) -> None:
+        """Write nothing any more."""
+        self._path = None
+        self._lines.clear()
+
+    def _flush(self) -> None:
+        path, mode = self._path, self._mode
+        if path is None:
+            return
+        lines, self._lines, self._mode = self._lines, [], "a"
+        self._written = monotonic()
+        try:
+            if mode == "w":
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open(mode, encoding="utf-8") as file:
+                file.write("".join(lines))
+        except OSError as exc:
+            # A job that runs is worth more than its trace, and an error here would be this rank's alone.
+            self.forsake()
+            warnings.warn(f"GLOOMPI_TRACE: the trace of rank {self._rank} ends here: {exc}", RuntimeWarning, stacklevel=2)

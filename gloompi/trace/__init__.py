@@ -1,0 +1,1 @@
+"""Traces: what GLOOMPI_TRACE has written, merged and judged."""

@@ -1,0 +1,162 @@
+"""What a folder of traces holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Event", "Member", "RankTrace", "read_traces"]
+
+_NAME = re.compile(r"gloompi-([0-9a-f]{8}-\d+)-rank\d+\.json")
+
+
+class Member(NamedTuple):
+    """Who a rank is; Contexts of the same ranks have the same members.
+
+    Attributes
+    ----------
+    rank, size, pid : int
+    host : str
+    """
+
+    rank: int
+    size: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.host}, pid {self.pid})"
+
+
+class Event(NamedTuple):
+    """A call of one rank.
+
+    Attributes
+    ----------
+    context : tuple of int and str
+        Which Context of the folder, in the order of their first calls, and which of its children, empty for itself.
+    name : str
+        ``"allreduce #17"``.
+    number : int
+        Of a collective; 0 for a message.
+    start, end : float
+        Seconds since the epoch, by the clock of the rank's host.
+    facts : dict
+        The other attributes of a `gloompi.CallRecord`.
+    """
+
+    context: tuple[int, str]
+    name: str
+    number: int
+    start: float
+    end: float
+    facts: dict[str, Any]
+
+    @property
+    def operation(self) -> str:
+        """``"allreduce"``."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def state(self) -> str:
+        """``"done"``, or the name of an error."""
+        return str(self.facts["state"])
+
+
+class RankTrace(NamedTuple):
+    """All calls of one rank of one Context and its children.
+
+    Attributes
+    ----------
+    context : int
+        Which Context of the folder.
+    member : Member
+    host_id : str
+        The same for the ranks of one host.
+    events : list of Event
+    """
+
+    context: int
+    member: Member
+    host_id: str
+    events: list[Event]
+
+
+def read_traces(folder: Path) -> list[RankTrace]:
+    """Read the traces of all ranks, those of the first Context first, in the order of the ranks.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        A file is not what gloompi writes.
+    """
+    found: dict[str, list[RankTrace]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := _NAME.fullmatch(path.name):
+            trace = _read(path)
+            if trace is not None:
+                found.setdefault(match[1], []).append(trace)
+    if not found:
+        raise FileNotFoundError(f"no traces in {folder}: run the job with GLOOMPI_TRACE={folder}")
+    contexts = sorted(found.values(), key=_first)
+    return [_numbered(trace, number) for number, traces in enumerate(contexts) for trace in sorted(traces, key=_rank)]
+
+
+def _first(traces: list[RankTrace]) -> float:
+    return min((event.start for trace in traces for event in trace.events), default=float("inf"))
+
+
+def _rank(trace: RankTrace) -> int:
+    return trace.member.rank
+
+
+def _numbered(trace: RankTrace, number: int) -> RankTrace:
+    events = [event._replace(context=(number, event.context[1])) for event in trace.events]
+    return trace._replace(context=number, events=events)
+
+
+def _read(path: Path) -> RankTrace | None:
+    """The trace in a file; None if its rank came to write nothing."""
+    events: list[Event] = []
+    trace: RankTrace | None = None
+    empty = True
+    try:
+        for event in _lines(path):
+            empty = False
+            if event["name"] == "gloompi":
+                who = event["args"]
+                member = Member(who["rank"], who["size"], who["host"], who["pid"])
+                trace = RankTrace(0, member, who["host_id"], events)
+            elif event["ph"] == "X":
+                start, end = event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
+                facts = dict(event["args"])
+                context, number = (0, facts.pop("context")), facts.pop("number")
+                events.append(Event(context, event["name"], number, start, end, facts))
+                _ = events[-1].state
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError(f"{path} is not a trace of gloompi: {type(exc).__name__}: {exc}") from exc
+    if trace is None and not empty:
+        raise ValueError(f"{path} is not a trace of gloompi: it does not say whose")
+    return trace
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for index, line in enumerate(lines):
+        text = line.strip().rstrip(",")
+        if text in ("", "[", "]"):
+            continue
+        try:
+            event = json.loads(text)
+        except ValueError as exc:
+            if index == len(lines) - 1:
+                return  # the rank was killed, or the disk was full, while it wrote
+            raise ValueError(f"line {index + 1}: {exc}") from exc
+        if not isinstance(event, dict):
+            raise ValueError(f"line {index + 1} is no event")
+        yield event
