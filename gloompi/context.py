@@ -44,7 +44,7 @@ class Context(Operations):
     timeout : float or None
         Default budget of an operation, seconds; None is no limit.
     peers : tuple of Peer
-        Who each rank is and how it is reached: rank, host, pid, transport ("self", "unix", "tcp"), address.
+        Who each rank is and how it is reached: rank, host, pid, transport ("self", "unix", "tcp", "tls"), address.
     """
 
     @classmethod

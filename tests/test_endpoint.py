@@ -15,7 +15,8 @@ V6 = Address(ip_interface("fd00::4/64"), 1, Nearness.FAST)
 LINK_LOCAL = Address(ip_interface("fe80::1:2/10"), 65535, Nearness.LINK_LOCAL, 0xFFFFFFFF)
 LOOPBACK = Address(ip_interface("127.0.0.1/8"), 5, Nearness.LOOPBACK, 1)
 
-ENDPOINT = Endpoint("node7", 4121, 64, bytes(range(16)), bytes(range(16, 32)), (V4,), 5, True)
+DIGEST = bytes(range(32, 64))
+ENDPOINT = Endpoint("node7", 4121, 64, bytes(range(16)), bytes(range(16, 32)), (V4,), 5, True, DIGEST)
 
 
 def test_pack_writes_the_pinned_bytes() -> None:
@@ -25,6 +26,7 @@ def test_pack_writes_the_pinned_bytes() -> None:
         b"\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"
         b"\x01\x01"
         b"\x04\x01\x18" b"\xb0\x9c" b"\x00\x00\x00\x00" b"\x0a\x00\x00\x04" + bytes(12) + bytes(7 * 25)
+        + DIGEST
     )  # fmt: skip
 
 
@@ -43,6 +45,12 @@ def test_unpack_reads_what_pack_wrote(addresses: tuple[Address, ...]) -> None:
 @pytest.mark.parametrize("unix", [b"", b"\0" * 15 + b"\1", b"\1" + b"\0" * 15])
 def test_unix_name_survives(unix: bytes) -> None:
     assert Endpoint.unpack(dataclasses.replace(ENDPOINT, unix=unix).pack()).unix == unix
+
+
+@pytest.mark.parametrize("digest", [b"", b"\0" * 31 + b"\1", b"\1" + b"\0" * 31])
+def test_digest_survives(digest: bytes) -> None:
+    endpoint = dataclasses.replace(ENDPOINT, digest=digest, addresses=(V6,) * MAX_ADDRESSES)
+    assert Endpoint.unpack(endpoint.pack()) == endpoint
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ _LOOPBACK = "127.0.0.1"
 def ip_of(ctx: Context, peer: int) -> str:
     """The address at which this rank reaches a peer; that of loopback for AF_UNIX."""
     found = ctx.peers[peer]
-    return found.address.rpartition(":")[0].strip("[]") if found.transport == "tcp" else _LOOPBACK
+    return found.address.rpartition(":")[0].strip("[]") if found.transport in ("tcp", "tls") else _LOOPBACK
 
 
 def own_ips(ctx: Context) -> list[str]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import socket
 
     from ..transport.endpoint import Peer
+    from ..transport.tls import Encrypted
 
 __all__ = ["Connections"]
 
@@ -53,7 +54,7 @@ class Connections:
     rank : int
     peers : list of Peer
         In rank order, this rank included.
-    sockets : list of socket or None
+    sockets : list of socket, Encrypted or None
         In rank order, connected and authenticated; None for this rank.  The engine owns them.
     crowded, shared : bool
         See `Poller`.
@@ -74,7 +75,7 @@ class Connections:
         self,
         rank: int,
         peers: list[Peer],
-        sockets: list[socket.socket | None],
+        sockets: Sequence[socket.socket | Encrypted | None],
         *,
         crowded: bool = False,
         shared: bool = False,
@@ -98,7 +99,7 @@ class Connections:
             if sock is None:
                 self._links.append(Loopback(peer, self, CREDIT_NBYTES))
             else:
-                pair = Pair(sock, peer, self, CREDIT_NBYTES, staging)
+                pair = self._pair(sock, peer, staging)
                 pair.readable = peer.transport == "unix" and peer.readable and peers[rank].readable
                 self._poller.add(pair)
                 self._links.append(pair)
@@ -108,6 +109,13 @@ class Connections:
         self._dropped: list[Conversation] = []
         self.root = self.join(ROOT, range(self.size))
         _alive.add(self)
+
+    def _pair(self, sock: socket.socket | Encrypted, peer: Peer, staging: memoryview) -> Pair:
+        if isinstance(sock, tuple):
+            from ..transport.tls import TlsPair  # brings ssl, which only its users pay for
+
+            return TlsPair(sock, peer, self, CREDIT_NBYTES, staging)
+        return Pair(sock, peer, self, CREDIT_NBYTES, staging)
 
     def join(self, number: int, ranks: Sequence[int]) -> Conversation:
         """Begin a conversation of some ranks: no message is needed, they all do the same."""
@@ -161,7 +169,7 @@ class Connections:
                 self._lose(pair, CLOSED)
             return
         # The peer may have left because of somebody else; then others have been told and have told us.
-        error = self._loss_error(pair, f"{reason}; its process has ended or its link is down, see its log", cause)
+        error = self._loss_error(pair, f"{reason}; {pair.likely}", cause)
         if not self._suspecting:
             self._suspecting = True
             # One of them may be sending a large message: look at what it says first, not at all of it.

@@ -85,6 +85,7 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
             pair.flush()
             if not pair.sending and fd not in shut:
                 shut.add(fd)
+                pair.end()
                 with suppress(OSError):  # the peer is gone already
                     _socket(pair).shutdown(SHUT_WR)
             if _drained(_socket(pair), trash) or (fd in shut and _delivered(pair)):

@@ -6,9 +6,10 @@ import logging
 import os
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from select import POLLRDHUP, poll
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
@@ -19,6 +20,10 @@ from ..transport.route import Route, routes
 from .connecting import Connecting
 from .exchange import Exchange, no_watch
 from .record import Blame, Record, pack_verdict, unpack_verdict
+
+if TYPE_CHECKING:
+    from ..transport.tls import Encrypted
+    from .securing import Securing
 
 __all__ = ["Mesh", "connect", "prepare"]
 
@@ -38,7 +43,7 @@ class Mesh(NamedTuple):
     ----------
     peers : list of Peer
         In rank order, this rank included.
-    sockets : list of socket or None
+    sockets : list of socket, Encrypted or None
         Connected, authenticated and non-blocking; None for this rank.
     crowded : bool
         Some host has more ranks than cores; alike on all ranks.
@@ -47,7 +52,7 @@ class Mesh(NamedTuple):
     """
 
     peers: list[Peer]
-    sockets: list[socket.socket | None]
+    sockets: Sequence[socket.socket | Encrypted | None]
     crowded: bool = False
     shared: bool = False
 
@@ -56,11 +61,11 @@ class Mesh(NamedTuple):
         cls,
         rank: int,
         endpoints: list[Endpoint],
-        sockets: list[socket.socket | None],
+        sockets: Sequence[socket.socket | Encrypted | None],
         taken: list[Route | None],
     ) -> Mesh:
         """The mesh that these sockets make, as `rank` sees it."""
-        return cls(_peers(endpoints, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
+        return cls(_peers(endpoints, sockets, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
 
 
 def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secret: bytes = b"") -> Mesh:
@@ -83,19 +88,30 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     try:
         records = _unpack(exchange(mine.pack(), deadline, no_watch))
         endpoints = [record.endpoint for record in records]
+        _check_encryption(endpoints)
         session = Session([record.entropy for record in records], secret)
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
         with ExitStack() as made:
             failure, blame = "", Blame.WAITED
             connecting: Connecting | None = None
+            securing: Securing | None = None
+            budget = _most_of(deadline)
             try:
                 _check(rank, ways, endpoints)
                 connecting = Connecting(rank, endpoints, ways, listeners.sockets, session)
                 made.callback(connecting.close)
-                connecting.run(_most_of(deadline))
+                connecting.run(budget)
+                if listeners.certificate is not None:
+                    from .securing import Securing  # brings ssl, which only its users pay for
+
+                    securing = Securing(rank, endpoints, connecting.sockets, listeners.certificate)
+                    made.callback(securing.close)
+                    securing.run(budget)
             except RendezvousError as exc:
                 failure = exc.reason
-                if connecting is None or any(each.address for each in connecting.failures().values()):
+                if securing is not None:
+                    blame = securing.blame
+                elif connecting is None or any(each.address for each in connecting.failures().values()):
                     blame = Blame.DIALED
             except OSError as exc:
                 failure, blame = str(exc), Blame.OWN
@@ -106,7 +122,8 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
             sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
-    return Mesh.of(rank, endpoints, sockets, taken)
+    streams = {} if securing is None else securing.streams
+    return Mesh.of(rank, endpoints, [streams.get(peer, sock) for peer, sock in enumerate(sockets)], taken)
 
 
 def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
@@ -120,7 +137,7 @@ def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
         if isinstance(exc, OSError) and exc.filename is None and exc.strerror:
             text = exc.strerror
         else:
-            text = str(exc) if isinstance(exc, (OSError, ValueError)) else f"{type(exc).__name__}: {exc}"
+            text = str(exc) if isinstance(exc, (OSError, ValueError, ImportError)) else f"{type(exc).__name__}: {exc}"
         nobody = Endpoint(socket.gethostname(), os.getpid(), 1, bytes(16), b"", ())
         return Record(nobody, entropy, text), Listeners([], nobody)
 
@@ -150,6 +167,17 @@ def _unpack(packed: list[bytes]) -> list[Record]:
         if record.failure:
             raise RendezvousError(record.failure, rank, record.endpoint.host, record.endpoint.pid)
     return records
+
+
+def _check_encryption(endpoints: list[Endpoint]) -> None:
+    does = [rank for rank, endpoint in enumerate(endpoints) if endpoint.digest]
+    if 0 < len(does) < len(endpoints):
+        rank, other = next(rank for rank in range(len(endpoints)) if rank not in does), does[0]
+        reason = (
+            f"it does not encrypt and rank {other} ({endpoints[other].host}, pid {endpoints[other].pid}) does; give all "
+            f"ranks Device(tls=True) (GLOOMPI_TLS=1), or none"
+        )
+        raise _error(reason, rank, endpoints)
 
 
 def _check(rank: int, ways: list[list[Route]], endpoints: list[Endpoint]) -> None:
@@ -244,10 +272,14 @@ def _has_input(sock: socket.socket) -> bool:
         return False
 
 
-def _peers(endpoints: list[Endpoint], taken: list[Route | None]) -> list[Peer]:
+def _peers(
+    endpoints: list[Endpoint], sockets: Sequence[socket.socket | Encrypted | None], taken: list[Route | None]
+) -> list[Peer]:
     peers = []
-    for peer, (endpoint, route) in enumerate(zip(endpoints, taken, strict=True)):
+    for peer, (endpoint, sock, route) in enumerate(zip(endpoints, sockets, taken, strict=True)):
         way = ("self", "", "") if route is None else (route.transport, route.text, route.why)
+        if isinstance(sock, tuple):
+            way = ("tls", *way[1:])
         peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id, endpoint.readable))
     return peers
 

@@ -7,12 +7,15 @@ import logging
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
 from .memory import is_permitted
 from .options import tune
+
+if TYPE_CHECKING:
+    from .certificate import Certificate
 
 __all__ = ["Device", "Listeners"]
 
@@ -24,15 +27,27 @@ _INTERFACE_VARIABLES = ("GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOC
 
 
 class Listeners(NamedTuple):
-    """The listening sockets of one rendezvous and the endpoint that names them."""
+    """The listening sockets of one rendezvous and the endpoint that names them.
+
+    Attributes
+    ----------
+    sockets : list of socket
+    endpoint : Endpoint
+    certificate : Certificate or None
+        What the connections are encrypted with; None if they are not.
+    """
 
     sockets: list[socket.socket]
     endpoint: Endpoint
+    certificate: Certificate | None = None
 
     def close(self) -> None:
+        """Listen no more, and forget the private key."""
         for listener in self.sockets:
             listener.close()
         self.sockets.clear()
+        if self.certificate is not None:
+            self.certificate.close()
 
 
 class Device:
@@ -62,6 +77,10 @@ class Device:
         Read large messages of ranks on this host in their memory (process_vm_readv(2)) where they are connected over AF_UNIX
         and the kernel permits it; where it does not, or with False, they come over the socket.  Default: GLOOMPI_SINGLE_COPY
         (0 or 1), else True.
+    tls : bool, optional
+        Encrypt TCP connections with TLS 1.3; both sides prove who they are with certificates that are made for the
+        rendezvous.  All ranks or none.  What goes over AF_UNIX stays in the kernel and is not encrypted.  Needs the package
+        cryptography (``pip install 'gloompi[tls]'``).  Default: GLOOMPI_TLS (0 or 1), else False.
 
     Raises
     ------
@@ -79,6 +98,7 @@ class Device:
         family: int | None = None,
         transport: str | None = None,
         single_copy: bool | None = None,
+        tls: bool | None = None,
     ) -> None:
         if interface is not None and host is not None:
             raise ValueError(f"give interface or host, not both: {interface!r}, {host!r}")
@@ -103,7 +123,8 @@ class Device:
         if self.transport not in TRANSPORTS:
             source = "GLOOMPI_TRANSPORT" if transport is None else "transport"
             raise ValueError(f"{source} must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
-        self.single_copy = _switch("GLOOMPI_SINGLE_COPY") if single_copy is None else bool(single_copy)
+        self.single_copy = _switch("GLOOMPI_SINGLE_COPY", True) if single_copy is None else bool(single_copy)
+        self.tls = _switch("GLOOMPI_TLS", False) if tls is None else bool(tls)
 
     def __repr__(self) -> str:
         low, high = self.ports
@@ -111,7 +132,8 @@ class Device:
         advertise = "" if self.advertise is None else f"advertise={str(self.advertise)!r}, "
         return (
             f"Device(interface={self.interface!r}, host={self.host!r}, {advertise}port={port}, "
-            f"family={self.family}, transport={self.transport!r}{'' if self.single_copy else ', single_copy=False'})"
+            f"family={self.family}, transport={self.transport!r}{'' if self.single_copy else ', single_copy=False'}"
+            f"{', tls=True' if self.tls else ''})"
         )
 
     def listen(self, backlog: int) -> Listeners:
@@ -121,9 +143,16 @@ class Device:
         ------
         ValueError
             No interface is usable.
+        ImportError
+            Connections are to be encrypted, and the package for it is missing.
         OSError
             The port range is used up, or the system has no socket to give.
         """
+        certificate = None
+        if self.tls:
+            from .certificate import make_certificate  # brings hashlib, which only its users pay for
+
+            certificate = make_certificate()
         sockets: list[socket.socket] = []
         try:
             unix = b""
@@ -153,12 +182,15 @@ class Device:
         except BaseException:
             for listener in sockets:
                 listener.close()
+            if certificate is not None:
+                certificate.close()
             raise
         cores = os.sched_getaffinity(0)
         who = (socket.gethostname(), os.getpid(), len(cores), host_id())
         readable = self.single_copy and is_permitted()
-        endpoint = Endpoint(*who, unix, tuple(addresses), first_core=min(cores), readable=readable)
-        return Listeners(sockets, endpoint)
+        digest = b"" if certificate is None else certificate.digest
+        endpoint = Endpoint(*who, unix, tuple(addresses), first_core=min(cores), readable=readable, digest=digest)
+        return Listeners(sockets, endpoint, certificate)
 
     def _addresses(self) -> list[tuple[Interface, IPInterface]]:
         if self.host is not None:
@@ -248,8 +280,8 @@ def unix_address(name: bytes) -> str:
     return f"\0gloompi-{name.hex()}"
 
 
-def _switch(variable: str) -> bool:
-    text = os.environ.get(variable) or "1"
+def _switch(variable: str, default: bool) -> bool:
+    text = os.environ.get(variable) or str(int(default))
     if text not in ("0", "1"):
         raise ValueError(f"{variable} must be 0 or 1, not {text!r}")
     return text == "1"

@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 __all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "WHO_NBYTES", "Address", "Endpoint", "Nearness", "Peer"]
 
-# 8 addresses are what fits a record of 400 bytes, and more than any host we have seen the interface list of needs.
+# 8 addresses fit a record of 400 bytes, and are more than any host we have seen the interface list of needs.
 MAX_ADDRESSES = 8
+
+# Of SHA-256.
+DIGEST_NBYTES = 32
 
 
 class Nearness(IntEnum):
@@ -62,6 +65,8 @@ class Endpoint:
         At most `MAX_ADDRESSES`, best first.
     readable : bool
         Processes of the same user and host may read its memory, as far as it knows.
+    digest : bytes, 32
+        SHA-256 of the certificate that the rank encrypts with; empty if it does not encrypt.
     """
 
     host: str
@@ -72,6 +77,7 @@ class Endpoint:
     addresses: tuple[Address, ...]
     first_core: int = 0
     readable: bool = False
+    digest: bytes = b""
 
     def pack(self) -> bytes:
         """Return `ENDPOINT_NBYTES` bytes."""
@@ -94,7 +100,7 @@ class Endpoint:
                 address.scope,
                 address.ip.ip.packed,
             )
-        return packed.ljust(ENDPOINT_NBYTES, b"\0")
+        return packed.ljust(_DIGEST_OFFSET, b"\0") + self.digest.ljust(DIGEST_NBYTES, b"\0")
 
     @classmethod
     def unpack(cls, packed: bytes) -> Endpoint:
@@ -113,7 +119,8 @@ class Endpoint:
             version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)
             addresses.append(Address(_interface(version, ip, prefix), port, Nearness(nearness), scope))
         text = host.rstrip(b"\0").decode(errors="ignore")
-        return cls(text, pid, cores, host_id, unix.rstrip(b"\0") and unix, tuple(addresses), first_core, readable)
+        unix, digest = (some.rstrip(b"\0") and some for some in (unix, packed[_DIGEST_OFFSET:ENDPOINT_NBYTES]))
+        return cls(text, pid, cores, host_id, unix, tuple(addresses), first_core, readable, digest)
 
 
 @lru_cache(maxsize=4096)
@@ -126,7 +133,8 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
 _WHO = Struct("<64sIHH16s16s?B")
 _ADDRESS = Struct("<BBBHI16s")
 WHO_NBYTES = _WHO.size  # an endpoint without addresses
-ENDPOINT_NBYTES = _WHO.size + MAX_ADDRESSES * _ADDRESS.size
+_DIGEST_OFFSET = _WHO.size + MAX_ADDRESSES * _ADDRESS.size
+ENDPOINT_NBYTES = _DIGEST_OFFSET + DIGEST_NBYTES
 
 
 @dataclass(frozen=True)
@@ -138,9 +146,9 @@ class Peer:
     rank, pid : int
     host : str
     transport : str
-        ``"self"``, ``"unix"`` or ``"tcp"``.
+        ``"self"``, ``"unix"``, ``"tcp"``, or ``"tls"`` for TCP that is encrypted.
     address : str
-        ``"10.0.0.4:40112"`` for tcp, the name of the abstract socket for unix, empty for self.
+        ``"10.0.0.4:40112"`` for tcp and tls, the name of the abstract socket for unix, empty for self.
     why : str
         Why this way was taken, such as ``"shared subnet 10.0.0.0/24"``.
     host_id : bytes

@@ -94,6 +94,11 @@ class Pair(Link):
     def sending(self) -> bool:
         return bool(self._queue) and not self._mute
 
+    @property
+    def likely(self) -> str:
+        """What a loss means, and where to look."""
+        return "its process has ended or its link is down, see its log"
+
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         if self._mute or self._queue:
             return self._write_behind(header, payload)
@@ -290,6 +295,9 @@ class Pair(Link):
         if self._sink is not None:
             return f", {self._left} bytes short of a message"
         return f", {len(self._kept)} bytes into a header" if self._kept else ""
+
+    def end(self) -> None:
+        """Say in the stream that nothing follows, where it has a word for that; its half of the socket is shut next."""
 
     def close(self) -> None:
         """Close the socket; what waits to be sent is dropped."""
