@@ -211,8 +211,11 @@ def test_case_08_exception_in_one_rank(mpi_jobs: None, victim: int) -> None:
 
 @transports
 @pytest.mark.parametrize("victim", [0, 2])
-def test_case_08_exception_that_nobody_catches(survivors: None, victim: int, transport: str) -> None:
-    ranks = run_job(3, "uncaught.py", victim, transport, survivors=True)
+def test_case_08_exception_that_nobody_catches(mpi_jobs: None, victim: int, transport: str) -> None:
+    done = Job(3, "uncaught.py", victim, transport).finish(40)
+    assert done.returncode != 0
+    assert "FileNotFoundError: no such file: data.bin" in done.stderr
+    ranks = reports(3, done.stdout)
     raised = ranks[victim]["raised"]
     for found in _others(ranks, victim):
         assert_lost(found["outcome"], [victim], "allreduce #2", raised)

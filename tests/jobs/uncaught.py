@@ -19,20 +19,15 @@ def connect():
     return Context.from_mpi(device=Device(transport=transport), timeout=20, connect_timeout=20)
 
 
-def main():
-    with connect() as first:
-        first.barrier()
-    remains = Remains()
-    ctx = connect()
-    ctx.barrier()
-    if rank == victim:
-        report(rank, pid=os.getpid(), raised=time.monotonic())
-        raise FileNotFoundError("no such file: data.bin")
-    outcome = outcome_of(lambda: ctx.allreduce(np.ones(100_000)))
-    afterwards = later(ctx)
-    ctx.close()
-    report(rank, pid=os.getpid(), outcome=outcome, later=afterwards, remains=remains.new())
-
-
-main()
-os._exit(0)  # MPI_Finalize could wait for the rank that has failed
+with connect() as first:
+    first.barrier()
+remains = Remains()
+ctx = connect()
+ctx.barrier()
+if rank == victim:
+    report(rank, pid=os.getpid(), raised=time.monotonic())
+    raise FileNotFoundError("no such file: data.bin")  # and then waits in MPI_Finalize, which mpi4py calls at the end
+outcome = outcome_of(lambda: ctx.allreduce(np.ones(100_000)))
+afterwards = later(ctx)
+ctx.close()
+report(rank, pid=os.getpid(), outcome=outcome, later=afterwards, remains=remains.new())
