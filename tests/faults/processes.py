@@ -128,8 +128,9 @@ class Processes:
             stdin.write(b"\n")
             stdin.flush()
 
-    def pid(self, rank: int) -> int:
-        return self._ranks[rank].pid
+    def alive(self, rank: int) -> bool:
+        """Whether a rank has not been killed, and has not ended."""
+        return self._ranks[rank].poll() is None
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL, wait for the end."""
