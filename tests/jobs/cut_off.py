@@ -61,7 +61,7 @@ x, out, total = base * (rank + 1), np.empty_like(base), base * (size * (size + 1
 ctx = connect()
 ctx.barrier()
 outcome = outcome_of({"work": work, "idle": idle, "receive": receive}[scene])
-afterwards = later(ctx)
+afterwards = later(ctx) if outcome["error"] else []
 closing = outcome_of(ctx.close)
 report(
     rank,
