@@ -18,7 +18,16 @@ from launch import JOBS
 
 from gloompi.deadline import Deadline
 
-__all__ = ["PROMPT", "Processes", "Report", "assert_lost", "assert_nothing_left", "assert_same_later", "processes"]
+__all__ = [
+    "PROMPT",
+    "Processes",
+    "Report",
+    "allreduce_number",
+    "assert_lost",
+    "assert_nothing_left",
+    "assert_same_later",
+    "processes",
+]
 
 PROMPT = 2.0
 """Seconds from a fault that the system reports to the error, on all ranks."""
@@ -35,6 +44,18 @@ def assert_lost(outcome: Report, lost: Collection[int], operation: str, since: f
     assert f"lost rank {outcome['lost']} (" in outcome["text"]
     assert f" in {outcome['operation']}: " in outcome["text"]
     assert outcome["ended"] - max(since, outcome["began"]) < limit, outcome
+
+
+def allreduce_number(found: Report, ranks: Collection[Report]) -> int:
+    """The number of the operation that a rank's error names: its own, or that of the rank which has told it.
+
+    Of ranks that work in a loop of allreduces after a barrier; operations are counted from 1.
+    """
+    reporter = found["outcome"]["reported_by"]
+    (finished,) = (
+        each["finished"] for each in ranks if each and each["rank"] == (found["rank"] if reporter is None else reporter)
+    )
+    return int(finished) + 2
 
 
 def assert_same_later(outcome: Report, later: list[Report]) -> None:

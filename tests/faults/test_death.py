@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.processes import PROMPT, assert_lost, assert_nothing_left, assert_same_later
+from faults.processes import PROMPT, allreduce_number, assert_lost, assert_nothing_left, assert_same_later
 from launch import Job, reports, run_job
 
 CONNECT_TIMEOUT = 3.0
@@ -87,7 +86,7 @@ def _killed_in_allreduce(victims: list[int], nbytes: int, transport: str) -> Non
     survivors = [found for rank, found in enumerate(ranks) if rank not in victims]
     for found in survivors:
         assert found["wrong"] == []
-        assert_lost(found["outcome"], victims, f"allreduce #{found['finished'] + 2}", killed)  # counted from 1, a barrier
+        assert_lost(found["outcome"], victims, f"allreduce #{allreduce_number(found, ranks)}", killed)
         assert_same_later(found["outcome"], found["later"])
         assert found["closing"]["error"] == ""
         assert found["closing"]["ended"] - found["closing"]["began"] < 0.5
@@ -108,8 +107,8 @@ def test_case_03_killed_in_the_middle_of_an_allreduce(survivors: None, victim: i
 
 @transports
 @pytest.mark.parametrize("victim", [0, 3])
-def test_case_04_killed_while_idle(survivors: None, victim: int, transport: str) -> None:
-    ranks = run_job(4, "kill_idle.py", victim, transport, survivors=True)
+def test_case_04_killed_while_idle(survivors: None, victim: int, transport: str, tmp_path: Path) -> None:
+    ranks = run_job(4, "kill_idle.py", victim, transport, tmp_path, survivors=True)
     for rank, found in enumerate(_others(ranks, victim)):
         for name, outcome in found["outcomes"].items():
             assert outcome["error"] == "PeerLostError", (rank, name, outcome)

@@ -17,6 +17,7 @@ import pytest
 from faults.processes import (
     PROMPT,
     Processes,
+    allreduce_number,
     assert_lost,
     assert_nothing_left,
     assert_same_later,
@@ -98,7 +99,7 @@ def assert_cut_off(when: float, found: list[dict[str, Any]], far: set[int], oper
     near = set(range(size)) - far
     for each in found:
         assert each["wrong"] == []
-        number = f" #{each['finished'] + 2}" if operation == "allreduce" else ""  # counted from 1, a barrier
+        number = f" #{allreduce_number(each, found)}" if operation == "allreduce" else ""
         assert_lost(each["outcome"], near if each["rank"] in far else far, operation + number, when, limit)
         assert_same_later(each["outcome"], each["later"])
         assert each["closing"]["error"] == ""
@@ -120,9 +121,7 @@ def test_case_10_link_down(hosts: Hosts, tmp_path: Path, scene: str, cut: Callab
 
 def test_case_10_link_down_with_the_keepalive_of_the_library(hosts: Hosts, tmp_path: Path) -> None:
     limit = DEFAULT_SECONDS + PROMPT
-    when, found = cut_off(
-        hosts, tmp_path, lambda _: cable_out(hosts, 1), "work", size=6, limit=limit, keepalive="default"
-    )
+    when, found = cut_off(hosts, tmp_path, lambda _: cable_out(hosts, 1), "work", size=6, limit=limit, keepalive="default")
     assert_cut_off(when, found, {2, 3}, "allreduce", limit)
 
 
@@ -141,13 +140,16 @@ def test_case_10_link_down_and_the_timeout_comes_first(hosts: Hosts, tmp_path: P
     assert_nothing_left(found)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="TCP sends no keepalive while something is unacknowledged: the operation's timeout comes first",
+)
 @pytest.mark.parametrize("scene", ["work", "idle"])
 def test_case_10_link_down_between_two_ranks(two_hosts: Hosts, tmp_path: Path, scene: str) -> None:
     """Both have sent something that is not acknowledged, and have no other connection."""
     limit = KEEPALIVE_SECONDS + PROMPT
-    when, found = cut_off(
-        two_hosts, tmp_path, lambda _: cable_out(two_hosts, 1), scene, size=2, limit=limit, timeout=9.0
-    )
+    when, found = cut_off(two_hosts, tmp_path, lambda _: cable_out(two_hosts, 1), scene, size=2, limit=limit, timeout=9.0)
     assert_cut_off(when, found, {1}, "allreduce", limit)
 
 
@@ -301,7 +303,8 @@ def test_case_15_black_hole(hosts: Hosts, tmp_path: Path, advertise: list[str], 
         outcome = each["outcome"]
         assert outcome["error"] == "RendezvousError", outcome
         assert outcome["ended"] - outcome["began"] < connect_timeout + 1.0
-        assert re.search(rf"could not connect to rank \d \(node\d\.invalid, pid \d+\) at 10\.77\.0\.\d+:\d+: ({why})", outcome["text"])
+        where = r"rank \d \(node\d\.invalid, pid \d+\) at 10\.77\.0\.\d+:\d+"
+        assert re.search(rf"could not connect to {where}: ({why})", outcome["text"])
         assert "a firewall, a wrong interface (GLOOMPI_SOCKET_IFNAME) or a rank that died" in outcome["text"]
         assert each["listening"] == []
     assert len({each["outcome"]["text"] for each in found}) == 1

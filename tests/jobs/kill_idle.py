@@ -5,6 +5,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from aftermath import Remains, later, outcome_of
@@ -13,7 +14,7 @@ from report import report
 
 from gloompi import ANY_SOURCE, Context, Device
 
-victim, transport = int(sys.argv[1]), sys.argv[2]
+victim, transport, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
 killer = (victim + 1) % size
 LARGE = 2**20
@@ -45,11 +46,14 @@ pid = contexts["barrier"].peers[victim].pid
 death = os.pidfd_open(pid)
 for ctx in contexts.values():
     ctx.barrier()
+(folder / f"{rank} is idle").touch()
 if rank == victim:
     report(rank, pid=pid)
     while True:
         signal.pause()
 if rank == killer:
+    while len(list(folder.glob("* is idle"))) < size:
+        os.sched_yield()
     os.kill(pid, signal.SIGKILL)
 assert select.select([death], [], [], 20)[0]
 killed = time.monotonic()
