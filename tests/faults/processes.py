@@ -70,7 +70,19 @@ def assert_nothing_left(ranks: Collection[Report]) -> None:
     """Open files, threads and children are back to where they were, and the processes have ended."""
     for found in ranks:
         assert found.get("remains", {}) in ({}, {"files": [], "threads": [], "children": []}), found
-        assert not os.path.exists(f"/proc/{found['pid']}")
+        assert _ends(found["pid"]), f"process {found['pid']} lives"
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process has ended, or does so soon: a launcher may be over before those that it has killed."""
+    try:
+        end = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([end], [], [], PROMPT)[0])
+    finally:
+        os.close(end)
 
 
 class Processes:

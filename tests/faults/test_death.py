@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from faults.processes import PROMPT, allreduce_number, assert_lost, assert_nothing_left, assert_same_later
-from launch import Job, reports, run_job
+from launch import Job, reports, run_job, vendor
 
 CONNECT_TIMEOUT = 3.0
 MEBIBYTE = 1024 * 1024
@@ -216,10 +216,13 @@ def test_case_08_exception_that_nobody_catches(mpi_jobs: None, victim: int, tran
     assert "FileNotFoundError: no such file: data.bin" in done.stderr
     ranks = reports(3, done.stdout)
     raised = ranks[victim]["raised"]
-    for found in _others(ranks, victim):
+    others = [found for rank, found in enumerate(ranks) if found and rank != victim]
+    # Open MPI's launcher may end the others first.
+    assert len(others) == 2 or vendor() == "openmpi"
+    for found in others:
         assert_lost(found["outcome"], [victim], "allreduce #2", raised)
         assert_same_later(found["outcome"], found["later"])
-    assert_nothing_left(ranks)
+    assert_nothing_left([ranks[victim], *others])
 
 
 @transports
