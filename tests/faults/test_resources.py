@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def test_case_30_interface_down_on_one_host(hosts: Hosts) -> None:
     assert (
         "no interface that is up matches GLOOMPI_SOCKET_IFNAME='eth1'; there are: lo (127.0.0.1/8, ::1/128), eth0 (" in text
     )
-    assert "eth1 (10.88.0.2/24, down)" in text
+    assert "eth1 (down)" in text
     assert max(found["seconds"] for found in ranks) < QUICK
 
 
@@ -222,7 +223,11 @@ def test_case_32_keyboard_interrupt(doing: str, tmp_path: Path) -> None:
             assert "could not connect to rank 0 (" in found["text"]
         else:
             assert found["error"] == "PeerLostError"
-            assert (found["lost"], found["operation"]) == (0, "recv" if doing == "recv" else "allreduce #1")
+            assert found["lost"] == 0
+            # What the interrupted rank was doing; what this one was is at the end of its traceback.
+            assert found["operation"] == ("recv" if doing == "recv" else None)
+            if sys.version_info >= (3, 11):
+                assert ("recv from rank" if doing == "recv" else "allreduce #1") in "".join(found["notes"])
             assert "it aborted: KeyboardInterrupt" in found["text"]
             assert found["again"] == found["text"]
         assert found["at"] - interrupted["at"] < 2.0

@@ -68,7 +68,7 @@ def fail():
             else:
                 ctx.allreduce(np.ones(300_000))
     except BaseException as exc:
-        facts = {"at": time.time(), **facts_of(exc)}
+        facts = {"at": time.time(), "notes": getattr(exc, "__notes__", []), **facts_of(exc)}
     try:
         if ctx is not None:
             ctx.barrier()
