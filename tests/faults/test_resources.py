@@ -227,7 +227,7 @@ def test_case_32_keyboard_interrupt(doing: str, tmp_path: Path) -> None:
             # What the interrupted rank was doing; what this one was is at the end of its traceback.
             assert found["operation"] == ("recv" if doing == "recv" else None)
             if sys.version_info >= (3, 11):
-                assert ("recv from rank" if doing == "recv" else "allreduce #1") in "".join(found["notes"])
+                assert ("recv (<f8, count 1) with rank" if doing == "recv" else "allreduce #1") in "".join(found["notes"])
             assert "it aborted: KeyboardInterrupt" in found["text"]
             assert found["again"] == found["text"]
         assert found["at"] - interrupted["at"] < 2.0

@@ -27,7 +27,7 @@ CALLS = {
         if odd
         else (ctx.allreduce(np.ones(count)), ctx.allgather(np.ones(count)))
     ),
-    "operation": lambda ctx, count: ctx.alltoall(np.ones(count * size)) if odd else ctx.reduce(np.ones(count)),
+    "operation": lambda ctx, count: ctx.alltoall(np.ones((size, count))) if odd else ctx.reduce(np.ones(count)),
 }
 
 
