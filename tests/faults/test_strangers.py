@@ -38,11 +38,12 @@ from faults.strangers import (
 from faults.targets import TARGETS, changed, within
 from gloompi import Context, GloompiError, PeerLostError
 from gloompi.engine.engine import Engine
-from gloompi.engine.fingerprint import fingerprint
+from gloompi.engine.fingerprint import describe, fingerprint
 from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.errors import AuthenticationError, RendezvousError
 from gloompi.rendezvous import connecting as module
-from gloompi.transport.endpoint import Peer
+from gloompi.rendezvous.record import Record
+from gloompi.transport.endpoint import WHO_NBYTES, Endpoint, Peer
 from gloompi.transport.frames import Kind, pack_header
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, dial
 
@@ -486,6 +487,43 @@ def test_case_23_a_message_beyond_the_limit_is_never_allocated(posted: bool) -> 
         with pytest.raises(PeerLostError) as caught:
             request.wait() if request else ctx.recv_object(1, tag=7)
         assert f"it sent {1 << 34} bytes without asking; {EAGER_NBYTES} are the limit" in str(caught.value)
+
+
+def _lost(**changes: Any) -> dict[str, Any]:
+    return {"rank": 1, "host": "h", "pid": 1, "address": "a", "operation": "x", "reason": "r", **changes}
+
+
+# What fuzzing has found, or reading the code that it went through.
+FOUND = {
+    "a rank that is none": ["PeerLostError", _lost(rank=99), 99],
+    "a rank that is text": ["PeerLostError", _lost(rank="a"), "a"],
+    "a rank that is a list": ["PeerLostError", _lost(rank=[1]), [1]],
+    "a rank that is a fraction": ["PeerLostError", _lost(rank=0.0), 0.0],
+    "no rank": ["PeerLostError", _lost(rank=None), None],
+    "a timeout that is text": ["OperationTimeoutError", {"operation": "a", "timeout": "x", "reason": "r"}, 1],
+    "half a character": ["RendezvousError", {"reason": "\ud800", "rank": 1, "host": "h", "pid": 2}, 1],
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_case_23_an_abort_that_makes_no_sense(what: str) -> None:
+    TARGETS["abort"].run(json.dumps(FOUND[what]).encode())
+
+
+def test_case_23_an_operation_that_nobody_knows() -> None:
+    unknown = b"\xc8" + fingerprint("send", np.dtype(object), 1)[1:]
+    assert describe(unknown) == "operation 200_object"
+
+
+def test_case_23_a_record_that_is_cut_short() -> None:
+    """A rank that has failed, and claims addresses that are not there."""
+    nobody = Endpoint("node0", 100, 1, bytes(16), b"", ())
+    packed = bytearray(Record(nobody, bytes(32), "no free port").pack())
+    packed[34 + WHO_NBYTES - 1] = 2
+    with pytest.raises(ValueError, match=r"^106 bytes are too few for an endpoint of 2 addresses$"):
+        Record.unpack(bytes(packed))
+    with pytest.raises(ValueError, match=r"^an endpoint has at least 106 bytes, not 60$"):
+        Endpoint.unpack(bytes(60))
 
 
 @pytest.mark.usefixtures("mpi_jobs")
