@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.processes import PROMPT, allreduce_number, assert_lost, assert_nothing_left, assert_same_later
 from launch import Job, reports, run_job, vendor
+
+from faults.processes import PROMPT, allreduce_number, assert_lost, assert_nothing_left, assert_same_later
 
 CONNECT_TIMEOUT = 3.0
 MEBIBYTE = 1024 * 1024

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import Hosts, missing, several_hosts
+
 from faults.processes import (
     PROMPT,
     Processes,
@@ -24,7 +26,6 @@ from faults.processes import (
     processes,
 )
 from faults.weather import weather
-from hosts import Hosts, missing, several_hosts
 
 MEBIBYTE = 1024 * 1024
 
