@@ -158,7 +158,7 @@ def test_no_algorithm_for_reading_where_a_rank_forbids_it(blind: set[int]) -> No
         with Context._from_exchange(exchange, device, 10.0, Deadline(10.0)) as ctx:
             x = np.full(2**18, 1.5 + ctx.rank)
             assert np.all(ctx.allreduce(x) == 7.5)
-            return [peer.readable for peer in ctx.peers], ctx._plan.broadcast(x, 0, "auto")._fingerprint
+            return [peer.readable for peer in ctx.peers], ctx._plan.broadcast(x, 0, "auto").mark
 
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(body, local_exchanges(3)))
