@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,11 @@ def vendor() -> str:
         return ""
     text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     return "openmpi" if "Open MPI" in text or "open-mpi" in text else "mpich"
+
+
+# Every rank writes to files of its own: a launcher mixes the lines of ranks that write at once, and MPICH's drops some of
+# what ranks have written when one of them ends badly.
+_APART = 'rank=${PMI_RANK-$OMPI_COMM_WORLD_RANK}; exec "$@" >"$0/$rank.out" 2>"$0/$rank.err"'
 
 
 class Job:
@@ -66,11 +72,14 @@ class Job:
         path = mpiexec()
         assert path is not None
         environment = {**os.environ, **(env or {})}
+        self._n = n
+        self._written = tempfile.TemporaryDirectory(prefix="gloompi-job-")
         if vendor() == "openmpi":
             environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
             command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
             command = [*(launcher or [path]), *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
+        command += ["sh", "-c", _APART, self._written.name]
         if survivors:
             command += [sys.executable, "-IS", str(JOBS / "outlive.py")]
         command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
@@ -85,14 +94,28 @@ class Job:
         )
 
     def finish(self, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Wait for the end; a job that is not over by then is killed, and that fails the test."""
+        """Wait for the end; a job that is not over by then is killed, and that fails the test.
+
+        Returns
+        -------
+        subprocess.CompletedProcess
+            With what the launcher has written, and after it what each rank has, one rank after the other.
+        """
         try:
             out, err = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             out, err = self.process.communicate(timeout=20)
-            raise AssertionError(f"the job was not over after {timeout} s\n{out}\n{err}") from None
+            raise AssertionError(
+                f"the job was not over after {timeout} s\n{out}{self._of_ranks('out')}\n{err}{self._of_ranks('err')}"
+            ) from None
+        out, err = out + self._of_ranks("out"), err + self._of_ranks("err")
+        self._written.cleanup()
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
+
+    def _of_ranks(self, stream: str) -> str:
+        files = [Path(self._written.name, f"{rank}.{stream}") for rank in range(self._n)]
+        return "".join(file.read_text() for file in files if file.exists())
 
     def kill(self) -> None:
         ranks = []

@@ -106,30 +106,6 @@ def operations(ctx: Context) -> list[Any]:
 # -- closing ------------------------------------------------------------------------------------------------------------
 
 
-@transports
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_closing_twice_and_use_after_close(n: int, transport: str) -> None:
-    def body(ctx: Context) -> None:
-        assert not ctx.closed
-        assert repr(ctx) == f"<gloompi.Context rank {ctx.rank} of {n}>"
-        ctx.barrier()
-        for _ in range(2):
-            assert ctx.close() is None
-            assert ctx.closed
-        assert repr(ctx) == f"<gloompi.Context rank {ctx.rank} of {n} closed>"
-        for operation in operations(ctx):
-            with pytest.raises(ContextClosedError) as caught:
-                operation()
-            assert str(caught.value) == "this Context is closed"
-        ctx.abort("no more than a formality")
-        ctx.close()
-        with pytest.raises(ContextClosedError, match=r"^this Context is closed$"):
-            ctx.barrier()
-        assert (ctx.rank, ctx.size, len(ctx.peers)) == (ctx.rank, n, n)
-
-    run_ranks(n, body, device=Device(transport=transport))
-
-
 def test_misuse_of_a_closed_context_is_still_misuse() -> None:
     def body(ctx: Context) -> None:
         ctx.close()
@@ -417,25 +393,6 @@ def test_a_long_reason_is_cut() -> None:
 # -- dropping -----------------------------------------------------------------------------------------------------------
 
 
-@transports
-def test_a_context_that_is_collected_without_close_warns_and_frees_its_sockets(transport: str) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    first, second, third = connected(3, transport)
-    after = len(os.listdir("/proc/self/fd"))
-    request = second.irecv(np.empty(1), 0)
-    with pytest.warns(ResourceWarning, match="^<gloompi.Context rank 0 of 3> was not closed$"):  # noqa: PT031
-        del first
-        gc.collect()
-    assert len(os.listdir("/proc/self/fd")) < after
-    with pytest.raises(PeerLostError, match=r"^lost rank 0 .* in recv: connection closed by peer"):
-        request.wait()
-    with pytest.raises(PeerLostError, match=r"^lost rank 0 "):
-        third.recv(np.empty(1), 1)
-    second.close()
-    third.close()
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
 def test_the_sockets_are_freed_where_the_warning_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     before = len(os.listdir("/proc/self/fd"))
     first, second = connected(2)
@@ -530,67 +487,6 @@ def test_a_second_thread_waits_for_its_turn() -> None:
     run_ranks(2, body)
 
 
-def test_many_threads_take_turns() -> None:
-    def body(ctx: Context) -> None:
-        def messages(tag: int) -> None:
-            out = np.empty(100)
-            for number in range(20):
-                request = ctx.isend(np.full(100, 1000.0 * tag + number), 1 - ctx.rank, tag=tag)
-                # Without a blocking receive: its thread would keep the turn until the peer's thread of this tag sends.
-                incoming = ctx.irecv(out, 1 - ctx.rank, tag=tag)
-                while not incoming.test():
-                    pass
-                request.wait()
-                assert (out == 1000.0 * tag + number).all()
-
-        with ThreadPoolExecutor(4) as pool:
-            for future in [pool.submit(messages, tag) for tag in range(4)]:
-                future.result(50)
-
-    run_ranks(2, body)
-
-
-def test_a_second_thread_that_waits_too_long_is_told_which_one_is_in_the_way() -> None:
-    def body(ctx: Context) -> None:
-        if ctx.rank == 1:
-            ctx.allreduce(np.ones(3), op=add)
-            ctx.barrier()
-            return
-        inside, go = threading.Event(), threading.Event()
-
-        def blocking(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            inside.set()
-            assert go.wait(30)
-            return a + b
-
-        blocking.__name__ = "add"
-        holder = threading.Thread(target=lambda: ctx.allreduce(np.ones(3), op=blocking), name="holder")
-        holder.start()
-        assert inside.wait(30)
-        for call, name in (
-            (lambda: ctx.send(np.ones(1), 1, timeout=0.1), "send"),
-            (lambda: ctx.barrier(timeout=0.1), "barrier"),
-            (lambda: ctx.close(timeout=0.1), "close"),
-        ):
-            start = time.monotonic()
-            with pytest.raises(OperationTimeoutError) as caught:
-                call()
-            assert 0.1 <= time.monotonic() - start + 0.01 < 1.1
-            assert str(caught.value) == (
-                f"{name} timed out after 0.1 s: thread 'holder' is in allreduce #1 on the same Context, which serves one "
-                "at a time"
-            )
-        go.set()
-        holder.join(30)
-        assert not ctx.closed  # the Context is none the worse for it
-        ctx.barrier()
-
-    def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return a + b
-
-    run_ranks(2, body)
-
-
 def test_an_operator_that_uses_its_own_context_is_refused() -> None:
     def body(ctx: Context) -> None:
         def nested(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -608,86 +504,6 @@ def test_an_operator_that_uses_its_own_context_is_refused() -> None:
 
 
 # -- processes ----------------------------------------------------------------------------------------------------------
-
-
-@transports
-def test_a_forked_child_cannot_use_the_context_and_does_not_disturb_it(transport: str) -> None:
-    lines = in_subprocess(f"""
-import os, sys
-import numpy as np
-from gloompi import GloompiError
-from test_lifecycle import LARGE, connected, finish
-
-contexts = connected(2, {transport!r})
-under_way = contexts[0].irecv(out := np.empty(1), 1)
-for leave in (sys.exit, os._exit):
-    pid = os.fork()
-    if pid == 0:
-        for use in (contexts[0].barrier, contexts[1].ibarrier, under_way.wait, under_way.test):
-            try:
-                use()
-            except GloompiError as exc:
-                print(type(exc).__name__, str(exc).replace(str(os.getppid()), "PARENT"))
-        print([ctx.closed for ctx in contexts])
-        for ctx in contexts:
-            ctx.close()
-            ctx.abort("must not reach anybody")
-        sys.stdout.flush()
-        if leave is sys.exit:
-            del contexts, ctx
-        leave(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    results = finish([ctx.iallreduce(np.full(LARGE, ctx.rank + 1)) for ctx in contexts])
-    print("parent", [int(result[-1]) for result in results], flush=True)
-contexts[1].send(np.ones(1), 0)
-print("parent", under_way.wait().nbytes)
-for ctx in contexts:
-    ctx.close()
-""")
-    text = "ContextClosedError this Context belongs to process PARENT, which forked this one; a child makes its own"
-    assert lines == [*([text] * 4 + ["[True, True]", "parent [3, 3]"]) * 2, "parent 8"]
-
-
-def test_an_interrupt_is_raised_and_the_peers_learn_of_it() -> None:
-    lines = in_subprocess("""
-import os, signal, threading
-import numpy as np
-from gloompi import PeerLostError
-from test_lifecycle import connected, wait_until_busy
-
-contexts = connected(3)
-texts = [None] * 3
-
-def peer(ctx):
-    try:
-        ctx.recv(np.empty(1), 0)
-    except PeerLostError as exc:
-        texts[ctx.rank] = str(exc)
-
-def interrupt():
-    wait_until_busy(contexts[0])
-    os.kill(os.getpid(), signal.SIGINT)
-
-threads = [threading.Thread(target=peer, args=(ctx,)) for ctx in contexts[1:]] + [threading.Thread(target=interrupt)]
-for thread in threads:
-    thread.start()
-try:
-    with contexts[0] as ctx:
-        ctx.recv(np.empty(1), 1)
-except KeyboardInterrupt:
-    print("interrupted")
-for thread in threads:
-    thread.join(20)
-for text in texts[1:]:
-    print(text)
-print(contexts[0].closed)
-""")
-    assert lines[0] == "interrupted"
-    assert lines[-1] == "True"
-    assert len(lines) == 4
-    for text in lines[1:3]:
-        assert text.startswith("lost rank 0 (")
-        assert "it aborted: KeyboardInterrupt (reported by rank " in text
 
 
 def test_a_signal_handler_may_abort() -> None:
@@ -721,35 +537,6 @@ print(*texts)
     assert lines[0] == "this Context was aborted: told to go"
     assert lines[1].startswith("lost rank 0 (")
     assert ") in recv: it aborted: told to go" in lines[1]
-
-
-def test_a_signal_that_is_handled_disturbs_nothing() -> None:
-    lines = in_subprocess("""
-import os, signal, threading
-import numpy as np
-from test_lifecycle import connected, wait_until_busy
-
-first, second = connected(2)
-handled = []
-signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
-
-def peer():
-    wait_until_busy(first)
-    for number in range(20):
-        os.kill(os.getpid(), signal.SIGUSR1)
-        while len(handled) <= number:
-            os.sched_yield()
-    second.send(np.ones(1), 0)
-
-thread = threading.Thread(target=peer)
-thread.start()
-first.recv(out := np.empty(1), 1)
-thread.join(20)
-print(out[0], len(handled))
-first.close()
-second.close()
-""")
-    assert lines == ["1.0 20"]
 
 
 def test_a_program_that_forgets_to_close_ends() -> None:

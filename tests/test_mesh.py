@@ -123,15 +123,6 @@ def test_fixed_port_is_free_again() -> None:
         close(meshes(together([Device(transport="tcp", port=port), Device(transport="tcp")])))
 
 
-def test_size_one_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    (exchange,) = local_exchanges(1)
-    assert connect(exchange, None, Deadline(1.0)) == Mesh([Peer(0, HOST, PID, "self", "")], [None])
-
-
 @pytest.mark.parametrize(("cores", "crowded"), [(1, True), (2, True), (3, False), (64, False)])
 def test_crowded_and_shared(monkeypatch: pytest.MonkeyPatch, cores: int, crowded: bool) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))

@@ -62,6 +62,9 @@ class Abort:
         try:
             name, facts, origin = json.loads(self._text)
             error = rebuild(name, facts, origin)
+            str(error).encode()  # it will be shown and passed on, so what the peer says has to make sense
+            if not all(isinstance(fact, str | int | float | None) for fact in (origin, *facts.values())):
+                raise ValueError("facts are texts and numbers")
         except (ValueError, TypeError, RecursionError):
             error = GloompiError(f"rank {self._rank} aborted and gave no readable reason")
         self._told(error)

@@ -131,8 +131,9 @@ def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
 def describe(packed: bytes) -> str:
     """Text for an error message: ``allreduce(sum, <f4, count 1000)``."""
     operation, algorithm, reduction, root, digest, count, dtype = _FINGERPRINT.unpack(packed)
+    called = OPERATIONS[operation] if operation < len(OPERATIONS) else f"operation {operation}"
     if dtype.rstrip(b"\0") == _OBJECT:
-        return f"{OPERATIONS[operation]}_object"
+        return f"{called}_object"
     facts = []
     if reduction:
         facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")
@@ -143,8 +144,7 @@ def describe(packed: bytes) -> str:
         facts.append(f"root {root}")
     if 0 < algorithm < len(ALGORITHMS):
         facts.append(f"algorithm {ALGORITHMS[algorithm]}")
-    name = OPERATIONS[operation] if operation < len(OPERATIONS) else f"operation {operation}"
-    return f"{name}({', '.join(facts)})"
+    return f"{called}({', '.join(facts)})"
 
 
 def read(packed: bytes) -> tuple[int, int, str]:

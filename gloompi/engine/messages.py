@@ -237,7 +237,7 @@ class Messages(Handover):
         if kind == _MESSAGE:
             on = self._channels.get(channel) or self.channel(channel)
             receive = on.matcher.match(rank, tag)
-            if receive is None:
+            if receive is None or nbytes > EAGER_NBYTES:  # an `OpenReceive` would make room for any length
                 return self._early(on, link, tag, nbytes, fingerprint)
             if not self._accept(receive, rank, tag, nbytes, fingerprint):
                 return None
@@ -324,7 +324,9 @@ class Messages(Handover):
     def _told(self, error: GloompiError) -> None:
         """A peer's engine is broken."""
         if isinstance(error, PeerLostError) and error.rank == error.reported_by:
-            error.address = self._links[error.rank].peer.link  # it aborted, and to itself it is "self"
+            for link in self._links:
+                if link.rank == error.rank:
+                    error.address = link.peer.link  # it aborted, and to itself it is "self"
         self._fail(error)
 
     def ask(self, receive: Receive) -> None:

@@ -111,9 +111,13 @@ class Endpoint:
         ValueError
             The bytes are not an endpoint.
         """
+        if len(packed) < WHO_NBYTES:
+            raise ValueError(f"an endpoint has at least {WHO_NBYTES} bytes, not {len(packed)}")
         host, pid, cores, first_core, host_id, unix, readable, count = _WHO.unpack_from(packed)
         if count > MAX_ADDRESSES:
             raise ValueError(f"an endpoint has at most {MAX_ADDRESSES} addresses, not {count}")
+        if len(packed) < WHO_NBYTES + count * _ADDRESS.size:
+            raise ValueError(f"{len(packed)} bytes are too few for an endpoint of {count} addresses")
         addresses = []
         for index in range(count):
             version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)

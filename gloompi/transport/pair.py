@@ -259,6 +259,8 @@ class Pair(Link):
 
     def _ended(self, cause: OSError | None) -> None:
         """Report the end of the stream, or the error that reading has met."""
+        if cause is None and not isinstance(self._write_error, BrokenPipeError):
+            cause = self._write_error  # the kernel reports a reset once: after a write was told, reads merely end
         if cause is None:
             self._handler.lost(self, f"connection closed by peer{self._progress()}", self._write_error)
         else:

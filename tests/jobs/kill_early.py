@@ -5,9 +5,10 @@ import signal
 import sys
 import time
 
+from aftermath import Remains
 from mpi4py import MPI
 from report import facts_of, report
-from traces import listening, open_files
+from traces import listening
 
 from gloompi import Context, Device
 from gloompi.rendezvous import mesh
@@ -17,8 +18,16 @@ rank = MPI.COMM_WORLD.Get_rank()
 
 
 def die(*_args):
-    report(rank, pid=os.getpid(), killed=time.time())
+    report(rank, pid=os.getpid(), killed=time.monotonic())
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_then(finish):
+    def patched(*args):
+        finish(*args)
+        die()
+
+    return patched
 
 
 if rank == victim:
@@ -26,15 +35,25 @@ if rank == victim:
         die()
     elif stage == "records exchanged":
         mesh.Connecting.run = die
+    elif stage == "half connected":
+        mesh.Connecting._finish = die_then(mesh.Connecting._finish)
     elif stage == "connected":
         mesh._agree = die
-files, listeners, began = open_files(), listening(), time.monotonic()
+# What the first one loads and MPI opens is not the fault's.
+Context.from_mpi(MPI.COMM_SELF).close()
+remains, listeners, began = Remains(), listening(), time.monotonic()
 try:
     Context.from_mpi(device=Device(transport=transport), connect_timeout=connect_timeout)
     outcome = {}
 except Exception as exc:
     outcome = facts_of(exc)
 seconds = time.monotonic() - began
-leaked = [open_files() - files, sorted(listening() - listeners)]
-report(rank, pid=os.getpid(), **outcome, seconds=seconds, leaked=leaked)
+report(
+    rank,
+    pid=os.getpid(),
+    **outcome,
+    seconds=seconds,
+    listening=sorted(listening() - listeners),
+    remains=remains.new(),
+)
 os._exit(0)  # MPI_Finalize could wait for the dead rank

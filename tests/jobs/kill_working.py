@@ -1,71 +1,76 @@
-"""One rank is killed while all are in allreduces, and while they have idle and closing Contexts beside."""
+"""Ranks are killed while all are in allreduces: one by itself, or several at once by another's hand.
+
+Arguments: the victims, such as ``0,2``; the bytes of an array; the transport.
+"""
 
 import os
+import random
 import signal
 import sys
 import time
 
 import numpy as np
+from aftermath import Remains, later, outcome_of, within
 from mpi4py import MPI
-from report import facts_of, report
-from traces import open_files
+from report import report
 
 from gloompi import Context, Device
 
-victim, nbytes, transport = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+victims, nbytes, transport = [int(each) for each in sys.argv[1].split(",")], int(sys.argv[2]), sys.argv[3]
 rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+killer = victims[0] if len(victims) == 1 else next(other for other in range(size) if other not in victims)
 
 
 def connect():
     return Context.from_mpi(device=Device(transport=transport), timeout=60, connect_timeout=30)
 
 
-def die(*_args):
-    report(rank, pid=os.getpid(), killed=time.time())
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def outcome_of(operation):
-    began = time.time()
-    try:
-        operation()
-        facts = {}
-    except Exception as exc:
-        facts = facts_of(exc)
-    return {**facts, "began": began, "ended": time.time()}
-
-
-with connect():
-    pass
-files = open_files()
-busy, idle, closing, unsent = connect(), connect(), connect(), connect()
-outcomes = {}
-x = np.full(nbytes // 8, rank + 1.0)
-out = np.empty_like(x)
-finished = 0
+def kill(_signal, frame):
+    """Wherever the work is by then, but in an allreduce."""
+    if not within("allreduce", frame):
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        return
+    killed[0] = time.monotonic()
+    if rank in victims:
+        report(rank, pid=os.getpid(), killed=killed[0])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def work():
-    global finished
     while True:
-        busy.allreduce(x, out)
-        assert out[0] == out[-1] == size * (size + 1) / 2
-        finished += 1
+        ctx.allreduce(x, out)
+        if not np.array_equal(out, total):
+            wrong.append(finished[0])
+        finished[0] += 1
+        np.add(x, 1.0, out=x)
+        np.add(total, size, out=total)
 
 
-if rank != victim:
-    # Too large to go without being asked for: this Context cannot close before the victim receives.
-    unsent.isend(np.zeros(100_000), victim)
-busy.barrier()
-if rank == victim:
-    # Wherever the work is by then.
-    signal.signal(signal.SIGALRM, die)
-    signal.setitimer(signal.ITIMER_REAL, 0.3 if nbytes > 10_000 else 0.1)
-outcomes["busy"] = outcome_of(work)
-outcomes["busy again"] = outcome_of(busy.barrier)
-outcomes["idle"] = outcome_of(idle.barrier)
-outcomes["closing"] = outcome_of(closing.close)
-outcomes["unsent"] = outcome_of(unsent.close)
-leaked = open_files() - files
-report(rank, pid=os.getpid(), finished=finished, outcomes=outcomes, leaked=leaked)
-os._exit(0)
+with connect() as first:
+    first.barrier()
+remains = Remains()
+ctx = connect()
+killed, finished, wrong = [0.0], [0], []
+base = np.arange(nbytes // 8) % 1000 * 3.0
+x, out, total = base * (rank + 1), np.empty_like(base), base * (size * (size + 1) // 2)
+pids = [ctx.peers[victim].pid for victim in victims]
+ctx.barrier()
+if rank == killer:
+    signal.signal(signal.SIGALRM, kill)
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.2, 0.5) if nbytes > 10_000 else random.uniform(0.01, 0.1))
+outcome = outcome_of(work)
+afterwards = later(ctx)
+closing = outcome_of(ctx.close)
+report(
+    rank,
+    pid=os.getpid(),
+    killed=killed[0],
+    finished=finished[0],
+    wrong=wrong,
+    outcome=outcome,
+    later=afterwards,
+    closing=closing,
+    remains=remains.new(),
+)
+os._exit(0)  # MPI_Finalize could wait for the dead rank
