@@ -10,6 +10,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,16 @@ from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
 from .recorder import Entry, tail
+from .remnants import Remnants, next_marker
+from .shrinking import agree
 from .task import Task, Waiting
 from .trace import open_trace
 from .turn import Turn
 
 if TYPE_CHECKING:
     import socket
+
+    from typing_extensions import Self
 
     from ..transport.endpoint import Peer
 
@@ -57,6 +62,8 @@ class Connections:
         In rank order, connected and authenticated; None for this rank.  The engine owns them.
     crowded, shared : bool
         See `Poller`.
+    marker : bytes
+        See `Remnants`; empty: there will be none.
 
     Attributes
     ----------
@@ -78,6 +85,7 @@ class Connections:
         *,
         crowded: bool = False,
         shared: bool = False,
+        marker: bytes = b"",
     ) -> None:
         self.rank = rank
         self.size = len(peers)
@@ -102,6 +110,8 @@ class Connections:
                 pair.readable = peer.transport == "unix" and peer.readable and peers[rank].readable
                 self._poller.add(pair)
                 self._links.append(pair)
+        self._crowded, self._shared, self._marker = crowded, shared, marker
+        self._remnants: Remnants | None = None
         self._trace = open_trace(rank, self.peers)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
@@ -170,6 +180,11 @@ class Connections:
                 pass
             self._fail(error)
 
+    def unread(self, pair: Pair, data: bytes) -> None:
+        """What has come behind the frame that broke the engine may be a survivor's word."""
+        if self._remnants is not None and pair.rank in self._remnants.sockets:
+            self._remnants.unread(pair.rank, data)
+
     def left_error(self, rank: int) -> PeerLostError:
         """The error that a peer has closed its Context, for a call that can do without it."""
         return self._loss_error(self._links[rank], CLOSED, None)
@@ -227,9 +242,50 @@ class Connections:
         for pair in pairs:
             pair.write(header, payload)
         try:
-            linger(pairs, Deadline(_TELL_SECONDS))
+            if self._marker and told is None:
+                self._remnants = Remnants(pairs, self._marker, self.size, Deadline(_TELL_SECONDS))
+            else:
+                linger(pairs, Deadline(_TELL_SECONDS))
         finally:
             self._release()
+
+    def let_go(self, conversation: Conversation) -> None:
+        """A Context of a broken engine will not be shrunk."""
+        self._conversations.discard(conversation)
+        if not self._conversations and self._remnants is not None:
+            self._remnants.close()
+            self._remnants = None
+
+    def shrink(self, conversation: Conversation, deadline: Deadline) -> Self:
+        """Return an engine of those that are left of a conversation's ranks.
+
+        Raises
+        ------
+        RuntimeError
+            This one is not broken.
+        ContextClosedError, OperationTimeoutError
+            As `agree`; or there is nothing left to go on with.
+        """
+        if self.error is None:
+            raise RuntimeError("shrink is for a Context that an error has broken; this one works")
+        remnants, self._remnants = self._remnants, None
+        if remnants is None and self.size > 1:
+            raise ContextClosedError(
+                "this Context cannot be shrunk: it was closed or aborted here, or has been shrunk before"
+            )
+        if remnants is None:
+            return type(self)(0, list(self.peers), [None])
+        try:
+            ranks = agree(remnants, self.rank, conversation.ranks, self.peers, deadline)
+            sockets = iter(remnants.take(other for other in ranks if other != self.rank))
+        finally:
+            remnants.close()
+        peers = [replace(self.peers[old], rank=new) for new, old in enumerate(ranks)]
+        me = ranks.index(self.rank)
+        left = [None if new == me else next(sockets) for new in range(len(ranks))]
+        return type(self)(
+            me, peers, left, crowded=self._crowded, shared=self._shared, marker=next_marker(self._marker, ranks)
+        )
 
     def _explain(self, error: GloompiError) -> None:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
@@ -352,6 +408,8 @@ class Connections:
         )
         if self._trace is not None:
             self._trace.forsake()
+        if self._remnants is not None:
+            self._remnants.close()
         for link in self._links:
             if isinstance(link, Pair):
                 link.close()  # close() alone: shutdown() would end the parent's connection

@@ -44,12 +44,15 @@ class Mesh(NamedTuple):
         Some host has more ranks than cores; alike on all ranks.
     shared : bool
         Another rank lives in this process.
+    marker : bytes
+        Of the session, see `gloompi.engine.remnants`.
     """
 
     peers: list[Peer]
     sockets: list[socket.socket | None]
     crowded: bool = False
     shared: bool = False
+    marker: bytes = b""
 
     @classmethod
     def of(
@@ -106,7 +109,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
             sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
-    return Mesh.of(rank, endpoints, sockets, taken)
+    return Mesh.of(rank, endpoints, sockets, taken)._replace(marker=session.marker)
 
 
 def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:

@@ -44,6 +44,9 @@ class PairHandler(Handler, Protocol):
     def watch(self, pair: Pair, writing: bool) -> None:
         """The pair has begun or ceased to wait for room to write."""
 
+    def unread(self, pair: Pair, data: bytes) -> None:
+        """The pair was closed while these bytes, which had come before, were still to be looked at."""
+
 
 class Pair(Link):
     """The connection to one peer.
@@ -282,6 +285,7 @@ class Pair(Link):
                     position = stop
                 sink.finish()
             if self.sock is None:
+                self._handler.unread(self, bytes(staging[position:end]))
                 return
         if position < end:
             self._kept = bytes(staging[position:end])
@@ -291,11 +295,16 @@ class Pair(Link):
             return f", {self._left} bytes short of a message"
         return f", {len(self._kept)} bytes into a header" if self._kept else ""
 
+    def detach(self) -> socket.socket:
+        """Give the socket away; the pair is closed then."""
+        assert self.sock is not None
+        sock, self.sock = self.sock, None
+        self._mute = True
+        self._drop()
+        self._sink = None
+        return sock
+
     def close(self) -> None:
         """Close the socket; what waits to be sent is dropped."""
         if self.sock is not None:
-            sock, self.sock = self.sock, None
-            self._mute = True
-            self._drop()
-            self._sink = None
-            sock.close()
+            self.detach().close()
