@@ -284,11 +284,12 @@ class Context(Operations):
         OperationTimeoutError
             A message that was begun to be sent was not received within the budget.
         """
-        if self.closed:
+        try:
+            if not self.closed:
+                deadline = self._deadline(timeout)
+                self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
+        finally:
             self._engine.let_go(self._conversation)
-            return
-        deadline = self._deadline(timeout)
-        self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
 
     def abort(self, reason: str) -> None:
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason.

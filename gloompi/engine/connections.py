@@ -250,7 +250,9 @@ class Connections:
             self._release()
 
     def let_go(self, conversation: Conversation) -> None:
-        """A Context of a broken engine will not be shrunk."""
+        """A Context will not be used any more; if it is the last of a broken engine, close what is left."""
+        if self.error is None:
+            return
         self._conversations.discard(conversation)
         if not self._conversations and self._remnants is not None:
             self._remnants.close()
@@ -296,8 +298,8 @@ class Connections:
     def calls(self, conversation: Conversation) -> list[Entry]:
         """What is remembered of a conversation's calls, and those under way."""
         current = self._current  # another thread's, perhaps
-        mine = isinstance(current, Task) and current.conversation is conversation
-        return conversation.entries([current] if mine else [])
+        mine = [current] if isinstance(current, Task) and current.conversation is conversation else []
+        return conversation.entries(mine)
 
     def close(self, deadline: Deadline) -> None:
         """Finish what was begun to be sent, say goodbye, and close all connections.
