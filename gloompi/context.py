@@ -289,7 +289,7 @@ class Context(Operations):
                 deadline = self._deadline(timeout)
                 self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
         finally:
-            self._engine.let_go(self._conversation)
+            self._engine.let_go()
 
     def abort(self, reason: str) -> None:
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason.
@@ -297,7 +297,7 @@ class Context(Operations):
         So are all Contexts that share its connections.
         """
         if self.closed:
-            self._engine.let_go(self._conversation)
+            self._engine.let_go()
         else:
             self._engine.abort(reason)
 
@@ -312,9 +312,11 @@ class Context(Operations):
 
     def __del__(self) -> None:
         conversation = getattr(self, "_conversation", None)
-        if conversation is not None and self.closed:
-            self._engine.let_go(conversation)
-        elif conversation is not None:
+        if conversation is None:
+            return
+        if self._engine.closed:
+            self._engine.drop(conversation)
+        elif not conversation.closed:
             text = f"{self!r} was not closed"
             self._engine.drop(conversation)  # first: a warning may be an error
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)

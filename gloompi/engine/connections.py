@@ -249,14 +249,11 @@ class Connections:
         finally:
             self._release()
 
-    def let_go(self, conversation: Conversation) -> None:
-        """A Context will not be used any more; if it is the last of a broken engine, close what is left."""
-        if self.error is None:
-            return
-        self._conversations.discard(conversation)
-        if not self._conversations and self._remnants is not None:
-            self._remnants.close()
-            self._remnants = None
+    def let_go(self) -> None:
+        """Close what a broken engine has left: it will not be shrunk."""
+        remnants, self._remnants = self._remnants, None
+        if remnants is not None:
+            remnants.close()
 
     def shrink(self, conversation: Conversation, deadline: Deadline) -> Self:
         """Return an engine of those that are left of a conversation's ranks.
@@ -393,7 +390,11 @@ class Connections:
 
     def drop(self, conversation: Conversation) -> None:
         """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
-        if self._conversations == {conversation}:
+        if self.error is not None:
+            self._conversations.discard(conversation)
+            if not self._conversations:
+                self.let_go()
+        elif self._conversations == {conversation}:
             self.error = ContextClosedError("this Context was collected without having been closed")
             self._release()
         else:
