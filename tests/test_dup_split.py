@@ -767,7 +767,7 @@ def test_abort_breaks_all(who: str) -> None:
         if ctx.rank == 0:
             family[who].abort("enough")
             for each in family.values():
-                with pytest.raises(ContextClosedError, match=r"^this Context was aborted: enough$"):
+                with pytest.raises(ContextClosedError, match=r"(?m)^this Context was aborted: enough$"):
                     each.barrier()
         else:
             with pytest.raises(PeerLostError) as caught:

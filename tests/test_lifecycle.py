@@ -325,11 +325,11 @@ def test_aborting_from_the_thread_that_uses_the_context() -> None:
             ctx.abort("enough")
             assert ctx.closed
             for operation in operations(ctx):
-                with pytest.raises(ContextClosedError, match=r"^this Context was aborted: enough$"):
+                with pytest.raises(ContextClosedError, match=r"(?m)^this Context was aborted: enough$"):
                     operation()
             ctx.abort("again")
             ctx.close()
-            with pytest.raises(ContextClosedError, match=r"^this Context was aborted: enough$"):
+            with pytest.raises(ContextClosedError, match=r"(?m)^this Context was aborted: enough$"):
                 ctx.barrier()
         else:
             with pytest.raises(PeerLostError, match="it aborted: enough"):  # noqa: PT012
@@ -350,7 +350,7 @@ def test_aborting_from_another_thread_while_a_receive_is_blocked(transport: str)
 
             thread = threading.Thread(target=abort)
             thread.start()
-            with pytest.raises(ContextClosedError, match=r"^this Context was aborted: the user pressed a button$"):
+            with pytest.raises(ContextClosedError, match=r"(?m)^this Context was aborted: the user pressed a button$"):
                 ctx.recv(np.empty(1), 1)
             thread.join(30)
             assert not thread.is_alive()

@@ -73,6 +73,9 @@ class Handler:
     def watch(self, pair: Pair, writing: bool) -> None:
         self.watched.append(writing)
 
+    def unread(self, pair: Pair, data: bytes) -> None:
+        self.left = data
+
     def received(self) -> list[bytes]:
         assert all(payload.finished for payload in self.payloads)
         return [bytes(payload.data) for payload in self.payloads]
@@ -206,6 +209,7 @@ def test_nothing_follows_when_the_handler_closes_the_pair(ends: tuple[Pair, sock
     far.sendall(frame(Kind.MESSAGE, 1, b"a") + frame(Kind.GOODBYE, 2) + frame(Kind.MESSAGE, 3, b"c"))
     take_all(pair)
     assert [tag for _, _, tag, _, _ in handler.frames] == [1, 2]
+    assert handler.left == frame(Kind.MESSAGE, 3, b"c")
     assert handler.losses == []
     assert pair.receive() is False
 

@@ -104,6 +104,8 @@ class Handler:
 
     def watch(self, pair: Pair, writing: bool) -> None: ...
 
+    def unread(self, pair: Pair, data: bytes) -> None: ...
+
     def received(self) -> list[bytes]:
         assert all(payload.finished for payload in self.payloads)
         return [bytes(payload.data) for payload in self.payloads]

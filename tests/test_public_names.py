@@ -16,6 +16,7 @@ NAMES = [
     "ANY_SOURCE",
     "ANY_TAG",
     "AuthenticationError",
+    "CallRecord",
     "Context",
     "ContextClosedError",
     "Device",
@@ -111,6 +112,7 @@ SIGNATURES = {
     "from_mpi": "(comm=None, *, device=None, timeout=1800.0, connect_timeout=300.0)",
     "from_store": "(store, rank, size, *, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
     "from_env": "(*, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
+    "history": "(self)",
     "dup": "(self)",
     "split": "(self, color, key=0, *, timeout=None)",
     "close": "(self, *, timeout=None)",
@@ -182,6 +184,9 @@ def test_other_signatures() -> None:
     assert bare_signature(gloompi.Request.test) == "(self)"
     assert {name for name in vars(gloompi.Request) if not name.startswith("_")} == {"cancel", "done", "test", "wait"}
     assert gloompi.Status._fields == ("source", "tag", "nbytes")
+    assert list(inspect.signature(gloompi.CallRecord).parameters) == [
+        "number", "name", "peer", "dtype", "count", "nbytes", "start", "end", "state"
+    ]  # fmt: skip
     assert (gloompi.ANY_SOURCE, gloompi.ANY_TAG) == (-1, -1)
     assert bare_signature(gloompi.testing.run_ranks) == "(n, fn, *, timeout=60.0, device=None)"
     assert bare_signature(gloompi.testing.check_store) == "(make)"

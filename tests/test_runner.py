@@ -328,6 +328,7 @@ USAGE = """usage: python -m gloompi COMMAND ...
 
   doctor   examine the hosts and connections of a job:  mpiexec -n 8 python -m gloompi doctor
   bench    measure operations and the rendezvous:       mpiexec -n 2 python -m gloompi bench
+  trace    merge what GLOOMPI_TRACE=FOLDER has written: python -m gloompi trace FOLDER
 
 python -m gloompi COMMAND --help says more.
 

@@ -335,7 +335,7 @@ def test_a_peer_that_closes(waits: Waits) -> None:
         if one.rank == 0:
             requests = [one.irecv(np.empty(1), 1), other.irecv(np.empty(1), other.rank, tag=1)]
             began = time.monotonic()
-            with pytest.raises(PeerLostError, match=r"it closed its Context while this rank still needed it$"):
+            with pytest.raises(PeerLostError, match=r"(?m)it closed its Context while this rank still needed it$"):
                 waits(requests)
             assert time.monotonic() - began < PROMPT
             assert one.closed
@@ -468,7 +468,7 @@ def test_cancelling_in_a_context_that_is_closed_or_broken() -> None:
         assert not request.cancel()  # that has ended it
         request = ctx.irecv(np.empty(1), 0)
         ctx.abort("enough")
-        with pytest.raises(ContextClosedError, match=r"^this Context was aborted: enough$"):
+        with pytest.raises(ContextClosedError, match=r"(?m)^this Context was aborted: enough$"):
             request.cancel()
 
     run_ranks(1, body)

@@ -295,8 +295,9 @@ class Connections:
     def calls(self, conversation: Conversation) -> list[Entry]:
         """What is remembered of a conversation's calls, and those under way."""
         current = self._current  # another thread's, perhaps
-        mine = [current] if isinstance(current, Task) and current.conversation is conversation else []
-        return conversation.entries(mine)
+        if isinstance(current, Task) and current.conversation is conversation:
+            return conversation.entries([current])
+        return conversation.entries()
 
     def close(self, deadline: Deadline) -> None:
         """Finish what was begun to be sent, say goodbye, and close all connections.
