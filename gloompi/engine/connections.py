@@ -182,7 +182,7 @@ class Connections:
 
     def unread(self, pair: Pair, data: bytes) -> None:
         """What has come behind the frame that broke the engine may be a survivor's word."""
-        if self._remnants is not None and pair.rank in self._remnants.sockets:
+        if self._remnants is not None:
             self._remnants.unread(pair.rank, data)
 
     def left_error(self, rank: int) -> PeerLostError:
@@ -274,6 +274,7 @@ class Connections:
             )
         if remnants is None:
             return type(self)(0, list(self.peers), [None])
+        remnants.wake()
         try:
             ranks = agree(remnants, self.rank, conversation.ranks, self.peers, deadline)
             sockets = iter(remnants.take(other for other in ranks if other != self.rank))

@@ -6,6 +6,7 @@ marker, 32 bytes that only the ranks of a session know; everything else is dropp
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -81,7 +82,7 @@ class Remnants:
     Attributes
     ----------
     sockets : dict of int to socket
-        By rank; those whose stream has ended are in `gone` too.
+        By rank, once it is awake; those whose stream has ended are in `gone` too.
     gone : set of int
     words : dict of int to deque of Word
         By rank: what has come and was not taken yet.
@@ -94,6 +95,7 @@ class Remnants:
         self._unsent: dict[int, bytearray] = {}
         self._unread: dict[int, bytes] = {}
         self._over: set[int] = set()  # what comes from these is for the engine that comes after
+        self._asleep: dict[int, int] = {}  # descriptors by rank, between the end of the engine and `wake`
         self.gone: set[int] = set()
         self.sockets: dict[int, socket.socket] = {}
         self.words: dict[int, deque[Word]] = {}
@@ -113,9 +115,23 @@ class Remnants:
         for pair in pairs:
             sock = pair.detach()
             if pair in sending:
-                del self.sockets[pair.rank], self.words[pair.rank]
-                self.gone.add(pair.rank)
+                del self.words[pair.rank]
                 sock.close()
+            else:
+                # Descriptors: sockets that are collected together with the Context might complain before it closes them.
+                self._asleep[pair.rank] = sock.detach()
+        self.sockets.clear()
+
+    def wake(self) -> None:
+        """Make sockets of what is left, to talk and listen."""
+        import socket
+
+        self.sockets = {rank: socket.socket(fileno=fd) for rank, fd in self._asleep.items()}
+        self._asleep.clear()
+        for rank, sock in self.sockets.items():
+            sock.setblocking(False)
+            while self._unread.get(rank) and rank not in self._over and self._read(rank):
+                pass
 
     def say(self, rank: int, word: Word) -> None:
         """Tell a rank, now or in `listen`."""
@@ -156,10 +172,9 @@ class Remnants:
                 self._read(rank)
 
     def unread(self, rank: int, data: bytes) -> None:
-        """Look at bytes that the engine has received behind what has broken it."""
-        self._unread[rank] = data
-        while self._read(rank) and rank not in self._over:
-            pass
+        """Keep bytes that the engine has received behind what has broken it."""
+        if rank in self._asleep:
+            self._unread[rank] = data + self._unread.get(rank, b"")
 
     def _read(self, rank: int) -> bool:
         """Take what has come from a rank, up to the end of a word; return whether it was one."""
@@ -205,6 +220,9 @@ class Remnants:
 
     def close(self) -> None:
         """Close what is left."""
+        for fd in self._asleep.values():
+            os.close(fd)
+        self._asleep.clear()
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
