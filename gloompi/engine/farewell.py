@@ -19,7 +19,7 @@ from ..transport.pair import Pair
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "linger"]
+__all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "is_delivered", "linger"]
 
 # Texts are cut so that an abort never comes near this: 6 bytes a character at most, and it has to fit any socket buffer.
 MAX_ABORT_NBYTES = 16384
@@ -91,7 +91,7 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
                 pair.end()
                 with suppress(OSError):  # the peer is gone already
                     _socket(pair).shutdown(SHUT_WR)
-            if _drained(_socket(pair), trash) or (fd in shut and _delivered(pair)):
+            if _drained(_socket(pair), trash) or (fd in shut and is_delivered(pair)):
                 del left[fd]
             else:
                 waiting.register(fd, POLLIN | (POLLOUT if pair.sending else 0))
@@ -120,7 +120,8 @@ def _drained(sock: socket.socket, trash: bytearray) -> bool:
     return True
 
 
-def _delivered(pair: Pair) -> bool:
+def is_delivered(pair: Pair) -> bool:
+    """Whether the peer's kernel has all that was sent."""
     if pair.peer.transport == "unix":
         return True  # what was sent is in the peer's queue and stays there
     unacknowledged = fcntl.ioctl(_socket(pair), termios.TIOCOUTQ, bytes(4))

@@ -49,12 +49,15 @@ class Mesh(NamedTuple):
         Some host has more ranks than cores; alike on all ranks.
     shared : bool
         Another rank lives in this process.
+    marker : bytes
+        Of the session, see `gloompi.engine.remnants`.
     """
 
     peers: list[Peer]
     sockets: Sequence[socket.socket | Encrypted | None]
     crowded: bool = False
     shared: bool = False
+    marker: bytes = b""
 
     @classmethod
     def of(
@@ -123,7 +126,8 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     finally:
         listeners.close()
     streams = {} if securing is None else securing.streams
-    return Mesh.of(rank, endpoints, [streams.get(peer, sock) for peer, sock in enumerate(sockets)], taken)
+    mesh = Mesh.of(rank, endpoints, [streams.get(peer, sock) for peer, sock in enumerate(sockets)], taken)
+    return mesh._replace(marker=session.marker)
 
 
 def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
