@@ -115,6 +115,7 @@ SIGNATURES = {
     "history": "(self)",
     "dup": "(self)",
     "split": "(self, color, key=0, *, timeout=None)",
+    "shrink": "(self, *, timeout=None)",
     "close": "(self, *, timeout=None)",
     "abort": "(self, reason)",
 }
