@@ -253,8 +253,13 @@ class Connections:
         finally:
             self._release()
 
-    def let_go(self) -> None:
-        """Close what a broken engine has left: it will not be shrunk."""
+    def let_go(self, conversation: Conversation) -> None:
+        """A conversation will not be shrunk; if a broken engine has no other, close what it has left."""
+        if self.error is None:
+            return
+        self._conversations.discard(conversation)
+        if self._conversations:
+            return
         remnants, self._remnants = self._remnants, None
         if remnants is not None:
             remnants.close()
@@ -294,13 +299,15 @@ class Connections:
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the peers."""
+        if self._remnants is not None:
+            self._remnants.close()
+        if self.error is not None:
+            return
         self.error = ContextClosedError(
             f"this Context belongs to process {os.getppid()}, which forked this one; a child makes its own"
         )
         if self._trace is not None:
             self._trace.forsake()
-        if self._remnants is not None:
-            self._remnants.close()
         for link in self._links:
             if isinstance(link, Pair):
                 link.close()  # close() alone: shutdown() would end the parent's connection
@@ -319,8 +326,7 @@ def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
 
 def _forsake_all() -> None:
     for engine in list(_alive):
-        if engine.error is None:
-            engine.forsake()
+        engine.forsake()
 
 
 os.register_at_fork(after_in_child=_forsake_all)

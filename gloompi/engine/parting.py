@@ -95,9 +95,7 @@ class Parting(Connections):
     def drop(self, conversation: Conversation) -> None:
         """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
         if self.error is not None:
-            self._conversations.discard(conversation)
-            if not self._conversations:
-                self.let_go()
+            self.let_go(conversation)
         elif self._conversations == {conversation}:
             self.error = ContextClosedError("this Context was collected without having been closed")
             self._release()
