@@ -254,11 +254,11 @@ class Connections:
             self._release()
 
     def let_go(self, conversation: Conversation) -> None:
-        """A conversation will not be shrunk; if a broken engine has no other, close what it has left."""
+        """A conversation will not be shrunk: close what a broken engine has left, with the first or the last of them."""
         if self.error is None:
             return
         self._conversations.discard(conversation)
-        if self._conversations:
+        if self._conversations and conversation is not self.root:
             return
         remnants, self._remnants = self._remnants, None
         if remnants is not None:
