@@ -62,6 +62,8 @@ _ERRORS: dict[str, set[str] | None] = {
     "slow link": None,
 }
 _AT_ONCE = ("kill", "exception", "reset", "mismatch")
+# After these, all that are left go on without those that are gone.
+_SHRINKING = ("kill", "exception", "reset", "mismatch")
 
 
 class Plan(NamedTuple):
@@ -136,22 +138,40 @@ def _rank(run: Plan, rank: int, folder: str, out: int) -> None:
         ctx = Context.from_store(store, rank, run.size, device=device, timeout=_TIMEOUT, connect_timeout=15.0)
         tell(connected=True)
         with ctx:
-            for operation in run.operations:
-                if operation.index == run.at and rank == run.victim:
-                    _strike(ctx, run, tell)
-                perform(ctx, operation)
-                done += 1
-    except Exception as exc:
-        facts = {"error": type(exc).__name__, "text": str(exc), "lost": getattr(exc, "rank", None), "when": time.monotonic()}
-        if ctx is not None:
             try:
-                ctx.barrier()
-            except GloompiError as again:
-                facts["again"] = str(again)
-        tell(**facts)
+                for operation in run.operations:
+                    if operation.index == run.at and rank == run.victim:
+                        _strike(ctx, run, tell)
+                    perform(ctx, operation)
+                    done += 1
+            except GloompiError as exc:
+                tell(**_raised(exc, ctx))
+                if run.fault in _SHRINKING:
+                    tell(left=_shrunk(ctx))
+    except Exception as exc:
+        tell(**_raised(exc, ctx))
     del ctx
     gc.collect()
-    tell(done=done, left=[now - then for now, then in zip(_held(), before, strict=True)])
+    tell(done=done, leaked=[now - then for now, then in zip(_held(), before, strict=True)])
+
+
+def _raised(exc: Exception, ctx: Context | None) -> dict[str, Any]:
+    facts = {"error": type(exc).__name__, "text": str(exc), "lost": getattr(exc, "rank", None), "when": time.monotonic()}
+    if ctx is not None:
+        try:
+            ctx.barrier()
+        except GloompiError as again:
+            facts["again"] = str(again)
+    return facts
+
+
+def _shrunk(ctx: Context) -> list[int] | str:
+    """Go on with those that are left; who they are, by their old ranks, or why not."""
+    try:
+        with ctx.shrink() as left:
+            return list(left.allgather_object(ctx.rank))
+    except GloompiError as exc:
+        return f"{type(exc).__name__}: {exc}"
 
 
 def _held() -> tuple[int, int, int]:
@@ -299,8 +319,9 @@ def _judge(run: Plan, facts: list[dict[str, Any]]) -> list[str]:
         if done is None:
             wrong.append(f"{who} has told nothing of its end: {found}")
             continue
-        if any(left > 0 for left in found["left"]):
-            wrong.append(f"{who} has left descriptors, threads or children: {found['left']}")
+        if any(leaked > 0 for leaked in found["leaked"]):
+            wrong.append(f"{who} has leaked descriptors, threads or children: {found['leaked']}")
+        wrong += _judge_left(run, rank, facts)
         if error is None:
             if done != total:
                 wrong.append(f"{who} has stopped after {done} of {total} without an error")
@@ -323,6 +344,25 @@ def _judge(run: Plan, facts: list[dict[str, Any]]) -> list[str]:
             wrong.append(f"{who} has learned of it after {found['when'] - struck:.1f} s")
     if expected is not None and all(found.get("error") is None for found in facts) and run.at < total - 2:
         wrong.append("nobody has noticed anything")
+    return wrong
+
+
+def _judge_left(run: Plan, rank: int, facts: list[dict[str, Any]]) -> list[str]:
+    """Whether those with whom a rank has gone on are the right ones, and say the same."""
+    left = facts[rank].get("left")
+    if left is None:
+        return []
+    if isinstance(left, str):
+        # Two ranks of which each has lost the other, though both are alive, cannot both go on with the rest.
+        outside = run.fault == "reset" and left.startswith("ContextClosedError")
+        return [] if outside else [f"rank {rank} could not go on: {left}"]
+    wrong = [
+        f"rank {rank} goes on with {left}, rank {other} with {facts[other].get('left')}"
+        for other in left
+        if facts[other].get("left") != left
+    ]
+    if run.fault in ("kill", "exception") and run.victim in left:
+        wrong.append(f"rank {rank} goes on with {left}, one of which is gone")
     return wrong
 
 
