@@ -174,8 +174,8 @@ class CheckedPair(Pair):
         self._handler.damaged(
             self,
             f"frame {self._count} from rank {self.rank} to rank {self._handler.rank}{about} is damaged: {why}; memory or a "
-            f"link between the two has altered it, or a program its array while it was being sent; see the error counters "
-            f"of both hosts (edac-util, ethtool -S)",
+            f"link on the way has altered it, or its program has changed an array that was still being sent; see the error "
+            f"counters of both hosts (edac-util, ethtool -S)",
         )
 
 
