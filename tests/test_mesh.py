@@ -228,7 +228,7 @@ def test_other_version_of_one_rank() -> None:
 
     zero, one = local_exchanges(2)
     error = one_failure(meet([zero, Newer(one)], [None, None]))
-    assert str(error) == ("rendezvous failed at rank 1: its record has version 7, this gloompi writes version 4")
+    assert str(error) == ("rendezvous failed at rank 1: its record has version 7, this gloompi writes version 5")
 
 
 def test_no_way_between_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

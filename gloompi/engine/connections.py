@@ -119,6 +119,10 @@ class Connections:
             from ..transport.tls import TlsPair  # brings ssl, which only its users pay for
 
             return TlsPair(sock, peer, self, CREDIT_NBYTES, staging)
+        if peer.checked:
+            from ..transport.checked import CheckedPair  # which only its users pay for
+
+            return CheckedPair(sock, peer, self, CREDIT_NBYTES, staging)
         return Pair(sock, peer, self, CREDIT_NBYTES, staging)
 
     def join(self, number: int, ranks: Sequence[int]) -> Conversation:
@@ -186,6 +190,10 @@ class Connections:
             while self.error is None and any(other.receive() for other in self._poller.pairs()) and not looking.expired():
                 pass
             self._fail(error)
+
+    def damaged(self, pair: Pair, reason: str) -> None:
+        """What has come is not what was sent: this breaks the engine, and the peer is told too."""
+        self._lose(pair, reason)
 
     def left_error(self, rank: int) -> PeerLostError:
         """The error that a peer has closed its Context, for a call that can do without it."""

@@ -68,7 +68,7 @@ class Mesh(NamedTuple):
         taken: list[Route | None],
     ) -> Mesh:
         """The mesh that these sockets make, as `rank` sees it."""
-        return cls(_peers(endpoints, sockets, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
+        return cls(_peers(rank, endpoints, sockets, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
 
 
 def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secret: bytes = b"") -> Mesh:
@@ -277,14 +277,18 @@ def _has_input(sock: socket.socket) -> bool:
 
 
 def _peers(
-    endpoints: list[Endpoint], sockets: Sequence[socket.socket | Encrypted | None], taken: list[Route | None]
+    rank: int,
+    endpoints: list[Endpoint],
+    sockets: Sequence[socket.socket | Encrypted | None],
+    taken: list[Route | None],
 ) -> list[Peer]:
-    peers = []
+    wanted, peers = endpoints[rank].checksum, []
     for peer, (endpoint, sock, route) in enumerate(zip(endpoints, sockets, taken, strict=True)):
         way = ("self", "", "") if route is None else (route.transport, route.text, route.why)
         if isinstance(sock, tuple):
             way = ("tls", *way[1:])
-        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id, endpoint.readable))
+        checked = (wanted or endpoint.checksum) and way[0] in ("unix", "tcp")  # TLS does it by itself
+        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id, endpoint.readable, checked))
     return peers
 
 

@@ -4,7 +4,7 @@ Layout, little-endian::
 
     0   version     u8      of this layout
     1   kind        u8      Kind
-    2   (zero)      6 B
+    2   (zero)      6 B     where frames are checked, the two checks, see `checked`
     8   channel     u64     which conversation of which Context
     16  tag         i64     the user's tag, or sequence number << 16 | step of a collective
     24  nbytes      u64     payload that follows, or (ANNOUNCE, CREDIT) a number of bytes

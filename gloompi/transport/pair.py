@@ -276,14 +276,10 @@ class Pair(Link):
         self._kept = b""
         self._parsing = True
         while end - position >= HEADER_NBYTES:
-            version, kind, channel, tag, nbytes, fingerprint = unpack_header(staging, position)
-            if version != VERSION:
-                self._handler.lost(self, f"it speaks frame version {version}, this rank version {VERSION}", None)
-                return
+            sink = self._begin(position)
             position += HEADER_NBYTES
-            sink = self._handler.frame(self, kind, channel, tag, nbytes, fingerprint)
             if sink is not None and self._sink is None:
-                stop = position + nbytes
+                stop = position + self._left
                 if stop > end:
                     if position < end:
                         sink.feed(staging[position:end])
@@ -291,7 +287,7 @@ class Pair(Link):
                         self._sink, self._left = sink, stop - end
                     self._parsing = False
                     return
-                if nbytes:
+                if stop > position:
                     sink.feed(staging[position:stop])
                     position = stop
                 sink.finish()
@@ -303,6 +299,14 @@ class Pair(Link):
         if position < end:
             self._kept = bytes(staging[position:end])
         self._parsing = False
+
+    def _begin(self, position: int) -> Sink | None:
+        """Take the header there; return where its payload of `_left` bytes goes, if one follows."""
+        version, kind, channel, tag, self._left, fingerprint = unpack_header(self._staging, position)
+        if version != VERSION:
+            self._handler.lost(self, f"it speaks frame version {version}, this rank version {VERSION}", None)
+            return None
+        return self._handler.frame(self, kind, channel, tag, self._left, fingerprint)
 
     def _progress(self) -> str:
         if self._sink is not None:
