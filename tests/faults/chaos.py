@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import gc
+import importlib.util
 import json
 import os
 import random
@@ -61,6 +62,7 @@ _ERRORS: dict[str, set[str] | None] = {
     "flood": None,
     "slow link": None,
 }
+_OPTIONS = [{}, {}, {"checksum": True}, {"tls": importlib.util.find_spec("cryptography") is not None}]
 _AT_ONCE = ("kill", "exception", "reset", "mismatch")
 # After these, all that are left go on without those that are gone.
 _SHRINKING = ("kill", "exception", "reset", "mismatch")
@@ -73,6 +75,8 @@ class Plan(NamedTuple):
     ----------
     seed, size : int
     transport : str
+    options : dict
+        Others of the device.
     operations : list of Operation
     fault : str
     victim, at : int
@@ -82,6 +86,7 @@ class Plan(NamedTuple):
     seed: int
     size: int
     transport: str
+    options: dict[str, bool]
     operations: list[Operation]
     fault: str
     victim: int
@@ -96,7 +101,10 @@ def plan(seed: int, links: bool) -> Plan:
     fault = source.choice(faults)
     transport = "tcp" if "link" in fault else source.choice(["tcp", "unix"])
     operations = draw(source, size, source.randint(5, 25))
-    return Plan(seed, size, transport, operations, fault, source.randrange(size), source.randrange(len(operations) - 2))
+    options = source.choice(_OPTIONS)
+    return Plan(
+        seed, size, transport, options, operations, fault, source.randrange(size), source.randrange(len(operations) - 2)
+    )
 
 
 # -- a rank ---------------------------------------------------------------------------------------------------------------
@@ -134,7 +142,7 @@ def _rank(run: Plan, rank: int, folder: str, out: int) -> None:
     ctx = None
     try:
         store = FileStore(folder)
-        device = Device(transport=run.transport, **({"interface": "eth0"} if "link" in run.fault else {}))
+        device = Device("eth0" if "link" in run.fault else None, transport=run.transport, **run.options)
         ctx = Context.from_store(store, rank, run.size, device=device, timeout=_TIMEOUT, connect_timeout=15.0)
         tell(connected=True)
         with ctx:
@@ -378,6 +386,8 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
     from hosts import missing, several_hosts
 
+    if importlib.util.find_spec("cryptography") is not None:
+        from gloompi.rendezvous import securing  # noqa: F401 - or each rank that encrypts takes its time to load it
     lacking = "not asked for" if options.no_links else missing()
     print(f"seed {seed}, {options.runs} runs{f'; no links are spoiled: {lacking}' if lacking else ''}", flush=True)
     kinds: Counter[str] = Counter()
@@ -392,7 +402,7 @@ def main(arguments: list[str] | None = None) -> int:
             if wrong:
                 failures += 1
                 what = f"{run.fault} at rank {run.victim} of {run.size} before {run.operations[run.at]}"
-                print(f"seed {run.seed}: {run.transport}, {what}", *wrong, sep="\n  ", flush=True)
+                print(f"seed {run.seed}: {run.transport} {run.options or ''}, {what}", *wrong, sep="\n  ", flush=True)
     survived = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     print(f"{options.runs} runs in {time.monotonic() - began:.0f} s, {failures} of them wrong; faults: {survived}")
     return 1 if failures else 0
