@@ -239,7 +239,7 @@ class Connections:
         self._explain(error)
         self.messages.revoke()
         logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
-        header, payload = abort_frame(told or error, self.rank)
+        header, payload = abort_frame(told or error, self.rank, self._marker)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:
             pair.write(header, payload)
@@ -321,6 +321,8 @@ def _forsake_all() -> None:
     for engine in list(_alive):
         if engine.error is None:
             engine.forsake()
+        else:
+            engine.let_go()
 
 
 os.register_at_fork(after_in_child=_forsake_all)
