@@ -289,7 +289,7 @@ class Context(Operations):
                 deadline = self._deadline(timeout)
                 self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
         finally:
-            self._engine.let_go(self._conversation)
+            self._engine.part(self._conversation)
 
     def abort(self, reason: str) -> None:
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason.
@@ -297,7 +297,7 @@ class Context(Operations):
         So are all Contexts that share its connections.
         """
         if self.closed:
-            self._engine.let_go(self._conversation)
+            self._engine.part(self._conversation)
         else:
             self._engine.abort(reason)
 

@@ -247,7 +247,7 @@ class Connections:
         self._explain(error)
         self.messages.revoke()
         logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
-        header, payload = abort_frame(told or error, self.rank)
+        header, payload = abort_frame(told or error, self.rank, self._marker)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:
             pair.write(header, payload)
@@ -261,13 +261,8 @@ class Connections:
         finally:
             self._release()
 
-    def let_go(self, conversation: Conversation) -> None:
-        """A conversation will not be shrunk: close what a broken engine has left, with the first or the last of them."""
-        if self.error is None:
-            return
-        self._conversations.discard(conversation)
-        if self._conversations and conversation is not self.root:
-            return
+    def let_go(self) -> None:
+        """Close what a broken engine has left: it will not be shrunk."""
         remnants, self._remnants = self._remnants, None
         if remnants is not None:
             remnants.close()
@@ -307,10 +302,6 @@ class Connections:
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the peers."""
-        if self._remnants is not None:
-            self._remnants.close()
-        if self.error is not None:
-            return
         self.error = ContextClosedError(
             f"this Context belongs to process {os.getppid()}, which forked this one; a child makes its own"
         )
@@ -334,7 +325,10 @@ def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
 
 def _forsake_all() -> None:
     for engine in list(_alive):
-        engine.forsake()
+        if engine.error is None:
+            engine.forsake()
+        else:
+            engine.let_go()
 
 
 os.register_at_fork(after_in_child=_forsake_all)

@@ -198,12 +198,13 @@ class Engine(Parting):
         """
         if self.error is None:
             raise RuntimeError("shrink is for a Context that an error has broken; this one works")
-        remnants, self._remnants = self._remnants, None
+        remnants = self._remnants if conversation in self._conversations else None
         if remnants is None:
             raise ContextClosedError(
                 "this Context cannot be shrunk: it was closed, aborted or interrupted here, or it or one that shares its "
                 "connections has been shrunk before"
             )
+        self._remnants = None
         from .remnants import next_marker
         from .shrinking import Agreement
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
 from ..errors import GloompiError, rebuild
-from ..transport.frames import Kind, pack_header
+from ..transport.frames import NO_FINGERPRINT, Kind, pack_header
 from ..transport.pair import Pair
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ __all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "is_delivered", "linger"]
 MAX_ABORT_NBYTES = 16384
 
 
-def abort_frame(error: GloompiError, rank: int) -> tuple[bytes, memoryview]:
-    """Header and payload that tell a peer of `error`, which `rank` has met or passes on."""
+def abort_frame(error: GloompiError, rank: int, marker: bytes = b"") -> tuple[bytes, memoryview]:
+    """Header and payload that tell a peer of `error`, which `rank` has met or passes on; for `marker` see `Remnants`."""
     facts = {name: _cut(name, value) for name, value in error.facts().items()}
     origin = rank if error.reported_by is None else error.reported_by
     payload = json.dumps([type(error).__name__, facts, origin], ensure_ascii=False).encode()
-    return pack_header(Kind.ABORT, 0, 0, len(payload)), memoryview(payload)
+    return pack_header(Kind.ABORT, 0, 0, len(payload), marker or NO_FINGERPRINT), memoryview(payload)
 
 
 def _cut(name: str, value: object) -> object:

@@ -269,6 +269,7 @@ class Messages(Handover):
             self._departed(link, self.channel(channel))
             self._departed(link, self.channel(channel + 1))
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
+            link.aborted = True
             return Abort(rank, nbytes, self._told)
         else:
             self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")

@@ -92,10 +92,17 @@ class Parting(Connections):
         """End a conversation without a word, while another one is going on."""
         self._conversations.discard(conversation)
 
+    def part(self, conversation: Conversation) -> None:
+        """A conversation will not be shrunk: the first of all, or the last, takes with it what a broken engine has left."""
+        if self.error is not None:
+            self._conversations.discard(conversation)
+            if conversation is self.root or not self._conversations:
+                self.let_go()
+
     def drop(self, conversation: Conversation) -> None:
         """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
         if self.error is not None:
-            self.let_go(conversation)
+            self.part(conversation)
         elif self._conversations == {conversation}:
             self.error = ContextClosedError("this Context was collected without having been closed")
             self._release()

@@ -2,6 +2,7 @@
 
 Nobody knows where in its stream a peer has stopped when it learned of a loss.  What it says from then on are words: frames
 with a marker in place of the fingerprint, 32 bytes that only the ranks of a session know.  Everything else is dropped.
+An abort bears the marker too: a peer that has sent one takes nothing but words any more.
 """
 
 from __future__ import annotations
@@ -74,19 +75,27 @@ class Word(NamedTuple):
 
 
 class _Scanner:
-    """The sink of all that a peer still sends; calls `told` with each word.
+    """The sink of all that a peer still sends; calls `told` with each word, `aborted` where it comes across an abort.
 
     Until the first word it takes all that there is.  Then words follow each other, and it takes not a byte more than the
     next one has: behind the last comes what is for the next engine.
     """
 
-    __slots__ = ("_began", "_held", "_marker", "_room", "_told", "_word_nbytes")
+    __slots__ = ("_aborted", "_began", "_held", "_marker", "_room", "_told", "_word_nbytes")
 
-    def __init__(self, marker: bytes, word_nbytes: int, room: memoryview, told: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        marker: bytes,
+        word_nbytes: int,
+        room: memoryview,
+        told: Callable[[bytes], None],
+        aborted: Callable[[], None],
+    ) -> None:
         self._marker = marker
         self._word_nbytes = word_nbytes
         self._room = room
         self._told = told
+        self._aborted = aborted
         self._held = b""
         self._began = False
 
@@ -94,6 +103,10 @@ class _Scanner:
         held = self._held + data
         while (marker := held.find(self._marker)) >= 0:
             start = max(0, marker - HEADER_NBYTES + len(self._marker))
+            if len(held) >= start + HEADER_NBYTES and unpack_header(held, start)[1] == Kind.ABORT:
+                held = held[start + HEADER_NBYTES :]
+                self._aborted()
+                continue
             if len(held) < start + self._word_nbytes:
                 held = held[start:]
                 break
@@ -114,6 +127,16 @@ class _Scanner:
         """There is no end but that of the stream."""
 
 
+def _ended() -> socket.socket:
+    """A stream that has ended."""
+    import socket
+
+    near, far = socket.socketpair()
+    far.close()
+    near.setblocking(False)
+    return near
+
+
 class Remnants:
     """What is left of an engine's connections.
 
@@ -126,6 +149,7 @@ class Remnants:
         Ranks of the engine.
     deadline : Deadline
         For sending what waits.  A pair that has not sent all by then is closed: its peer must not wait for the rest.
+        Except those whose peers have aborted: they wait for nothing, and may have ceased to read.
 
     Attributes
     ----------
@@ -148,7 +172,10 @@ class Remnants:
         self._unread: set[int] = set()  # nothing is read from these
         room, staging = memoryview(bytearray(_ROOM_NBYTES)), memoryview(bytearray(STAGING_NBYTES))
         for rank, pair in list(self._pairs.items()):
-            scanner = _Scanner(marker, HEADER_NBYTES + self._view_nbytes, room, partial(self._take, rank))
+            told, aborted = partial(self._take, rank), partial(self._cut, rank)
+            scanner = _Scanner(marker, HEADER_NBYTES + self._view_nbytes, room, told, aborted)
+            if pair.aborted:
+                pair.cut()
             if not pair.divert(self, scanner, staging):
                 self._unread.add(rank)
         self._settle(deadline)
@@ -159,11 +186,11 @@ class Remnants:
         while not deadline.expired():
             for pair in list(self._pairs.values()):
                 pair.flush()
-            if all(not pair.sending and is_delivered(pair) for pair in self._pairs.values()):
+            if all(pair.aborted or (not pair.sending and is_delivered(pair)) for pair in self._pairs.values()):
                 break
             self.listen(_PAUSE_SECONDS)  # peers that cannot send to us cannot hear us either
         for rank, pair in list(self._pairs.items()):
-            if pair.sending:
+            if pair.sending and not pair.aborted:
                 del self._pairs[rank]
                 pair.close()
             else:
@@ -208,7 +235,15 @@ class Remnants:
             if event & ~POLLOUT and pair.rank not in self._unread:
                 pair.receive()
 
+    def _cut(self, rank: int) -> None:
+        pair = self._pairs.get(rank)
+        if pair is not None:
+            pair.aborted = True
+            pair.cut()
+
     def _take(self, rank: int, packed: bytes) -> None:
+        if rank not in self._pairs:
+            return  # an earlier word in the same piece was damaged
         word = Word.unpack(packed)
         if word is None:
             self.lost(self._pairs[rank], "a damaged word", None)
@@ -220,19 +255,25 @@ class Remnants:
             self._pairs[rank].pause()
 
     def take(self, ranks: Iterable[int]) -> list[socket.socket | Encrypted]:
-        """Hand over the connections to some ranks, which are the caller's now; close the others."""
-        taken = [self._pairs.pop(rank).detach() for rank in ranks]
+        """Hand over the connections to some ranks, which are the caller's now; close the others.
+
+        A rank that has gone meanwhile is gone for the caller, too: its stream has ended.
+        """
+        taken = [self._pairs.pop(rank).detach() if rank in self._pairs else _ended() for rank in ranks]
         self.close()
         return taken
 
     def close(self) -> None:
         """Close what is left."""
         for pair in self._pairs.values():
-            if self._asleep:
-                os.close(pair.fd)
-            else:
-                pair.close()
+            self._close(pair)
         self._pairs.clear()
+
+    def _close(self, pair: Pair) -> None:
+        if self._asleep:
+            os.close(pair.fd)
+        else:
+            pair.close()
 
     # -- what pairs report -----------------------------------------------------------------------------------------------
 
@@ -242,8 +283,8 @@ class Remnants:
 
     def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
         self.gone.add(pair.rank)
-        self._pairs.pop(pair.rank, None)
-        pair.close()
+        if self._pairs.pop(pair.rank, None) is not None:
+            self._close(pair)
 
     def watch(self, pair: Pair, writing: bool) -> None:
         """`listen` looks by itself."""

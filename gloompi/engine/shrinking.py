@@ -48,6 +48,7 @@ class Agreement:
         self._deadline = deadline
         self._said: dict[tuple[int, int], int] = {}  # views, by rank and round
         self._decided: dict[int, int] = {}  # views, by rank
+        self._members: set[int] = set()
 
     def reach(self, members: Iterable[int]) -> list[int]:
         """Return those of `members` that go on, in ascending order: the same list on all of them.
@@ -61,7 +62,8 @@ class Agreement:
         OperationTimeoutError
             A rank that is alive has not called this within the budget.
         """
-        number, choice = self._flood(_mask(members))
+        self._members = set(members)
+        number, choice = self._flood(_mask(self._members))
         self._pass_on(number, choice)
         if not choice >> self._rank & 1:
             raise ContextClosedError(_EXCLUDED)
@@ -97,7 +99,7 @@ class Agreement:
         """Tell the decision to all, and wait until those that go on with this rank have told it theirs."""
         remnants, word = self._remnants, Word(Kind.DECIDED, number, choice)
         others = set(_ranks(choice)) - {self._rank} if choice >> self._rank & 1 else set()
-        untold = remnants.ranks
+        untold = remnants.ranks & self._members
         while True:
             for other in untold & remnants.ranks:
                 # What a peer says next may be for the next engine: not before its own words are being read as such.
@@ -105,7 +107,7 @@ class Agreement:
                     remnants.say(other, word)
                     untold.discard(other)
             silent = {other for other in others & remnants.ranks if other in untold or other not in self._decided}
-            waited_for = sorted(silent | remnants.unsent)
+            waited_for = sorted(silent | (remnants.unsent & self._members))
             if not waited_for:
                 return
             self._hear(waited_for)
@@ -122,6 +124,8 @@ class Agreement:
         for other, words in self._remnants.words.items():
             while words:
                 word = words.popleft()
+                if other not in self._members:
+                    continue  # of another Context over the same connections, which goes on without this rank
                 if word.kind == Kind.DECIDED:
                     self._decided[other] = word.view
                 else:

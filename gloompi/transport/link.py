@@ -74,11 +74,13 @@ class Link:
         The peer has said that it sends nothing more.
     owes : bool
         A payload was dropped that somebody may still wait to see sent.
+    aborted : bool
+        The peer has broken its side: it reads nothing more as frames.
     readable : bool
         The peer's memory may be readable, and this process's for the peer.
     """
 
-    __slots__ = ("_handler", "consumed", "credit", "finished", "owes", "peer", "rank", "readable")
+    __slots__ = ("_handler", "aborted", "consumed", "credit", "finished", "owes", "peer", "rank", "readable")
 
     def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
         self.peer = peer
@@ -87,6 +89,7 @@ class Link:
         self.consumed = 0
         self.finished = False
         self.owes = False
+        self.aborted = False
         self.readable = False
         self._handler = handler
 

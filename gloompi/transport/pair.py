@@ -326,6 +326,10 @@ class Pair(Link):
             sink.feed(memoryview(kept))
         return not self._parsing
 
+    def cut(self) -> None:
+        """Forget what waits to be sent, in the middle of a frame maybe: the peer would drop it."""
+        self._drop()
+
     def detach(self) -> socket.socket | Encrypted:
         """Give the connection away, without what waits to be sent; the pair is closed then."""
         assert self.sock is not None

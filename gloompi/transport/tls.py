@@ -222,6 +222,11 @@ class TlsPair(Pair):
     def catch_up(self) -> None:
         self._open()
 
+    def cut(self) -> None:
+        sealed = self._sealed  # what is sealed has to be sent
+        super().cut()
+        self._sealed = sealed
+
     def detach(self) -> Encrypted:
         sock = super().detach()
         assert not isinstance(sock, tuple)
