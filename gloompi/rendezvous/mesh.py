@@ -57,7 +57,7 @@ class Mesh(NamedTuple):
     sockets: Sequence[socket.socket | Encrypted | None]
     crowded: bool = False
     shared: bool = False
-    marker: bytes = b""
+    marker: bytes = bytes(32)
 
     @classmethod
     def of(
@@ -86,7 +86,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     """
     rank, size = exchange.rank, exchange.size
     if size == 1:
-        return Mesh([Peer(0, socket.gethostname(), os.getpid(), "self", "")], [None], marker=bytes(32))
+        return Mesh([Peer(0, socket.gethostname(), os.getpid(), "self", "")], [None])
     mine, listeners = prepare(device, size)
     try:
         records = _unpack(exchange(mine.pack(), deadline, no_watch))
