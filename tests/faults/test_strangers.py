@@ -39,7 +39,7 @@ from faults.targets import TARGETS, changed, within
 from gloompi import Context, GloompiError, PeerLostError
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import describe, fingerprint
-from gloompi.engine.messages import EAGER_NBYTES
+from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.errors import AuthenticationError, RendezvousError
 from gloompi.rendezvous import connecting as module
 from gloompi.rendezvous.record import Record
@@ -487,6 +487,70 @@ def test_case_23_a_message_beyond_the_limit_is_never_allocated(posted: bool) -> 
         with pytest.raises(PeerLostError) as caught:
             request.wait() if request else ctx.recv_object(1, tag=7)
         assert f"it sent {1 << 34} bytes without asking; {EAGER_NBYTES} are the limit" in str(caught.value)
+
+
+@pytest.mark.parametrize("received", [0, 3])
+def test_case_23_a_peer_that_ignores_its_credit_is_refused(received: int) -> None:
+    """Whether some of its messages have found their receives or not: it gets no more than was given back."""
+    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    nbytes = 200_000
+    frame = pack_header(Kind.MESSAGE, 0, 7, nbytes, fingerprint("send", np.dtype("u1"), nbytes)) + bytes(nbytes)
+    with theirs, little_memory():
+        ctx = Context(Engine(0, peers, [None, mine]), 10.0)
+
+        def flood() -> None:
+            with suppress(ConnectionError):
+                for _ in range(100):
+                    theirs.sendall(frame)
+
+        sender = threading.Thread(target=flood)
+        sender.start()
+        for _ in range(received):
+            ctx.recv(np.empty(nbytes, np.uint8), 1, tag=7)
+        with pytest.raises(PeerLostError) as caught:
+            ctx.recv(np.empty(1), 1, tag=8)
+        sender.join(10)
+    # Three of them are more than half of the credit, and are given back at once.
+    assert str(caught.value) == (
+        f"lost rank 1 (node1, pid 101, unix b) in recv: it sent {6 * (nbytes + 64)} bytes without asking, headers included; "
+        f"it was given leave for {CREDIT_NBYTES}: the ranks run different versions, or memory is corrupt"
+    )
+
+
+@pytest.mark.parametrize("nbytes", [1 << 50, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("how", ["posted", "late", "probed"])
+def test_case_23_a_length_that_no_memory_can_hold(how: str, nbytes: int) -> None:
+    """`recv_object` takes any length, so a peer may announce any."""
+    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    with theirs:
+        ctx = Context(Engine(0, peers, [None, mine]), 10.0)
+        header = pack_header(Kind.ANNOUNCE, 0, 7, nbytes, fingerprint("send", np.dtype(object), 1))
+        request = ctx.irecv_object(1, tag=7) if how == "posted" else None
+        theirs.sendall(header)
+        if how == "late":
+            assert not ctx.iprobe(1, tag=8)
+        if how == "probed":  # two: the first is asked for when the second is received
+            theirs.sendall(header)
+            ctx.mprobe(1, tag=7)
+        with pytest.raises(GloompiError) as caught:
+            request.wait() if request else ctx.recv_object(1, tag=7)
+        assert str(caught.value) == (
+            f"no memory for the {nbytes} bytes of a message from rank 1 (node1, pid 101, unix b) to rank 0; send it in parts, "
+            "or it was not meant for a receive that takes any length"
+        )
+        assert isinstance(caught.value.__cause__, MemoryError | OverflowError)
+        with pytest.raises(GloompiError) as again:
+            ctx.barrier()
+        assert str(again.value) == str(caught.value)
+        # The peer is told.
+        told = b""
+        while piece := theirs.recv(4096):
+            told += piece
+        assert b"no memory for the" in told
 
 
 def _lost(**changes: Any) -> dict[str, Any]:
