@@ -24,6 +24,8 @@ _WATCH_SECONDS = 0.1
 _SIGNATURE_NBYTES = 32
 # A rendezvous takes two rounds and the doctor a few more: so many are looked for of a run that was killed.
 _ROUNDS = 8
+# In one request: a trace that somebody else has left may name any number of ranks.
+_CLEARED_RANKS = 500
 
 
 @contextmanager
@@ -75,8 +77,11 @@ class _StoreExchange:
         _log.debug("rank %d of %d: session agreed on in %r", rank, self.size, store)
 
     def _clear_up(self, session: str, rounds: int, size: int) -> None:
-        records = [f"{session}/{number}/{peer}" for number in range(rounds) for peer in range(size)]
-        self._store.delete([*records, f"{session}/left", f"{session}/gone"])
+        others = [f"{session}/left", f"{session}/gone"]
+        for start in range(0, max(size, 1), _CLEARED_RANKS):
+            ranks = range(start, min(start + _CLEARED_RANKS, size))
+            self._store.delete([f"{session}/{number}/{peer}" for number in range(rounds) for peer in ranks] + others)
+            others = []
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         number, self._round = self._round, self._round + 1

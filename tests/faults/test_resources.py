@@ -221,7 +221,9 @@ def test_case_32_keyboard_interrupt(doing: str, tmp_path: Path) -> None:
         if doing in ("connecting", "agreeing"):
             assert (found["error"], found["lost"]) == ("RendezvousError", 0)
             # Who is not connected to it yet sees that it has left, and who is, hears why.
-            why = "it stopped listening at " if doing == "connecting" else "it gave up: KeyboardInterrupt (reported by rank 0)"
+            why = (
+                "it stopped listening at " if doing == "connecting" else "it gave up: KeyboardInterrupt (reported by rank 0)"
+            )
             assert why in found["text"]
         else:
             assert found["error"] == "PeerLostError"

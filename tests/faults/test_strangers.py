@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -35,7 +34,8 @@ from faults.strangers import (
     talk,
     warnings,
 )
-from faults.targets import TARGETS, changed, within
+from faults.target import CAP_NBYTES, GENERATED, NOISE_NBYTES, Fuzzed, changed, generated
+from faults.targets import TARGETS
 from gloompi import Context, GloompiError, PeerLostError
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import describe, fingerprint
@@ -397,39 +397,33 @@ def test_case_23_generated_hellos() -> None:
     assert let_in < 100_000
 
 
-def generated(name: str, noise: bytes) -> Iterator[bytes]:
-    """100 inputs of a target: what it reads when all is well, with one to three edits each."""
-    seeds = TARGETS[name].seeds
-    for start in range(100):
-        piece = noise[4 * start : 4 * start + 8]
-        yield changed(seeds[(start + piece[3]) % len(seeds)], piece + noise[-4:] * (piece[2] % 2))
-
-
 # 100,000 for hello and frame headers.
-@pytest.mark.parametrize(
-    ("name", "examples"),
-    [("accept", 300), ("dial", 100), ("frames", 300), ("messages", 300), ("record", 50), ("endpoint", 50), ("abort", 50)],
-)
-def test_case_23_fuzzed(name: str, examples: int) -> None:
+EXAMPLES = {"accept": 300, "dial": 100, "frames": 300, "messages": 250, "objects": 50, "certificate": 2}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_case_23_fuzzed(name: str) -> None:
     """No exception but those that are meant, and no allocation above the cap."""
+    target = TARGETS[name]
+    fuzzed = Fuzzed(target, traced=8)
 
     @settings(
-        max_examples=examples,
+        max_examples=EXAMPLES.get(name, 30),
         database=None,
         deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.binary(min_size=404, max_size=404))
+    @given(st.binary(min_size=NOISE_NBYTES, max_size=NOISE_NBYTES))
     def check(noise: bytes) -> None:
-        for data in generated(name, noise):
-            within(TARGETS[name].run, data)
+        for data in generated(target, noise):
+            fuzzed(data)
 
-    tracemalloc.start()
-    try:
-        check()
-    finally:
-        tracemalloc.stop()
+    for seed in target.seeds:
+        fuzzed(seed)
+    check()
+    assert fuzzed.count >= GENERATED * EXAMPLES.get(name, 30)
+    assert 0 < fuzzed.peak <= CAP_NBYTES
 
 
 def test_case_23_fuzzed_hellos_at_the_door(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
