@@ -27,8 +27,8 @@ from ..stores.store import Store, looks
 
 __all__ = ["agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
 
-# A trace that names more ranks was not written by this module.
-_MAX_DIGITS = 5
+# A trace that names more ranks, or a longer session, was not written by this module.
+_MAX_DIGITS, _MAX_SESSION = 5, 64
 # No text that this module writes is as long.
 _MAX_TEXT = 2000
 
@@ -55,7 +55,7 @@ def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
     """Session id and size of a run in which this rank was killed; None if there is no trace of one."""
     mine = store.peek([f"trace/{rank}"])[0] or b""
     session, _, digits = mine.decode(errors="replace").partition(" ")
-    if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
+    if not digits.isdecimal() or len(digits) > _MAX_DIGITS or len(session) > _MAX_SESSION or not session.isascii():
         return None
     # One rank clears up after all: the first of those that have a trace.
     lower = store.peek([f"trace/{peer}" for peer in range(min(rank, int(digits)))])

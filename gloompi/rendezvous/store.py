@@ -25,7 +25,7 @@ _SIGNATURE_NBYTES = 32
 # A rendezvous takes two rounds and the doctor a few more: so many are looked for of a run that was killed.
 _ROUNDS = 8
 # In one request: a trace that somebody else has left may name any number of ranks.
-_CLEARED_RANKS = 500
+_CLEARED_RANKS = 250
 
 
 @contextmanager

@@ -15,11 +15,13 @@ from gloompi.deadline import Deadline
 from gloompi.errors import RendezvousError
 from gloompi.rendezvous.exchange import no_watch
 from gloompi.rendezvous.record import RECORD_NBYTES, Record
+from gloompi.rendezvous.securing import _Connection, _Failure
 from gloompi.rendezvous.store import exchange_through
 from gloompi.stores.hash import HashStore
 from gloompi.stores.serving import ANSWER, LENGTH, MAX_NBYTES, answer, pack, unpack
 from gloompi.stores.store import Store
 from gloompi.stores.tcp import TCPStore
+from gloompi.transport.certificate import make_certificate
 from gloompi.transport.endpoint import Endpoint
 
 from .target import Target
@@ -199,15 +201,11 @@ def _answers(data: bytes) -> None:
 
 @cache
 def _certificates() -> tuple[Any, Any]:
-    from gloompi.transport.certificate import make_certificate
-
     return make_certificate(), make_certificate()
 
 
 def _certificate(data: bytes) -> None:
     """How long the pieces are, and what a peer sends before and in the TLS handshake; CERT stands for its certificate."""
-    from gloompi.rendezvous.securing import _Connection, _Failure
-
     mine, theirs = _certificates()
     who = Endpoint("node1", 101, 1, bytes(16), b"", (), digest=theirs.digest)
     step = 1 + 4 * data[0] if data else 1

@@ -221,10 +221,8 @@ def test_case_32_keyboard_interrupt(doing: str, tmp_path: Path) -> None:
         if doing in ("connecting", "agreeing"):
             assert (found["error"], found["lost"]) == ("RendezvousError", 0)
             # Who is not connected to it yet sees that it has left, and who is, hears why.
-            why = (
-                "it stopped listening at " if doing == "connecting" else "it gave up: KeyboardInterrupt (reported by rank 0)"
-            )
-            assert why in found["text"]
+            gave_up = "it gave up: KeyboardInterrupt (reported by rank 0)"
+            assert {"connecting": "it stopped listening at ", "agreeing": gave_up}[doing] in found["text"]
         else:
             assert found["error"] == "PeerLostError"
             assert found["lost"] == 0

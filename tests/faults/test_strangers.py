@@ -533,8 +533,8 @@ def test_case_23_a_length_that_no_memory_can_hold(how: str, nbytes: int) -> None
         with pytest.raises(GloompiError) as caught:
             request.wait() if request else ctx.recv_object(1, tag=7)
         assert str(caught.value) == (
-            f"no memory for the {nbytes} bytes of a message from rank 1 (node1, pid 101, unix b) to rank 0; send it in parts, "
-            "or it was not meant for a receive that takes any length"
+            f"no memory for the {nbytes} bytes of a message from rank 1 (node1, pid 101, unix b) to rank 0; send it in "
+            "parts, or it was not meant for a receive that takes any length"
         )
         assert isinstance(caught.value.__cause__, MemoryError | OverflowError)
         with pytest.raises(GloompiError) as again:
