@@ -129,7 +129,7 @@ def _store_seeds() -> list[bytes]:
         b"\x00" + _BETWEEN.join([*leads, b"rank 1 gave up", b""]),
         b"\x01" + _BETWEEN.join([*follows, b"rank 0 gave up", b""]),
         b"\x01" + _BETWEEN.join(failed),
-        b"\x00" + _BETWEEN.join([b"", b"", b"", b"78 4000"]),
+        b"\x00" + _BETWEEN.join([b"", b"", b"", b"78 300"]),
         *(bytes([rank]) + _BETWEEN.join(each) for rank in (0, 1, 2) for each in (other, deep, half, told)),
     ]
 
