@@ -124,6 +124,7 @@ def guided(name: str, runs: int, seed: int, traced: int, folder: Path) -> None:
         if fuzzed.peak > peak:  # libFuzzer ends the process without a word to Python
             peak = fuzzed.peak
             state.write_text(json.dumps([fuzzed.count, peak]))
+            (folder / f"{name}-largest").write_bytes(data)
 
     limit_addresses()
     arguments = [

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +45,8 @@ from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.errors import AuthenticationError, RendezvousError
 from gloompi.rendezvous import connecting as module
 from gloompi.rendezvous.record import Record
+from gloompi.stores.serving import pack
+from gloompi.stores.tcp import TCPStore
 from gloompi.transport.endpoint import WHO_NBYTES, Endpoint, Peer
 from gloompi.transport.frames import Kind, pack_header
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, dial
@@ -140,13 +144,13 @@ def test_case_18_of_many_silent_connections_the_oldest_goes(
     assert warnings(caplog)[0] == "refused 1 connection(s) of strangers so far; the last: too many connections at once"
 
 
-def stay_for(sock: socket.socket, done: Callable[[], None]) -> float:
-    """Seconds until the other side drops a connection, with `done` called once a second."""
-    start, sock_timeout = monotonic(), 1.0
-    sock.settimeout(sock_timeout)
+def stay(sock: socket.socket, say: Callable[[], object]) -> float:
+    """Seconds until the other side drops a connection, with `say` called once a second."""
+    start = monotonic()
+    sock.settimeout(1.0)
     while monotonic() - start < 20:
         try:
-            done()
+            say()
             if not sock.recv(1):
                 break
         except TimeoutError:
@@ -156,19 +160,18 @@ def stay_for(sock: socket.socket, done: Callable[[], None]) -> float:
     return monotonic() - start
 
 
-def test_case_18_a_silent_connection(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
+def test_case_18_a_silent_connection_and_case_19_one_byte_a_second(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
+    """They are dropped at the same time: bytes gain no time."""
     accepting = two.begin(0)
-    assert 4.5 < stay_for(two.call(0), lambda: None) < 6.5
+    silent, slow = two.call(0), two.call(0)
+    hello = iter(two.session.hello(1, 0))
+    with ThreadPoolExecutor(2) as pool:
+        stays = [pool.submit(stay, silent, int), pool.submit(stay, slow, lambda: slow.sendall(bytes([next(hello)])))]
+    assert all(4.5 < each.result() < 6.5 for each in stays), stays
     let_in(two, accepting)
-    assert warnings(caplog) == ["refused 1 connection(s) of strangers so far; the last: it did not authenticate within 5 s"]
-
-
-def test_case_19_one_byte_a_second(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
-    accepting = two.begin(0)
-    sock, hello = two.call(0), iter(two.session.hello(1, 0))
-    assert 4.5 < stay_for(sock, lambda: sock.sendall(bytes([next(hello)]))) < 6.5
-    let_in(two, accepting)
-    assert warnings(caplog) == ["refused 1 connection(s) of strangers so far; the last: it did not authenticate within 5 s"]
+    assert warnings(caplog)[0] == (
+        "refused 1 connection(s) of strangers so far; the last: it did not authenticate within 5 s"
+    )
 
 
 def test_case_19_a_byte_now_and_then_gains_no_time(two: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,8 +324,8 @@ def test_cases_16_to_22_together(
 
 @pytest.mark.usefixtures("mpi_jobs")
 @pytest.mark.parametrize("transport", ["tcp", "unix", "auto"])
-def test_cases_16_to_20_at_the_door_of_a_process(transport: str) -> None:
-    first, *others = run_job(3, "strangers.py", transport)
+def test_cases_16_to_20_at_the_door_of_a_process(transport: str, tmp_path: Path) -> None:
+    first, *others = run_job(3, "strangers.py", transport, tmp_path / "crowded")
     assert first["visits"] >= 50  # an AF_UNIX backlog holds 67, and takes no more
     assert first["lines"] <= 2 + first["seconds"]  # one a second, and those that are not about strangers
     for found in (first, *others):
@@ -398,7 +401,7 @@ def test_case_23_generated_hellos() -> None:
 
 
 # 100,000 for hello and frame headers.
-EXAMPLES = {"accept": 300, "dial": 100, "frames": 300, "messages": 250, "objects": 50, "certificate": 2}
+EXAMPLES = {"accept": 300, "dial": 100, "frames": 500, "messages": 100, "objects": 50, "store": 10, "certificate": 2}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -566,6 +569,48 @@ FOUND = {
 @pytest.mark.parametrize("what", FOUND)
 def test_case_23_an_abort_that_makes_no_sense(what: str) -> None:
     TARGETS["abort"].run(json.dumps(FOUND[what]).encode())
+
+
+# In a store, for rank 0 and for rank 1 of two: what is under hello, offer, ack and trace.
+FOUND_IN_A_STORE = {
+    "half a character in a session": [b"", b'{"nonce": "NONCE", "session": "\\ud800", "size": 2}'],
+    "half a character in a reason": [b"", b'{"nonce": "NONCE", "failed": "\\ud800"}'],
+    "half a character in a host": [b"", b"", b"", b"", b"", b"", b'{"host": "\\ud800"}'],
+    "a nonce as deep as it can be read": [b'{"nonce": ' + b"[" * 900 + b"]" * 900 + b"}", b"", b"SESSION"],
+    "ranks that were never there": [b"", b"", b"", b"7 9000"],
+    "a session of any length": [b"", b"", b"", b"7" * 1800 + b" 9000"],
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", FOUND_IN_A_STORE)
+def test_case_23_a_store_that_makes_no_sense(what: str, rank: int) -> None:
+    Fuzzed(TARGETS["store"], traced=1)(bytes([rank]) + b"\x1e".join(FOUND_IN_A_STORE[what]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (struct.pack("<i", 2**31 - 1), "the connection was closed"),
+        (struct.pack("<i", -1), "its answer is empty"),
+        (struct.pack("<ii", 4, 5), "its answer is none: a string of 5 bytes does not fit"),
+        (pack([b"ok", b"1"]), "it has given 1 values for 2 keys"),
+    ],
+    ids=["2 GiB", "negative", "cut off", "too few"],
+)
+def test_case_23_a_served_store_whose_answer_is_none(answer: bytes, shown: str) -> None:
+    theirs, mine = socket.socketpair()
+    with theirs, mine:
+        store = TCPStore.__new__(TCPStore)
+        vars(store).update(_host="node0", _ports=[7000], _server=None, _sock=mine, _lock=threading.Lock())
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        with little_memory(), pytest.raises(RendezvousError) as caught:
+            store.multi_get(["a", "b"])
+    assert str(caught.value) == (
+        f"rendezvous failed: TCPStore('node0', 7000) cannot be used: {shown}; is the rank that serves it running there, and "
+        "is the address right?"
+    )
 
 
 def test_case_23_an_operation_that_nobody_knows() -> None:
