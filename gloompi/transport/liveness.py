@@ -122,9 +122,9 @@ class Vigil:
             first = self._since.get(pair, now)
             if now - state.heard > first:
                 first = now  # that has been answered, this is another thing
-            verdict = max(first + keepalive.interval * keepalive.count, now - state.heard + keepalive.seconds)
+            verdict = max(first + keepalive.interval * keepalive.probes, now - state.heard + keepalive.seconds)
             if now >= verdict:
-                lost.append((pair, f"no answer for {state.heard:.1f} s to what was sent, {unacknowledged(pair.sock)} bytes unacknowledged"))
+                lost.append((pair, f"no answer for {state.heard:.1f} s, {unacknowledged(pair.sock)} bytes unacknowledged"))
             else:
                 since[pair] = first
                 due = min(due, verdict)

@@ -19,12 +19,12 @@ class Keepalive(NamedTuple):
 
     idle: int
     interval: int
-    count: int
+    probes: int
 
     @property
     def seconds(self) -> int:
         """From the last sign of life to the verdict."""
-        return self.idle + self.interval * self.count
+        return self.idle + self.interval * self.probes
 
 
 # For how long a peer that vanished without a FIN goes unnoticed. Keepalive itself runs only where nothing is unacknowledged;

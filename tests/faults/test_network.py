@@ -149,7 +149,7 @@ def test_case_10_link_down_between_two_ranks(
     """Both have sent something that is not acknowledged, and have no other connection: keepalive keeps silent."""
     limit = KEEPALIVE_SECONDS + PROMPT
     when, found = cut_off(two_hosts, tmp_path, lambda _: cut(two_hosts, 1), scene, size=2, limit=limit, timeout=None)
-    print([(each["outcome"], each["outcome"]["ended"]-when) for each in found])
+    print([(each["outcome"], each["outcome"]["ended"] - when) for each in found])
     assert_cut_off(when, found, {1}, "allreduce", limit)
 
 
