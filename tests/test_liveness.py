@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import struct
 import threading
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gloompi import Context, Device, PeerLostError
+from gloompi import Context, Device, PeerLostError, Request
 from gloompi.deadline import Deadline
 from gloompi.engine.farewell import linger
 from gloompi.testing import run_ranks
@@ -220,7 +222,7 @@ def test_a_rank_that_waits_gives_a_silent_peer_up(monkeypatch: pytest.MonkeyPatc
         if ctx.rank == 0:
             all_silent(monkeypatch)
             ctx._engine._poller._vigil = Vigil()
-            ctx._engine._poller._due = 0.0
+            ctx._engine._poller.due = 0.0
         with pytest.raises(PeerLostError) as caught:
             ctx.recv(np.empty(3), 1 - ctx.rank)
         return str(caught.value)
@@ -231,6 +233,27 @@ def test_a_rank_that_waits_gives_a_silent_peer_up(monkeypatch: pytest.MonkeyPatc
     )
     assert re.search(f"{lost}$", texts[0]), texts
     assert re.search(": connection closed by peer; ", texts[1]), texts
+
+
+def test_an_event_loop_gives_a_silent_peer_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sleeps on what comes, and has to wake up without that."""
+    began = threading.Barrier(2)
+
+    async def wait_for(request: Request) -> None:
+        await request
+
+    def program(ctx: Context) -> str:
+        ctx.barrier()
+        ctx._engine._poller.due = monotonic() + 0.3
+        ctx._engine._poller._vigil = Vigil(Keepalive(0, 0, 3))
+        began.wait(10)
+        monkeypatch.setattr(State, "of", lambda _: State(0, 1, 0, 0.0, 31.0))
+        with pytest.raises(PeerLostError) as caught:
+            asyncio.run(wait_for(ctx.irecv(np.empty(3), 1 - ctx.rank)))
+        return str(caught.value)
+
+    texts = run_ranks(2, program, device=Device("lo", transport="tcp"))
+    assert any(": no answer for 31.0 s, " in text for text in texts), texts
 
 
 def test_waits_shorter_than_the_interval_ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,8 @@ class Poller:
         Seconds to keep trying on one connection alone.
     writing : dict
         By descriptor, the pairs that have something to send.
+    due : float
+        When to look for connections that are not answered, by `time.monotonic`; `poll` does it.
     """
 
     def __init__(self, crowded: bool, shared: bool, woken: Callable[[], None]) -> None:
@@ -74,12 +76,12 @@ class Poller:
         self._skipped = 0
         self._looked = 0.0
         self._vigil: Vigil | None = None
-        self._due = inf  # when the vigil looks
+        self.due = inf
 
     def add(self, pair: Pair) -> None:
         if self._vigil is None and pair.peer.transport != "unix":
             self._vigil = Vigil()
-            self._due = self._vigil.due
+            self.due = self._vigil.due
         self._pairs[pair.fd] = pair
         self._epoll.register(pair.fd, select.EPOLLIN)
 
@@ -113,7 +115,7 @@ class Poller:
         self._skipped, self._looked = 0, monotonic()
         if timeout != 0:
             self.prepare_sleep()
-            until = max(0.0, self._due - self._looked)
+            until = max(0.0, self.due - self._looked)
             timeout = min(until, _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
         moved = False
         for fd, event in self._epoll.poll(timeout):
@@ -128,7 +130,7 @@ class Poller:
                 moved |= pair.flush()
             if event & ~select.EPOLLOUT:
                 moved |= pair.receive()
-        if self._looked >= self._due:
+        if self._looked >= self.due:
             moved |= self._keep_vigil()
         return moved
 
@@ -136,7 +138,7 @@ class Poller:
         """Once in some seconds, give up the connections that are not answered; return whether there were any."""
         assert self._vigil is not None
         lost = self._vigil.look(self._pairs.values())
-        self._due = self._vigil.due
+        self.due = self._vigil.due
         for pair, reason in lost:
             pair.give_up(reason)
         return bool(lost)
