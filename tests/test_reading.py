@@ -897,7 +897,8 @@ def test_memory_that_cannot_be_read_to_its_end(reads: Reads, code: int) -> None:
             f"memory, then: {os.strerror(code)}; its program has unmapped or truncated what it is sending "
             f"(GLOOMPI_SINGLE_COPY=0 sends it over the socket instead)"
         )
-        with pytest.raises(PeerLostError, match=r"(?m)could be read in its memory, then: .* \(reported by rank 1; this rank was in send\)$"):
+        told = r"\(reported by rank 1; this rank was in send\)"
+        with pytest.raises(PeerLostError, match=rf"(?m)could be read in its memory, then: .* {told}$"):
             request.wait()
 
 
