@@ -132,6 +132,7 @@ class Processes:
         self._lines: list[list[Report]] = [[] for _ in range(size)]
         self._parts = [b""] * size
         self._ranks = []
+        self._killed: set[int] = set()
         for rank in range(size):
             command = [sys.executable, str(JOBS / program), str(folder / "store"), str(rank), str(size), *map(str, args)]
             if hosts:
@@ -175,13 +176,14 @@ class Processes:
             stdin.flush()
 
     def alive(self, rank: int) -> bool:
-        """Whether a rank has not been killed, and has not ended."""
-        return self._ranks[rank].poll() is None
+        """Whether a rank has not been killed; it may have ended by itself."""
+        return rank not in self._killed
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL, wait for the end."""
         self._ranks[rank].send_signal(number)
         if number == signal.SIGKILL:
+            self._killed.add(rank)
             self._ranks[rank].wait(10)
 
     def finish(self, timeout: float = 20.0) -> list[int]:
