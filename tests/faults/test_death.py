@@ -175,7 +175,7 @@ def test_case_06_stopped(mpi_jobs: None, transport: str, nbytes: int, moment: st
 
 
 def test_case_07_slow_peer(mpi_jobs: None) -> None:
-    timeout, late = 3.0, 0.4
+    timeout, late = 3.0, 0.25
     ranks = run_job(3, "slow.py", timeout, late, 8, 64 * MEBIBYTE)
     for turn in zip(*(found["turns"] for found in ranks), strict=True):
         slow = turn[0]["slow"]
