@@ -83,9 +83,9 @@ def unacknowledged(sock: socket.socket) -> int:
 class Vigil:
     """Watches TCP connections, at the price of a system call for each of them and look.
 
-    A connection is lost when its peer's kernel has been silent for as long as keepalive gives it, and for as long as all
-    probes of keepalive take at looks only has owed an answer: it may also be silent because nothing was sent, a closed
-    window is probed every 2 minutes.
+    A connection is lost when its peer's kernel has been silent for as long as keepalive gives it, and has owed an answer
+    for as long as all probes of keepalive take.  Silence alone is none: where the peer has not read for minutes, TCP asks
+    only every 2 minutes whether it has room again, and so much later it may be found out that nobody is there any more.
 
     Parameters
     ----------
