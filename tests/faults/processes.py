@@ -55,7 +55,7 @@ def assert_lost(
         return
     assert own == "" or outcome["interrupted"] in ("", own), outcome
     told = f"(reported by rank {outcome['reported_by']}"
-    other = outcome["interrupted"] not in ("", outcome["operation"]) and outcome["reported_by"] not in lost
+    other = outcome["interrupted"] not in ("", outcome["operation"]) and outcome["reported_by"] != outcome["lost"]
     assert outcome["text"].endswith(f"{told}; this rank was in {outcome['interrupted']})" if other else f"{told})"), outcome
 
 
