@@ -244,6 +244,8 @@ class Connections:
         import logging
 
         self.error = error
+        if error.reported_by is not None:
+            error.interrupted = self._label()
         self._explain(error)
         self.messages.revoke()
         logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)

@@ -131,6 +131,11 @@ class Engine(Parting):
             self._poller.wake()
         return self._poller.prepare_sleep()
 
+    @property
+    def due(self) -> float:
+        """When the engine wants to be called although nothing is to be moved, by `time.monotonic`; `inf` for never."""
+        return self._poller.due
+
     def wait(self, task: Waiting, deadline: Deadline) -> None:
         """Move bytes until the task is done.
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import struct
-import termios
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import POLLIN, POLLOUT, poll
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
 from ..errors import GloompiError, rebuild
 from ..transport.frames import NO_FINGERPRINT, Kind, pack_header
+from ..transport.liveness import Vigil, unacknowledged
 from ..transport.pair import Pair
 
 if TYPE_CHECKING:
@@ -82,6 +81,7 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
     left = {pair.fd: pair for pair in pairs if pair.sock is not None}
     shut: set[int] = set()
     trash = bytearray(65536)
+    vigil = Vigil()
     while left:
         waiting = poll()
         for fd, pair in list(left.items()):
@@ -98,6 +98,9 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
         if left:
             if deadline.expired():
                 break
+            if monotonic() >= vigil.due:
+                for pair, _ in vigil.look(left.values()):
+                    del left[pair.fd]  # as any other that is gone
             # Nothing wakes a process when its last byte is acknowledged: look again after a millisecond.
             waiting.poll(1)
     return [pair for pair in left.values() if pair.sending]
@@ -124,5 +127,4 @@ def is_delivered(pair: Pair) -> bool:
     """Whether the peer's kernel has all that was sent."""
     if pair.peer.transport == "unix":
         return True  # what was sent is in the peer's queue and stays there
-    unacknowledged = fcntl.ioctl(_socket(pair), termios.TIOCOUTQ, bytes(4))
-    return not struct.unpack("i", unacknowledged)[0]
+    return not unacknowledged(_socket(pair))

@@ -270,6 +270,10 @@ class Pair(Link):
         else:
             self._handler.lost(self, f"{cause.strerror or cause}{self._progress()}", cause)
 
+    def give_up(self, reason: str) -> None:
+        """Report the stream as lost, which the kernel has not done."""
+        self._handler.lost(self, reason + self._progress(), None)
+
     def _parse(self, end: int) -> None:
         staging = self._staging
         position = 0
