@@ -7,6 +7,8 @@ can watch that descriptor like a socket.
 from __future__ import annotations
 
 import asyncio
+from math import inf
+from time import monotonic
 from weakref import WeakKeyDictionary
 
 from .deadline import Deadline
@@ -92,6 +94,8 @@ class _Watch:
             if self._futures and self._fd < 0 and not engine.closed:
                 self._fd = engine.exclusively(Deadline(0.0), "await", engine.prepare_sleep)
                 self._loop.add_reader(self._fd, self._move)
+            if self._futures and not engine.closed and engine.due < inf:
+                self._retry = self._loop.call_later(max(0.0, engine.due - monotonic()), self._move)
         except OperationTimeoutError as exc:
             if engine.error is not exc:  # another thread is in the engine and moves the bytes: watch again when it is not
                 self._unwatch()

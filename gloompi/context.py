@@ -188,7 +188,9 @@ class Context(Operations):
         from .rendezvous.mesh import connect
 
         mesh = connect(exchange, device, deadline, secret)
-        engine = Engine(exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared)
+        engine = Engine(
+            exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared, marker=mesh.marker
+        )
         return cls(engine, timeout)
 
     def __repr__(self) -> str:
@@ -244,6 +246,28 @@ class Context(Operations):
         conversation = self._run(self._plan.split(color, key), timeout)
         return None if conversation is None else self._child(conversation)
 
+    def shrink(self, *, timeout: float | None = None) -> Context:
+        """Return a Context of the ranks that have survived, after an error has broken this one.
+
+        Collective over the survivors: every rank that goes on calls it.  They agree on who is alive over the connections
+        that are left, without MPI and without a store, even if another rank dies meanwhile; ranks are counted anew, in the
+        old order.  A rank that dies after they have agreed breaks the new Context, which can be shrunk in its turn.
+
+        Raises
+        ------
+        RuntimeError
+            This Context works.
+        ContextClosedError
+            It was closed or aborted here, or the others have lost this rank and go on without it.
+        OperationTimeoutError
+            A rank that is alive has not called it within the budget, and is named.
+
+        Notes
+        -----
+        What was on its way when the loss was noticed is dropped.  See `gloompi.engine.shrinking` for the algorithm.
+        """
+        return type(self)(self._engine.shrink(self._conversation, self._deadline(timeout)), self.timeout)
+
     def _child(self, conversation: Conversation) -> Context:
         return type(self)(self._engine, self.timeout, conversation)
 
@@ -260,17 +284,21 @@ class Context(Operations):
         OperationTimeoutError
             A message that was begun to be sent was not received within the budget.
         """
-        if self.closed:
-            return
-        deadline = self._deadline(timeout)
-        self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
+        try:
+            if not self.closed:
+                deadline = self._deadline(timeout)
+                self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
+        finally:
+            self._engine.part(self._conversation)
 
     def abort(self, reason: str) -> None:
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason.
 
         So are all Contexts that share its connections.
         """
-        if not self.closed:
+        if self.closed:
+            self._engine.part(self._conversation)
+        else:
             self._engine.abort(reason)
 
     def __enter__(self) -> Context:
@@ -284,7 +312,11 @@ class Context(Operations):
 
     def __del__(self) -> None:
         conversation = getattr(self, "_conversation", None)
-        if conversation is not None and not self.closed:
+        if conversation is None:
+            return
+        if self._engine.closed:
+            self._engine.drop(conversation)
+        elif not conversation.closed:
             text = f"{self!r} was not closed"
             self._engine.drop(conversation)  # first: a warning may be an error
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)

@@ -27,10 +27,13 @@ class GloompiError(Exception):
     ----------
     reported_by : int or None
         The rank that met the fault first and told this one; None when this rank met it itself.
+    interrupted : str
+        What this rank was doing when it was told; empty if nothing.  An operation that the error names is the other's.
     """
 
     _facts: ClassVar[tuple[str, ...]] = ("reason",)
     reported_by: int | None = None
+    interrupted = ""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -40,15 +43,21 @@ class GloompiError(Exception):
         return self.reason
 
     def __str__(self) -> str:
-        told = "" if self.reported_by is None else f" (reported by rank {self.reported_by})"
-        return self._text() + told
+        if self.reported_by is None:
+            return self._text()
+        here = f"; this rank was in {self.interrupted}" if self._is_elsewhere() else ""
+        return f"{self._text()} (reported by rank {self.reported_by}{here})"
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the text names an operation of the rank that reports, and this rank was in another one."""
+        return False
 
     def facts(self) -> dict[str, Any]:
         """The keyword arguments that make this error again."""
         return {name: getattr(self, name) for name in self._facts}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild, (type(self).__name__, self.facts(), self.reported_by)
+        return rebuild, (type(self).__name__, self.facts(), self.reported_by, self.interrupted)
 
 
 class RendezvousError(GloompiError):
@@ -85,7 +94,7 @@ class PeerLostError(GloompiError, ConnectionError):
     rank, host, pid, address
         The lost peer.  `address` starts with the transport: ``"tcp 10.0.0.4:40112"``.
     operation : str or None
-        What this rank was doing, such as ``"allreduce #17"``; None when it was idle.
+        What the rank that met the loss was doing, such as ``"allreduce #17"``; None when it was idle.
     """
 
     _facts = ("rank", "host", "pid", "address", "operation", "reason")
@@ -94,6 +103,10 @@ class PeerLostError(GloompiError, ConnectionError):
         super().__init__(reason)
         self.rank, self.host, self.pid, self.address = rank, host, pid, address
         self.operation = operation
+
+    def _is_elsewhere(self) -> bool:
+        # A rank that reports itself has aborted: what it was doing is part of that.
+        return self.interrupted not in ("", self.operation) and self.rank != self.reported_by
 
     def _text(self) -> str:
         doing = f"in {self.operation}" if self.operation else "between operations"
@@ -118,6 +131,9 @@ class OperationTimeoutError(GloompiError, TimeoutError):
     def __init__(self, operation: str, timeout: float, reason: str) -> None:
         super().__init__(reason)
         self.operation, self.timeout = operation, timeout
+
+    def _is_elsewhere(self) -> bool:
+        return self.interrupted not in ("", self.operation)
 
     def _text(self) -> str:
         return f"{self.operation} timed out after {self.timeout:.1f} s: {self.reason}"
@@ -177,8 +193,8 @@ def summary(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
-def rebuild(name: str, facts: dict[str, Any], reported_by: int | None) -> GloompiError:
+def rebuild(name: str, facts: dict[str, Any], reported_by: int | None, interrupted: str = "") -> GloompiError:
     """Make the error called `name` again from its `facts` (see `GloompiError.facts`)."""
     error = _BY_NAME.get(name, GloompiError)(**facts)
-    error.reported_by = reported_by
+    error.reported_by, error.interrupted = reported_by, interrupted
     return error

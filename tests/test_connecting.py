@@ -16,6 +16,7 @@ from faults.strangers import ANOTHER, Ranks, dropped, exactly, knock, let_in, ta
 
 from gloompi.errors import RendezvousError
 from gloompi.rendezvous import attempts
+from gloompi.rendezvous import connecting as module
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, accept, dial
 from gloompi.transport.route import Route
 
@@ -197,12 +198,28 @@ def test_ranks_that_never_come_are_not_all_listed(make_ranks: Callable[[int, str
     )
 
 
+@pytest.mark.parametrize("transport", ["tcp"])
 def test_rank_that_has_stopped_listening(two: Ranks) -> None:
     (way,) = two.ways(1)[0]
     two.listeners[0].close()
     assert failure(two, 1, 0.2) == (
         "rendezvous failed: after 0.2 s 1 of 1 peers are missing: could not connect to rank 0 (node0, pid 100) at "
         f"{way.text}: ECONNREFUSED; {ADVICE}"
+    )
+
+
+@pytest.mark.parametrize("transport", ["unix"])
+def test_rank_that_has_stopped_listening_on_this_host(two: Ranks) -> None:
+    """No firewall can be the reason, and it never comes back: there is nothing to wait for."""
+    (way,) = two.ways(1)[0]
+    two.listeners[0].close()
+    start = monotonic()
+    with pytest.raises(RendezvousError) as caught:
+        two.connect(1, 30.0)
+    assert monotonic() - start < 2
+    assert str(caught.value) == (
+        f"rendezvous failed at rank 0 (node0, pid 100): it stopped listening at {way.text} before all ranks were connected; "
+        "it has probably died"
     )
 
 
@@ -224,8 +241,13 @@ def test_black_hole_is_named(two: Ranks, black_hole: Route, monkeypatch: pytest.
     assert f"could not connect to rank 0 (node0, pid 100) at {black_hole.text}: no answer within 0.1 s; " in told
 
 
-def test_one_of_several_is_missing(make_ranks: Callable[[int, str], Ranks], transport: str) -> None:
+@pytest.mark.parametrize("transport", ["tcp"])
+def test_one_of_several_is_missing(
+    make_ranks: Callable[[int, str], Ranks], transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those that did connect are let go."""
+    # Without a mesh around it, the one whose time is up first hangs up, and the other is not to say that.
+    monkeypatch.setattr(module, "_PARTING_SECONDS", 30.0)
     ranks = make_ranks(3, transport)
     (way,) = ranks.ways(2)[1]
     ranks.listeners[1].close()

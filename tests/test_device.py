@@ -21,6 +21,7 @@ from gloompi.engine.fingerprint import fingerprint
 from gloompi.rendezvous.exchange import Exchange
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import run_ranks
+from gloompi.transport import device as device_module
 from gloompi.transport import interfaces
 from gloompi.transport.device import Device
 from gloompi.transport.endpoint import MAX_ADDRESSES, Address, Nearness
@@ -164,6 +165,15 @@ def test_no_algorithm_for_reading_where_a_rank_forbids_it(blind: set[int]) -> No
         found = list(pool.map(body, local_exchanges(3)))
     mark = fingerprint("broadcast", np.dtype(float), 2**18, 0, "", "scatter_allgather")
     assert found == [([rank not in blind for rank in range(3)], mark)] * 3
+
+
+@pytest.mark.parametrize("single_copy", [True, False])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_who_wants_checksums_is_not_read(monkeypatch: pytest.MonkeyPatch, single_copy: bool, checksum: bool) -> None:
+    monkeypatch.setattr(device_module, "is_permitted", lambda: True)
+    listeners = Device(single_copy=single_copy, checksum=checksum).listen(4)
+    listeners.close()
+    assert (listeners.endpoint.readable, listeners.endpoint.checksum) == (single_copy and not checksum, checksum)
 
 
 def test_transport_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

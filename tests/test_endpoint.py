@@ -47,6 +47,16 @@ def test_unix_name_survives(unix: bytes) -> None:
     assert Endpoint.unpack(dataclasses.replace(ENDPOINT, unix=unix).pack()).unix == unix
 
 
+@pytest.mark.parametrize(
+    ("readable", "checksum", "flags"), [(False, False, 0), (True, False, 1), (False, True, 2), (True, True, 3)]
+)
+def test_flags(readable: bool, checksum: bool, flags: int) -> None:
+    endpoint = dataclasses.replace(ENDPOINT, readable=readable, checksum=checksum)
+    packed = endpoint.pack()
+    assert packed[104] == flags
+    assert Endpoint.unpack(packed) == endpoint
+
+
 @pytest.mark.parametrize("digest", [b"", b"\0" * 31 + b"\1", b"\1" + b"\0" * 31])
 def test_digest_survives(digest: bytes) -> None:
     endpoint = dataclasses.replace(ENDPOINT, digest=digest, addresses=(V6,) * MAX_ADDRESSES)

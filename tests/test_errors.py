@@ -126,6 +126,23 @@ def test_rebuild_makes_the_error_of_another_rank(name: str, reporter: int) -> No
     assert other.reported_by == reporter
 
 
+def test_an_error_of_another_rank_says_where_this_one_was() -> None:
+    facts = {"rank": 3, "host": "node7", "pid": 4121, "address": "tcp 10.0.0.4:40112", "operation": "allreduce #17"}
+    facts["reason"] = "connection closed by peer"
+    text = "lost rank 3 (node7, pid 4121, tcp 10.0.0.4:40112) in allreduce #17: connection closed by peer"
+    for interrupted, told in {
+        "allreduce #16": "(reported by rank 0; this rank was in allreduce #16)",
+        "allreduce #17": "(reported by rank 0)",
+        "": "(reported by rank 0)",
+    }.items():
+        error = rebuild("PeerLostError", facts, 0, interrupted)
+        for each in (error, pickle.loads(pickle.dumps(error))):
+            assert (str(each), each.interrupted) == (f"{text} {told}", interrupted)
+    assert str(rebuild("PeerLostError", facts, 3, "recv")) == f"{text} (reported by rank 3)"  # it tells of itself
+    late = rebuild("OperationTimeoutError", {"operation": "barrier #2", "timeout": 3.0, "reason": "no"}, 1, "recv")
+    assert str(late) == "barrier #2 timed out after 3.0 s: no (reported by rank 1; this rank was in recv)"
+
+
 def test_rebuild_of_an_unknown_class() -> None:
     error = rebuild("FutureError", {"reason": "it rained"}, 1)
     assert type(error) is GloompiError

@@ -115,6 +115,7 @@ SIGNATURES = {
     "history": "(self)",
     "dup": "(self)",
     "split": "(self, color, key=0, *, timeout=None)",
+    "shrink": "(self, *, timeout=None)",
     "close": "(self, *, timeout=None)",
     "abort": "(self, reason)",
 }
@@ -178,7 +179,8 @@ def test_the_methods_of_a_store() -> None:
 
 def test_other_signatures() -> None:
     assert bare_signature(gloompi.Device) == (
-        "(interface=None, *, host=None, advertise=None, port=0, family=None, transport=None, single_copy=None, tls=None)"
+        "(interface=None, *, host=None, advertise=None, port=0, family=None, transport=None, single_copy=None, tls=None,"
+        " checksum=None)"
     )
     assert bare_signature(gloompi.Request.wait) == "(self, timeout=None)"
     assert bare_signature(gloompi.Request.test) == "(self)"

@@ -11,7 +11,9 @@ from gloompi.rendezvous.record import RECORD_NBYTES, VERDICT_NBYTES, Record, pac
 from gloompi.transport.endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 
 V6 = Address(ip_interface("fd00::4/64"), 65535, Nearness.ORDINARY, 0xFFFFFFFF)
-FULL = Endpoint("n" * 64, 2**32 - 1, 65535, b"\xff" * 16, b"\xff" * 16, (V6,) * MAX_ADDRESSES, 65535, True, b"\xff" * 32)
+FULL = Endpoint(
+    "n" * 64, 2**32 - 1, 65535, b"\xff" * 16, b"\xff" * 16, (V6,) * MAX_ADDRESSES, 65535, True, b"\xff" * 32, True
+)
 NOBODY = Endpoint("node7", 4121, 1, bytes(16), b"", ())
 ENTROPY = bytes(range(100, 132))
 
@@ -55,17 +57,17 @@ def test_long_failure_is_cut(text: str) -> None:
 
 def test_record_head_is_pinned() -> None:
     packed = Record(NOBODY, ENTROPY).pack()
-    assert packed[:39] == b"\x01\x04" + ENTROPY + b"node7"
-    assert Record(NOBODY, ENTROPY, "why").pack()[:34] == b"\x02\x04" + ENTROPY
+    assert packed[:39] == b"\x01\x05" + ENTROPY + b"node7"
+    assert Record(NOBODY, ENTROPY, "why").pack()[:34] == b"\x02\x05" + ENTROPY
     assert Record(NOBODY, ENTROPY, "why").pack()[140:] == b"why" + bytes(257)
 
 
 def test_other_version() -> None:
     packed = bytearray(Record(NOBODY, ENTROPY).pack())
-    packed[1] = 3
+    packed[1] = 4
     with pytest.raises(ValueError, match="version") as caught:
         Record.unpack(bytes(packed))
-    assert str(caught.value) == "its record has version 3, this gloompi writes version 4"
+    assert str(caught.value) == "its record has version 4, this gloompi writes version 5"
 
 
 @pytest.mark.parametrize(

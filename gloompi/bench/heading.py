@@ -20,7 +20,14 @@ __all__ = ["heading", "heading_text"]
 _SETTINGS = (
     *("OMPI_MCA_pml", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_coll", "OMPI_MCA_btl_tcp_if_include"),
     *("UCX_TLS", "UCX_NET_DEVICES", "MPIR_CVAR_CH4_NETMOD", "MPIR_CVAR_NOLOCAL", "FI_PROVIDER", "I_MPI_FABRICS"),
-    *("GLOOMPI_TRANSPORT", "GLOOMPI_SINGLE_COPY", "GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"),
+    *(
+        "GLOOMPI_TRANSPORT",
+        "GLOOMPI_SINGLE_COPY",
+        "GLOOMPI_CHECKSUM",
+        "GLOOMPI_SOCKET_IFNAME",
+        "GLOO_SOCKET_IFNAME",
+        "NCCL_SOCKET_IFNAME",
+    ),
 )
 
 

@@ -14,13 +14,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, MismatchError, PeerLostError, summary
-from ..transport.frames import Kind, pack_header
+from ..errors import ContextClosedError, GloompiError, PeerLostError, summary
 from ..transport.link import Link, Loopback
 from ..transport.pair import STAGING_NBYTES, Pair
 from .conversation import ROOT, Conversation
 from .farewell import abort_frame, linger
-from .lateness import unsent
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..transport.endpoint import Peer
     from ..transport.tls import Encrypted
+    from .remnants import Remnants
     from .trace import Trace
 
 __all__ = ["Connections"]
@@ -58,6 +57,8 @@ class Connections:
         In rank order, connected and authenticated; None for this rank.  The engine owns them.
     crowded, shared : bool
         See `Poller`.
+    marker : bytes
+        See `Remnants`; empty: there will be none.
 
     Attributes
     ----------
@@ -79,6 +80,7 @@ class Connections:
         *,
         crowded: bool = False,
         shared: bool = False,
+        marker: bytes = b"",
     ) -> None:
         self.rank = rank
         self.size = len(peers)
@@ -103,6 +105,8 @@ class Connections:
                 pair.readable = peer.transport == "unix" and peer.readable and peers[rank].readable
                 self._poller.add(pair)
                 self._links.append(pair)
+        self._crowded, self._shared, self._marker = crowded, shared, marker
+        self._remnants: Remnants | None = None
         self._trace = _trace(rank, self.peers)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
@@ -115,6 +119,10 @@ class Connections:
             from ..transport.tls import TlsPair  # brings ssl, which only its users pay for
 
             return TlsPair(sock, peer, self, CREDIT_NBYTES, staging)
+        if peer.checked:
+            from ..transport.checked import CheckedPair  # which only its users pay for
+
+            return CheckedPair(sock, peer, self, CREDIT_NBYTES, staging)
         return Pair(sock, peer, self, CREDIT_NBYTES, staging)
 
     def join(self, number: int, ranks: Sequence[int]) -> Conversation:
@@ -156,6 +164,11 @@ class Connections:
             ready.popleft().advance()
         return True
 
+    def catch_up(self) -> None:
+        """Take what has come before there were these connections."""
+        for pair in self._poller.pairs():
+            pair.catch_up()
+
     # -- how it ends ----------------------------------------------------------------------------------------------------
 
     def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
@@ -177,6 +190,10 @@ class Connections:
             while self.error is None and any(other.receive() for other in self._poller.pairs()) and not looking.expired():
                 pass
             self._fail(error)
+
+    def damaged(self, pair: Pair, reason: str) -> None:
+        """What has come is not what was sent: this breaks the engine, and the peer is told too."""
+        self._lose(pair, reason)
 
     def left_error(self, rank: int) -> PeerLostError:
         """The error that a peer has closed its Context, for a call that can do without it."""
@@ -227,17 +244,30 @@ class Connections:
         import logging
 
         self.error = error
+        if error.reported_by is not None:
+            error.interrupted = self._label()
         self._explain(error)
         self.messages.revoke()
         logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
-        header, payload = abort_frame(told or error, self.rank)
+        header, payload = abort_frame(told or error, self.rank, self._marker)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:
             pair.write(header, payload)
         try:
-            linger(pairs, Deadline(_TELL_SECONDS))
+            if self._marker and told is None:
+                from .remnants import Remnants  # needed once, if ever
+
+                self._remnants = Remnants(pairs, self._marker, self.size, Deadline(_TELL_SECONDS))
+            else:
+                linger(pairs, Deadline(_TELL_SECONDS))
         finally:
             self._release()
+
+    def let_go(self) -> None:
+        """Close what a broken engine has left: it will not be shrunk."""
+        remnants, self._remnants = self._remnants, None
+        if remnants is not None:
+            remnants.close()
 
     def _explain(self, error: GloompiError) -> None:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
@@ -251,76 +281,6 @@ class Connections:
         if isinstance(current, Task) and current.conversation is conversation:
             return conversation.entries([current])
         return conversation.entries()
-
-    def close(self, deadline: Deadline) -> None:
-        """Finish what was begun to be sent, say goodbye, and close all connections.
-
-        Raises
-        ------
-        OperationTimeoutError
-            Something could not be sent within the budget.
-        PeerLostError
-            A peer that something was still to be sent to is gone.  Others may go unnoticed.
-        MismatchError
-            A peer disagrees about a call of this rank's, and it has only come out now.
-        """
-        try:
-            owing = self.messages.unmatched()
-            self._move()
-            if self.error is not None and not owing and not isinstance(self.error, MismatchError):
-                return
-            self._finish_sends(self.messages.unmatched, deadline)
-            pairs = self._poller.pairs()
-            for pair in pairs:
-                pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
-            silent = linger(pairs, deadline)
-            self._resume()
-        except BaseException as exc:
-            self._interrupted(exc)
-            raise
-        self.error = ContextClosedError("this Context is closed")
-        self._release()
-        if silent:
-            raise unsent([pair.rank for pair in silent], deadline, self.peers)
-
-    def leave(self, conversation: Conversation, deadline: Deadline) -> None:
-        """End a conversation, and if it is the last, close the engine.
-
-        Raises
-        ------
-        OperationTimeoutError, PeerLostError, MismatchError
-            As `close`.
-        """
-        if self._conversations == {conversation}:
-            self.close(deadline)
-            return
-        channels = (conversation.messages, conversation.collectives)
-        try:
-            self._finish_sends(lambda: self.messages.unmatched(channels), deadline)
-            self._say_goodbye(conversation)
-            # Nobody may call this engine again for a long time.
-            links = [self._links[rank] for rank in conversation.ranks]
-            self._finish_sends(lambda: [link.rank for link in links if link.sending], deadline)
-        except BaseException as exc:
-            self._interrupted(exc)
-            raise
-
-    def _say_goodbye(self, conversation: Conversation) -> None:
-        conversation.abandon()
-        self.messages.leave((conversation.messages, conversation.collectives), conversation.ranks)
-        self._conversations.discard(conversation)
-        for watch in tuple(self.watches):
-            watch()
-
-    def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
-        while self.error is None and unfinished():
-            if deadline.expired():
-                self._fail(unsent(unfinished(), deadline, self.peers))
-            else:
-                self._serve(deadline.remaining())
-                self._resume()
-        if self.error is not None:
-            raise self._broken()
 
     def _release(self) -> None:
         self.messages.revoke()
@@ -337,18 +297,6 @@ class Connections:
             conversation.cut_off(type(self.error).__name__)
         if self._trace is not None:
             self._trace.end()
-
-    def forget(self, conversation: Conversation) -> None:
-        """End a conversation without a word, while another one is going on."""
-        self._conversations.discard(conversation)
-
-    def drop(self, conversation: Conversation) -> None:
-        """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
-        if self._conversations == {conversation}:
-            self.error = ContextClosedError("this Context was collected without having been closed")
-            self._release()
-        else:
-            self._dropped.append(conversation)  # this may be anywhere, even inside a call: the next one says goodbye
 
     @property
     def closed(self) -> bool:
@@ -381,6 +329,8 @@ def _forsake_all() -> None:
     for engine in list(_alive):
         if engine.error is None:
             engine.forsake()
+        else:
+            engine.let_go()
 
 
 os.register_at_fork(after_in_child=_forsake_all)

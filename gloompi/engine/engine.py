@@ -6,14 +6,17 @@ Caller-driven: there is no thread; whoever waits moves the bytes of all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
 
 from ..deadline import Deadline
-from .connections import Connections
+from ..errors import ContextClosedError
+from .conversation import Conversation
 from .lateness import late
 from .messages import CLOSED
 from .operation import Receive
+from .parting import Parting
 from .task import Task, Waiting
 
 __all__ = ["Engine"]
@@ -27,7 +30,7 @@ _ASK_SECONDS = 0.05
 _TEST_MOVES = 16
 
 
-class Engine(Connections):
+class Engine(Parting):
     """Runs calls, one thread at a time."""
 
     def exclusively(self, deadline: Deadline, what: str, action: Callable[..., Result], *arguments: Any) -> Result:
@@ -128,6 +131,11 @@ class Engine(Connections):
             self._poller.wake()
         return self._poller.prepare_sleep()
 
+    @property
+    def due(self) -> float:
+        """When the engine wants to be called although nothing is to be moved, by `time.monotonic`; `inf` for never."""
+        return self._poller.due
+
     def wait(self, task: Waiting, deadline: Deadline) -> None:
         """Move bytes until the task is done.
 
@@ -182,3 +190,42 @@ class Engine(Connections):
         gone = task.hopeless(self.messages.gone)
         if gone is not None:
             self._lose(gone, CLOSED)
+
+    def shrink(self, conversation: Conversation, deadline: Deadline) -> Engine:
+        """Return an engine of those that are left of a conversation's ranks, counted anew in their old order.
+
+        Raises
+        ------
+        RuntimeError
+            This one is not broken.
+        ContextClosedError, OperationTimeoutError
+            As `Agreement.reach`; or there is nothing left to go on with.
+        """
+        if self.error is None:
+            raise RuntimeError("shrink is for a Context that an error has broken; this one works")
+        remnants = self._remnants if conversation in self._conversations else None
+        if remnants is None:
+            raise ContextClosedError(
+                "this Context cannot be shrunk: it was closed, aborted or interrupted here, or it or one that shares its "
+                "connections has been shrunk before"
+            )
+        self._remnants = None
+        from .remnants import next_marker
+        from .shrinking import Agreement
+
+        try:
+            remnants.wake()
+            ranks = Agreement(remnants, self.rank, self.peers, deadline).reach(conversation.ranks)
+            streams = iter(remnants.take(old for old in ranks if old != self.rank))
+        finally:
+            remnants.close()
+        engine = Engine(
+            ranks.index(self.rank),
+            [replace(self.peers[old], rank=new) for new, old in enumerate(ranks)],
+            [None if old == self.rank else next(streams) for old in ranks],
+            crowded=self._crowded,
+            shared=self._shared,
+            marker=next_marker(self._marker, ranks),
+        )
+        engine.catch_up()
+        return engine

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import struct
-import termios
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import POLLIN, POLLOUT, poll
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
 from ..errors import GloompiError, rebuild
-from ..transport.frames import Kind, pack_header
+from ..transport.frames import NO_FINGERPRINT, Kind, pack_header
+from ..transport.liveness import Vigil, unacknowledged
 from ..transport.pair import Pair
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "linger"]
+__all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "is_delivered", "linger"]
 
 # Texts are cut so that an abort never comes near this: 6 bytes a character at most, and it has to fit any socket buffer.
 MAX_ABORT_NBYTES = 16384
 
 
-def abort_frame(error: GloompiError, rank: int) -> tuple[bytes, memoryview]:
-    """Header and payload that tell a peer of `error`, which `rank` has met or passes on."""
+def abort_frame(error: GloompiError, rank: int, marker: bytes = b"") -> tuple[bytes, memoryview]:
+    """Header and payload that tell a peer of `error`, which `rank` has met or passes on; for `marker` see `Remnants`."""
     facts = {name: _cut(name, value) for name, value in error.facts().items()}
     origin = rank if error.reported_by is None else error.reported_by
     payload = json.dumps([type(error).__name__, facts, origin], ensure_ascii=False).encode()
-    return pack_header(Kind.ABORT, 0, 0, len(payload)), memoryview(payload)
+    return pack_header(Kind.ABORT, 0, 0, len(payload), marker or NO_FINGERPRINT), memoryview(payload)
 
 
 def _cut(name: str, value: object) -> object:
@@ -82,6 +81,7 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
     left = {pair.fd: pair for pair in pairs if pair.sock is not None}
     shut: set[int] = set()
     trash = bytearray(65536)
+    vigil = Vigil()
     while left:
         waiting = poll()
         for fd, pair in list(left.items()):
@@ -91,13 +91,16 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
                 pair.end()
                 with suppress(OSError):  # the peer is gone already
                     _socket(pair).shutdown(SHUT_WR)
-            if _drained(_socket(pair), trash) or (fd in shut and _delivered(pair)):
+            if _drained(_socket(pair), trash) or (fd in shut and is_delivered(pair)):
                 del left[fd]
             else:
                 waiting.register(fd, POLLIN | (POLLOUT if pair.sending else 0))
         if left:
             if deadline.expired():
                 break
+            if monotonic() >= vigil.due:
+                for pair, _ in vigil.look(left.values()):
+                    del left[pair.fd]  # as any other that is gone
             # Nothing wakes a process when its last byte is acknowledged: look again after a millisecond.
             waiting.poll(1)
     return [pair for pair in left.values() if pair.sending]
@@ -120,8 +123,8 @@ def _drained(sock: socket.socket, trash: bytearray) -> bool:
     return True
 
 
-def _delivered(pair: Pair) -> bool:
+def is_delivered(pair: Pair) -> bool:
+    """Whether the peer's kernel has all that was sent."""
     if pair.peer.transport == "unix":
         return True  # what was sent is in the peer's queue and stays there
-    unacknowledged = fcntl.ioctl(_socket(pair), termios.TIOCOUTQ, bytes(4))
-    return not struct.unpack("i", unacknowledged)[0]
+    return not unacknowledged(_socket(pair))

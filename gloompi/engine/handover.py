@@ -89,7 +89,11 @@ class Handover:
             if held is wanted:
                 return
             if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
-                held.payload = bytearray(held.nbytes)
+                try:
+                    held.payload = bytearray(held.nbytes)
+                except (MemoryError, OverflowError) as exc:
+                    self._too_long(held.source, held.nbytes, exc)
+                    return
                 self._ask_for(channel, held, held.offer)
 
     def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
@@ -140,6 +144,15 @@ class Handover:
 
     def _garbled(self, rank: int, what: str) -> None:
         self._lose(self._links[rank], f"it sent {what}: the ranks run different versions, or memory is corrupt")
+
+    def _too_long(self, rank: int, nbytes: int, exc: Exception) -> None:
+        """There is no memory for a message of any length."""
+        error = GloompiError(
+            f"no memory for the {nbytes} bytes of a message from {self._links[rank].peer} to rank {self._rank}; send it in "
+            f"parts, or it was not meant for a receive that takes any length"
+        )
+        error.__cause__ = exc
+        self._fail(error)
 
     def _agrees(self, channel: Channel, source: int, tag: int, fingerprint: bytes) -> bool:
         """Whether a frame of a collective fits what this rank has called; if not, that breaks the engine."""

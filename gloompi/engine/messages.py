@@ -196,7 +196,7 @@ class Messages(Handover):
             self._ask_for(channel, receive, arrival.offer)
             return
         if not arrival.announced:
-            self._consumed(self._links[arrival.source], arrival.nbytes)
+            self._let_go(arrival)
         if arrival.complete:
             arrival.deliver(receive)
         else:
@@ -204,20 +204,24 @@ class Messages(Handover):
 
     def _accept(self, receive: Receive, source: int, tag: int, nbytes: int, fingerprint: bytes) -> bool:
         """Bind a message to a receive; if they do not fit, break the engine and return False."""
-        if receive.channel.collective:
-            if fingerprint != receive.fingerprint or not receive.admits(nbytes):
-                if self._agrees(receive.channel, source, tag, fingerprint):
-                    here = f"{describe(receive.fingerprint)} with {receive.capacity} bytes from rank {source}"
-                    there = f"{describe(fingerprint)} with {nbytes} bytes to rank {self._rank}"
-                    self._fail(MismatchError(label(fingerprint, tag), self._rank, here, source, there))
+        try:
+            if receive.channel.collective:
+                if fingerprint != receive.fingerprint or not receive.admits(nbytes):
+                    if self._agrees(receive.channel, source, tag, fingerprint):
+                        here = f"{describe(receive.fingerprint)} with {receive.capacity} bytes from rank {source}"
+                        there = f"{describe(fingerprint)} with {nbytes} bytes to rank {self._rank}"
+                        self._fail(MismatchError(label(fingerprint, tag), self._rank, here, source, there))
+                    return False
+            elif not same_items(fingerprint, receive.fingerprint) or not receive.admits(nbytes):
+                here = describe(receive.fingerprint).replace("send", "recv", 1)
+                if not isinstance(receive, OpenReceive):
+                    here += f" of at most {receive.capacity} bytes"
+                there = f"{describe(fingerprint)} of {nbytes} bytes"
+                operation = f"the message from rank {source} to rank {self._rank} with tag {tag}"
+                self._fail(MismatchError(operation, self._rank, here, source, there))
                 return False
-        elif not same_items(fingerprint, receive.fingerprint) or not receive.admits(nbytes):
-            here = describe(receive.fingerprint).replace("send", "recv", 1)
-            if not isinstance(receive, OpenReceive):
-                here += f" of at most {receive.capacity} bytes"
-            there = f"{describe(fingerprint)} of {nbytes} bytes"
-            operation = f"the message from rank {source} to rank {self._rank} with tag {tag}"
-            self._fail(MismatchError(operation, self._rank, here, source, there))
+        except MemoryError as exc:
+            self._too_long(source, nbytes, exc)
             return False
         receive.source, receive.tag, receive.nbytes = source, tag, nbytes
         return True
@@ -269,6 +273,7 @@ class Messages(Handover):
             self._departed(link, self.channel(channel))
             self._departed(link, self.channel(channel + 1))
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
+            link.aborted = True
             return Abort(rank, nbytes, self._told)
         else:
             self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")
@@ -280,14 +285,25 @@ class Messages(Handover):
         if nbytes > EAGER_NBYTES:
             self._garbled(rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
             return None
+        taken = link.kept + link.consumed + nbytes + HEADER_NBYTES
+        if taken > CREDIT_NBYTES:  # it is looked at where a message is to be kept: what finds its receive costs no memory
+            self._garbled(rank, f"{taken} bytes without asking, headers included; it was given leave for {CREDIT_NBYTES}")
+            return None
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
         if channel.closed:
             self._consumed(link, nbytes)  # nobody will ever ask for it
         else:
+            link.kept += nbytes + HEADER_NBYTES
             channel.matcher.keep(arrival)
         return arrival
+
+    def _let_go(self, arrival: Arrival) -> None:
+        """Note that a message that was kept has found its receive, or will have none."""
+        link = self._links[arrival.source]
+        link.kept -= arrival.nbytes + HEADER_NBYTES
+        self._consumed(link, arrival.nbytes)
 
     def _departed(self, link: Link, channel: Channel) -> None:
         """A peer has closed its Context of this channel."""
@@ -357,7 +373,7 @@ class Messages(Handover):
         for channel in channels:
             for arrival in (*channel.matcher.early(), *channel.held):
                 if not arrival.announced:
-                    self._consumed(self._links[arrival.source], arrival.nbytes)
+                    self._let_go(arrival)
             channel.closed, channel.matcher = True, Matcher()
             channel.revoke()
             channel.held.clear()

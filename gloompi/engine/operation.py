@@ -165,7 +165,10 @@ class OpenReceive(PieceReceive):
 
     def admits(self, nbytes: int) -> bool:
         if self.buffer is None or nbytes > len(self.buffer):
-            self.buffer = np.empty(nbytes, np.uint8).data
+            try:
+                self.buffer = np.empty(nbytes, np.uint8).data
+            except ValueError as exc:  # beyond what an array can have
+                raise MemoryError(str(exc)) from exc
         return True
 
     @property

@@ -12,8 +12,10 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from time import monotonic
 
+from ..transport.liveness import Vigil
 from ..transport.pair import Pair
 
 __all__ = ["Poller"]
@@ -54,6 +56,8 @@ class Poller:
         Seconds to keep trying on one connection alone.
     writing : dict
         By descriptor, the pairs that have something to send.
+    due : float
+        When to look for connections that are not answered, by `time.monotonic`; `poll` does it.
     """
 
     def __init__(self, crowded: bool, shared: bool, woken: Callable[[], None]) -> None:
@@ -71,8 +75,13 @@ class Poller:
         self._armed: set[int] = set()
         self._skipped = 0
         self._looked = 0.0
+        self._vigil: Vigil | None = None
+        self.due = inf
 
     def add(self, pair: Pair) -> None:
+        if self._vigil is None and pair.peer.transport != "unix":
+            self._vigil = Vigil()
+            self.due = self._vigil.due
         self._pairs[pair.fd] = pair
         self._epoll.register(pair.fd, select.EPOLLIN)
 
@@ -103,11 +112,13 @@ class Poller:
 
     def poll(self, timeout: float | None) -> bool:
         """Serve every pair that is ready, waiting up to `timeout` seconds for one; return whether that moved any bytes."""
+        self._skipped, self._looked = 0, monotonic()
         if timeout != 0:
             self.prepare_sleep()
-        self._skipped, self._looked = 0, monotonic()
+            until = max(0.0, self.due - self._looked)
+            timeout = min(until, _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
         moved = False
-        for fd, event in self._epoll.poll(timeout if timeout is None else min(timeout, _LONGEST_SECONDS)):
+        for fd, event in self._epoll.poll(timeout):
             pair = self._pairs.get(fd)
             if pair is None:
                 if fd == self._alarm:
@@ -119,7 +130,18 @@ class Poller:
                 moved |= pair.flush()
             if event & ~select.EPOLLOUT:
                 moved |= pair.receive()
+        if self._looked >= self.due:
+            moved |= self._keep_vigil()
         return moved
+
+    def _keep_vigil(self) -> bool:
+        """Once in some seconds, give up the connections that are not answered; return whether there were any."""
+        assert self._vigil is not None
+        lost = self._vigil.look(self._pairs.values())
+        self.due = self._vigil.due
+        for pair, reason in lost:
+            pair.give_up(reason)
+        return bool(lost)
 
     def prepare_sleep(self) -> int:
         """Have the kernel note what is waited for; return a descriptor that is readable when something of it has come."""

@@ -27,8 +27,10 @@ from ..stores.store import Store, looks
 
 __all__ = ["agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
 
-# A trace that names more ranks was not written by this module.
-_MAX_DIGITS = 5
+# A trace that names more ranks, or a longer session, was not written by this module.
+_MAX_DIGITS, _MAX_SESSION = 5, 64
+# No text that this module writes is as long.
+_MAX_TEXT = 2000
 
 
 def agree(store: Store, rank: int, size: int, deadline: Deadline) -> str:
@@ -53,7 +55,7 @@ def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
     """Session id and size of a run in which this rank was killed; None if there is no trace of one."""
     mine = store.peek([f"trace/{rank}"])[0] or b""
     session, _, digits = mine.decode(errors="replace").partition(" ")
-    if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
+    if not digits.isdecimal() or len(digits) > _MAX_DIGITS or len(session) > _MAX_SESSION or not session.isascii():
         return None
     # One rank clears up after all: the first of those that have a trace.
     lower = store.peek([f"trace/{peer}" for peer in range(min(rank, int(digits)))])
@@ -102,14 +104,14 @@ def _lead(store: Store, hello: bytes, size: int, deadline: Deadline) -> str:
     ]
     why = _absence(store, absent, size, deadline, [hello, *map(seen.get, others)])
     # Those that wait say the same when their time is up.
-    here = {peer: _fields(each).get("nonce") for peer, each in zip(others, hellos, strict=True) if each is not None}
+    here = {peer: _text(_fields(each).get("nonce")) for peer, each in zip(others, hellos, strict=True) if each is not None}
     store.multi_set({f"offer/{peer}": json.dumps({"nonce": here[peer], "failed": why}).encode() for peer in here})
     raise RendezvousError(why)
 
 
 def _offers(session: str, hellos: list[bytes]) -> list[bytes]:
     size = len(hellos) + 1
-    offers = [{"nonce": _fields(hello).get("nonce"), "session": session, "size": size} for hello in hellos]
+    offers = [{"nonce": _text(_fields(hello).get("nonce")), "session": session, "size": size} for hello in hellos]
     return [json.dumps(each).encode() for each in offers]
 
 
@@ -128,10 +130,11 @@ def _follow(store: Store, rank: int, hello: bytes, size: int, deadline: Deadline
         offer = _fields(packed)
         if offer.get("nonce") == nonce:  # not of an earlier run
             # A rank 0 that gives up may be one of an earlier run; the right one may come yet.
-            told = str(offer.get("failed", ""))
-            session = str(offer.get("session", ""))
+            told = _text(offer.get("failed"))
+            session = _text(offer.get("session"))
             if session and offer.get("size") != size:
-                raise RendezvousError(f"rank 0 says that there are {offer.get('size')} ranks, this is rank {rank} of {size}")
+                theirs = _text(offer.get("size"))
+                raise RendezvousError(f"rank 0 says that there are {theirs} ranks, this is rank {rank} of {size}")
         if session and ack != session.encode():
             store.multi_set({f"ack/{rank}": session.encode(), f"trace/{rank}": _trace(session, size)})
     forget_trace(store, rank, session, size)
@@ -152,8 +155,8 @@ def _check(store: Store, rank: int, hello: bytes, found: bytes | None) -> None:
     elif found != hello:
         other = _fields(found)
         raise RendezvousError(
-            f"another process, pid {other.get('pid')} on {other.get('host')}, came later and is rank {rank} too in "
-            f"{store!r}; give each rank its number, or each job a prefix of its own (PrefixStore)"
+            f"another process, pid {_text(other.get('pid'))} on {_text(other.get('host'))}, came later and is rank {rank} "
+            f"too in {store!r}; give each rank its number, or each job a prefix of its own (PrefixStore)"
         )
 
 
@@ -166,12 +169,19 @@ def _fields(packed: bytes | None) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
+def _text(field: object) -> str:
+    """A field as it may be shown, stored and compared, whoever has written it: no half characters, nothing nested."""
+    if not isinstance(field, str | int | float):
+        return ""
+    return str(field)[:_MAX_TEXT].encode(errors="replace").decode()
+
+
 def _absence(store: Store, absent: list[int], size: int, deadline: Deadline, hellos: list[bytes | None]) -> str:
     text = f"{missing_ranks(absent, size)} not shown up in {store!r} within {deadline.timeout or 0:.1f} s"
     for peer, hello in enumerate(hellos):
         other = _fields(hello).get("size", size)
         if other != size:
-            text += f"; a hello of rank {peer} says that there are {other} ranks"
+            text += f"; a hello of rank {peer} says that there are {_text(other)} ranks"
             break
     return f"{text}; late (connect_timeout), dead, or started with another store, prefix or size"
 

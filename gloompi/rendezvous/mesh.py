@@ -8,17 +8,17 @@ import socket
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from select import POLLRDHUP, poll
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..deadline import Deadline
-from ..errors import RendezvousError
+from ..errors import RendezvousError, summary
 from ..transport.device import Device, Listeners
 from ..transport.endpoint import Endpoint, Nearness, Peer
 from ..transport.handshake import Session
 from ..transport.route import Route, routes
 from .connecting import Connecting
 from .exchange import Exchange, no_watch
+from .hangups import Hangups, error_at, tell
 from .record import Blame, Record, pack_verdict, unpack_verdict
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ _log = logging.getLogger("gloompi")
 
 # Part of the budget that is kept for telling each other how it went.
 _VERDICT_SHARE = 0.1
-
-# How long a rank that sees a connection end waits for the verdict, which may say more.
-_GRACE_SECONDS = 1.0
 
 
 class Mesh(NamedTuple):
@@ -49,12 +46,15 @@ class Mesh(NamedTuple):
         Some host has more ranks than cores; alike on all ranks.
     shared : bool
         Another rank lives in this process.
+    marker : bytes
+        Of the session, see `gloompi.engine.remnants`.
     """
 
     peers: list[Peer]
     sockets: Sequence[socket.socket | Encrypted | None]
     crowded: bool = False
     shared: bool = False
+    marker: bytes = bytes(32)
 
     @classmethod
     def of(
@@ -65,7 +65,7 @@ class Mesh(NamedTuple):
         taken: list[Route | None],
     ) -> Mesh:
         """The mesh that these sockets make, as `rank` sees it."""
-        return cls(_peers(endpoints, sockets, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
+        return cls(_peers(rank, endpoints, sockets, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
 
 
 def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secret: bytes = b"") -> Mesh:
@@ -95,6 +95,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
             failure, blame = "", Blame.WAITED
             connecting: Connecting | None = None
             securing: Securing | None = None
+            gone: RendezvousError | None = None
             budget = _most_of(deadline)
             try:
                 _check(rank, ways, endpoints)
@@ -109,21 +110,31 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
                     securing.run(budget)
             except RendezvousError as exc:
                 failure = exc.reason
-                if securing is not None:
+                gone = exc if exc.rank is not None else None
+                if gone is not None:
+                    failure = f"rank {exc.rank} ({exc.host}, pid {exc.pid}): {failure}"
+                elif securing is not None:
                     blame = securing.blame
                 elif connecting is None or any(each.address for each in connecting.failures().values()):
                     blame = Blame.DIALED
             except OSError as exc:
                 failure, blame = str(exc), Blame.OWN
-            listeners.close()
+            except BaseException as exc:
+                if connecting is not None and securing is None:
+                    tell(error_at(rank, f"it gave up: {summary(exc)}", endpoints), rank, connecting.sockets)
+                raise
+            if gone is None:  # else those who come would take this rank for the one that has left
+                listeners.close()
             # What is connected stays open meanwhile: the others must not take this rank for dead.
-            _agree(exchange, failure, blame, endpoints, connecting.sockets if connecting else [], deadline)
+            plain = connecting.sockets if connecting is not None and not (failure and securing) else []
+            _agree(exchange, failure, blame, gone, endpoints, plain, securing is None, deadline)
             assert connecting is not None
             sockets, taken = connecting.hand_over()
     finally:
         listeners.close()
     streams = {} if securing is None else securing.streams
-    return Mesh.of(rank, endpoints, [streams.get(peer, sock) for peer, sock in enumerate(sockets)], taken)
+    mesh = Mesh.of(rank, endpoints, [streams.get(peer, sock) for peer, sock in enumerate(sockets)], taken)
+    return mesh._replace(marker=session.marker)
 
 
 def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
@@ -177,7 +188,7 @@ def _check_encryption(endpoints: list[Endpoint]) -> None:
             f"it does not encrypt and rank {other} ({endpoints[other].host}, pid {endpoints[other].pid}) does; give all "
             f"ranks Device(tls=True) (GLOOMPI_TLS=1), or none"
         )
-        raise _error(reason, rank, endpoints)
+        raise error_at(rank, reason, endpoints)
 
 
 def _check(rank: int, ways: list[list[Route]], endpoints: list[Endpoint]) -> None:
@@ -211,76 +222,50 @@ def _agree(
     exchange: Exchange,
     failure: str,
     blame: Blame,
+    gone: RendezvousError | None,
     endpoints: list[Endpoint],
     sockets: list[socket.socket | None],
+    speaks: bool,
     deadline: Deadline,
 ) -> None:
-    """Tell all ranks how it went here; raise the failure that says most, the same everywhere."""
-    hangups = _Hangups(sockets)
+    """Tell all ranks how it went here; raise the failure that says most, the same everywhere.
 
-    def watch() -> None:
-        peer = hangups.culprit()
-        if peer is not None and not failure:
-            raise _error("its connection ended before all ranks were connected; it has probably died", peer, endpoints)
-
+    Without `speaks` nothing may be written to the sockets: their streams are encrypted.
+    """
     try:
-        verdicts = [unpack_verdict(each) for each in exchange(pack_verdict(failure, blame), deadline, watch)]
-    except RendezvousError as exc:
-        if not failure:
+        hangups = Hangups(sockets, endpoints, gone)
+        packed = exchange(pack_verdict(failure, blame), deadline, hangups.check)
+    except BaseException as exc:
+        error = exc if isinstance(exc, RendezvousError) else None
+        if error is None:
+            error = error_at(exchange.rank, f"it gave up: {summary(exc)}", endpoints)
+        elif failure and gone is None and error.reported_by is None:
+            error = error_at(exchange.rank, failure, endpoints)
+        if speaks:
+            tell(error, exchange.rank, sockets)
+        if error is exc or not isinstance(exc, RendezvousError):
             raise
-        raise _error(failure, exchange.rank, endpoints) from exc
+        raise error from exc
+    verdicts = [unpack_verdict(each) for each in packed]
     failures = [(peer, reason, blame) for peer, (reason, blame) in enumerate(verdicts) if reason]
     if failures:
         peer, reason, _ = max(failures, key=lambda found: (found[2], -found[0]))
-        raise _error(reason, peer, endpoints)
-
-
-def _error(reason: str, rank: int, endpoints: list[Endpoint]) -> RendezvousError:
-    return RendezvousError(reason, rank, endpoints[rank].host, endpoints[rank].pid)
-
-
-class _Hangups:
-    """Finds out which peer's connection ended first while the ranks agree."""
-
-    def __init__(self, sockets: list[socket.socket | None]) -> None:
-        self._connected = {sock.fileno(): (peer, sock) for peer, sock in enumerate(sockets) if sock is not None}
-        self._first: int | None = None
-        self._since = Deadline(None)
-
-    def culprit(self) -> int | None:
-        """The rank that hung up first, once the others have had the time to notice it too.
-
-        Ranks that raise hang up as well: those that look later must not take them for the culprit.
-        """
-        if self._first is None:
-            poller = poll()
-            for fd in self._connected:
-                poller.register(fd, POLLRDHUP)
-            for fd, _ in poller.poll(0):
-                peer, sock = self._connected[fd]
-                # A peer that has agreed first may have worked and said goodbye already: then there is input.
-                if not _has_input(sock):
-                    self._first, self._since = peer, Deadline(_GRACE_SECONDS)
-                    break
-        return self._first if self._since.expired() else None
-
-
-def _has_input(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except OSError:
-        return False
+        raise error_at(peer, reason, endpoints)
 
 
 def _peers(
-    endpoints: list[Endpoint], sockets: Sequence[socket.socket | Encrypted | None], taken: list[Route | None]
+    rank: int,
+    endpoints: list[Endpoint],
+    sockets: Sequence[socket.socket | Encrypted | None],
+    taken: list[Route | None],
 ) -> list[Peer]:
-    peers = []
+    wanted, peers = endpoints[rank].checksum, []
     for peer, (endpoint, sock, route) in enumerate(zip(endpoints, sockets, taken, strict=True)):
         way = ("self", "", "") if route is None else (route.transport, route.text, route.why)
         if isinstance(sock, tuple):
             way = ("tls", *way[1:])
-        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id, endpoint.readable))
+        checked = (wanted or endpoint.checksum) and way[0] in ("unix", "tcp")  # TLS does it by itself
+        peers.append(Peer(peer, endpoint.host, endpoint.pid, *way, endpoint.host_id, endpoint.readable, checked))
     return peers
 
 

@@ -13,7 +13,7 @@ from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
 __all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Blame", "Record", "pack_verdict", "unpack_verdict"]
 
-_VERSION = 4
+_VERSION = 5
 RECORD_NBYTES = 400
 VERDICT_NBYTES = 400
 

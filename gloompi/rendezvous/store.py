@@ -24,6 +24,8 @@ _WATCH_SECONDS = 0.1
 _SIGNATURE_NBYTES = 32
 # A rendezvous takes two rounds and the doctor a few more: so many are looked for of a run that was killed.
 _ROUNDS = 8
+# In one request: a trace that somebody else has left may name any number of ranks.
+_CLEARED_RANKS = 250
 
 
 @contextmanager
@@ -70,13 +72,18 @@ class _StoreExchange:
         earlier = earlier_run(store, rank)
         if earlier is not None:
             _log.debug("rank %d: clearing up after an earlier run of %d ranks in %r", rank, earlier[1], store)
-            self._clear_up(earlier[0], _ROUNDS, earlier[1])
+            self._clear_up(earlier[0], _ROUNDS, earlier[1], deadline)
         self._session = agree(store, rank, self.size, deadline)
         _log.debug("rank %d of %d: session agreed on in %r", rank, self.size, store)
 
-    def _clear_up(self, session: str, rounds: int, size: int) -> None:
-        records = [f"{session}/{number}/{peer}" for number in range(rounds) for peer in range(size)]
-        self._store.delete([*records, f"{session}/left", f"{session}/gone"])
+    def _clear_up(self, session: str, rounds: int, size: int, deadline: Deadline) -> None:
+        others = [f"{session}/left", f"{session}/gone"]
+        for start in range(0, max(size, 1), _CLEARED_RANKS):
+            if deadline.expired():
+                return
+            ranks = range(start, min(start + _CLEARED_RANKS, size))
+            self._store.delete([f"{session}/{number}/{peer}" for number in range(rounds) for peer in ranks] + others)
+            others = []
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         number, self._round = self._round, self._round + 1
@@ -125,7 +132,7 @@ class _StoreExchange:
             forget(store, self.rank)
             if session and store.add(f"{session}/left", 1) == self.size:
                 # A rank that failed early has seen fewer rounds than others may have.
-                self._clear_up(session, max(self._round, _ROUNDS), self.size)
+                self._clear_up(session, max(self._round, _ROUNDS), self.size, Deadline(None))
             forget_trace(store, self.rank, session, self.size)
         except Exception as exc:  # a store of the user's may raise anything
             # The rendezvous has ended, well or not, and that is what the caller has to hear.

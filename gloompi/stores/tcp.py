@@ -22,6 +22,7 @@ __all__ = ["TCPStore"]
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
 _RETRY_SECONDS = 0.05
+_RECEIVED_NBYTES = 256 * 1024
 # A process that is stopped must not keep the one that serves for ever.
 _LINGER_SECONDS, _FAILURE_SECONDS = 30.0, 1.0
 
@@ -134,7 +135,7 @@ class TCPStore(Store):
         try:
             self._sock.sendall(packed)
             (nbytes,) = LENGTH.unpack(_receive(self._sock, LENGTH.size))
-            return unpack(_receive(self._sock, nbytes))
+            return _unpacked(_receive(self._sock, nbytes))
         except BaseException as exc:
             # An answer that is late would be taken for that to the next request.
             self._sock.close()
@@ -144,7 +145,10 @@ class TCPStore(Store):
             raise
 
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        return self._ask(b"read", *(key.encode() for key in keys))
+        values = self._ask(b"read", *(key.encode() for key in keys))
+        if len(values) != len(keys):
+            raise unreachable(self, "the rank that serves it", f"it has given {len(values)} values for {len(keys)} keys")
+        return values
 
     def _write(self, items: Mapping[str, bytes]) -> None:
         self._ask(b"write", *(part for key, value in items.items() for part in (key.encode(), value)))
@@ -156,7 +160,7 @@ class TCPStore(Store):
         self._ask(b"remove", *(key.encode() for key in keys))
 
     def _add(self, key: str, n: int) -> int:
-        return int(self._ask(b"add", key.encode(), b"%d" % n)[0] or b"")
+        return int(b"".join(each or b"" for each in self._ask(b"add", key.encode(), b"%d" % n)))
 
     def _append(self, key: str, value: bytes) -> None:
         self._ask(b"append", key.encode(), value)
@@ -178,10 +182,21 @@ class TCPStore(Store):
                 self._sock = None
 
 
+def _unpacked(packed: bytes) -> list[bytes | None]:
+    try:
+        strings = unpack(packed)
+    except ValueError as exc:
+        raise ConnectionError(f"its answer is none: {exc}") from exc
+    if not strings:
+        raise ConnectionError("its answer is empty")
+    return strings
+
+
 def _receive(sock: socket.socket, nbytes: int) -> bytes:
     received = bytearray()
     while len(received) < nbytes:
-        piece = sock.recv(nbytes - len(received))
+        # Python allocates what is asked for, and what is announced need not come.
+        piece = sock.recv(min(nbytes - len(received), _RECEIVED_NBYTES))
         if not piece:
             raise ConnectionError("the connection was closed")
         received += piece

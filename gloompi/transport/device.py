@@ -81,6 +81,10 @@ class Device:
         Encrypt TCP connections with TLS 1.3; both sides prove who they are with certificates that are made for the
         rendezvous.  All ranks or none.  What goes over AF_UNIX stays in the kernel and is not encrypted.  Needs the package
         cryptography (``pip install 'gloompi[tls]'``).  Default: GLOOMPI_TLS (0 or 1), else False.
+    checksum : bool, optional
+        Send a checksum with every frame, on connections that are not encrypted: what was altered on the way gives a
+        PeerLostError.  A connection has it if either of its ranks asks for it.  Memory of such a rank is not read, whatever
+        `single_copy` says.  Default: GLOOMPI_CHECKSUM (0 or 1), else False.
 
     Raises
     ------
@@ -99,6 +103,7 @@ class Device:
         transport: str | None = None,
         single_copy: bool | None = None,
         tls: bool | None = None,
+        checksum: bool | None = None,
     ) -> None:
         if interface is not None and host is not None:
             raise ValueError(f"give interface or host, not both: {interface!r}, {host!r}")
@@ -125,6 +130,7 @@ class Device:
             raise ValueError(f"{source} must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
         self.single_copy = _switch("GLOOMPI_SINGLE_COPY", True) if single_copy is None else bool(single_copy)
         self.tls = _switch("GLOOMPI_TLS", False) if tls is None else bool(tls)
+        self.checksum = _switch("GLOOMPI_CHECKSUM", False) if checksum is None else bool(checksum)
 
     def __repr__(self) -> str:
         low, high = self.ports
@@ -133,7 +139,7 @@ class Device:
         return (
             f"Device(interface={self.interface!r}, host={self.host!r}, {advertise}port={port}, "
             f"family={self.family}, transport={self.transport!r}{'' if self.single_copy else ', single_copy=False'}"
-            f"{', tls=True' if self.tls else ''})"
+            f"{', tls=True' if self.tls else ''}{', checksum=True' if self.checksum else ''})"
         )
 
     def listen(self, backlog: int) -> Listeners:
@@ -187,9 +193,15 @@ class Device:
             raise
         cores = os.sched_getaffinity(0)
         who = (socket.gethostname(), os.getpid(), len(cores), host_id())
-        readable = self.single_copy and is_permitted()
-        digest = b"" if certificate is None else certificate.digest
-        endpoint = Endpoint(*who, unix, tuple(addresses), first_core=min(cores), readable=readable, digest=digest)
+        endpoint = Endpoint(
+            *who,
+            unix,
+            tuple(addresses),
+            first_core=min(cores),
+            readable=self.single_copy and not self.checksum and is_permitted(),  # what is read has no checksum
+            digest=b"" if certificate is None else certificate.digest,
+            checksum=self.checksum,
+        )
         return Listeners(sockets, endpoint, certificate)
 
     def _addresses(self) -> list[tuple[Interface, IPInterface]]:

@@ -67,6 +67,8 @@ class Endpoint:
         Processes of the same user and host may read its memory, as far as it knows.
     digest : bytes, 32
         SHA-256 of the certificate that the rank encrypts with; empty if it does not encrypt.
+    checksum : bool
+        The rank wants its connections checked.
     """
 
     host: str
@@ -78,6 +80,7 @@ class Endpoint:
     first_core: int = 0
     readable: bool = False
     digest: bytes = b""
+    checksum: bool = False
 
     def pack(self) -> bytes:
         """Return `ENDPOINT_NBYTES` bytes."""
@@ -88,7 +91,7 @@ class Endpoint:
             min(self.first_core, 0xFFFF),
             self.host_id,
             self.unix,
-            self.readable,
+            self.readable * _READABLE | self.checksum * _CHECKSUM,
             len(self.addresses),
         )
         for address in self.addresses:
@@ -113,7 +116,7 @@ class Endpoint:
         """
         if len(packed) < WHO_NBYTES:
             raise ValueError(f"an endpoint has at least {WHO_NBYTES} bytes, not {len(packed)}")
-        host, pid, cores, first_core, host_id, unix, readable, count = _WHO.unpack_from(packed)
+        host, pid, cores, first_core, host_id, unix, flags, count = _WHO.unpack_from(packed)
         if count > MAX_ADDRESSES:
             raise ValueError(f"an endpoint has at most {MAX_ADDRESSES} addresses, not {count}")
         if len(packed) < WHO_NBYTES + count * _ADDRESS.size:
@@ -124,7 +127,8 @@ class Endpoint:
             addresses.append(Address(_interface(version, ip, prefix), port, Nearness(nearness), scope))
         text = host.rstrip(b"\0").decode(errors="ignore")
         unix, digest = (some.rstrip(b"\0") and some for some in (unix, packed[_DIGEST_OFFSET:ENDPOINT_NBYTES]))
-        return cls(text, pid, cores, host_id, unix, tuple(addresses), first_core, readable, digest)
+        readable, checksum = bool(flags & _READABLE), bool(flags & _CHECKSUM)
+        return cls(text, pid, cores, host_id, unix, tuple(addresses), first_core, readable, digest, checksum)
 
 
 @lru_cache(maxsize=4096)
@@ -134,7 +138,8 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
     return ip_interface((numeric, prefix))
 
 
-_WHO = Struct("<64sIHH16s16s?B")
+_WHO = Struct("<64sIHH16s16sBB")
+_READABLE, _CHECKSUM = 1, 2  # flags
 _ADDRESS = Struct("<BBBHI16s")
 WHO_NBYTES = _WHO.size  # an endpoint without addresses
 _DIGEST_OFFSET = _WHO.size + MAX_ADDRESSES * _ADDRESS.size
@@ -159,6 +164,8 @@ class Peer:
         The same for the ranks of one host, whatever its name.
     readable : bool
         See `Endpoint`.
+    checked : bool
+        Checksums go with what is sent to the peer and what comes from it, see `Device`.
     """
 
     rank: int
@@ -169,6 +176,7 @@ class Peer:
     why: str = ""
     host_id: bytes = field(default=b"", repr=False, compare=False)
     readable: bool = field(default=False, repr=False, compare=False)
+    checked: bool = field(default=False, compare=False)
 
     @property
     def link(self) -> str:

@@ -4,7 +4,7 @@ Layout, little-endian::
 
     0   version     u8      of this layout
     1   kind        u8      Kind
-    2   (zero)      6 B
+    2   (zero)      6 B     where frames are checked, the two checks, see `checked`
     8   channel     u64     which conversation of which Context
     16  tag         i64     the user's tag, or sequence number << 16 | step of a collective
     24  nbytes      u64     payload that follows, or (ANNOUNCE, CREDIT) a number of bytes
@@ -24,7 +24,7 @@ VERSION = 3
 
 
 class Kind(IntEnum):
-    """What a frame is for.  Only MESSAGE, DATA, OFFER and ABORT are followed by a payload."""
+    """What a frame is for.  Only MESSAGE, DATA, OFFER, ABORT, VIEW and DECIDED are followed by a payload."""
 
     MESSAGE = 1
     """A whole message, sent without asking."""
@@ -48,6 +48,10 @@ class Kind(IntEnum):
     """As ANNOUNCE, and the payload says where in the sender's memory the message is: waits for TAKEN or CLEAR."""
     TAKEN = 11
     """The message that was offered has been read."""
+    VIEW = 12
+    """Among survivors, with a marker for the fingerprint; the payload says who is alive, the tag is a round's number."""
+    DECIDED = 13
+    """As VIEW; the payload says who goes on."""
 
 
 _HEADER = Struct("<BB6xQqQ32s")

@@ -70,23 +70,29 @@ class Link:
         Bytes that may still be sent without asking.
     consumed : int
         Bytes received without asking that found their receive and have not been credited to the peer yet.
+    kept : int
+        Bytes received without asking that no receive has matched.
     finished : bool
         The peer has said that it sends nothing more.
     owes : bool
         A payload was dropped that somebody may still wait to see sent.
+    aborted : bool
+        The peer has broken its side: it reads nothing more as frames.
     readable : bool
         The peer's memory may be readable, and this process's for the peer.
     """
 
-    __slots__ = ("_handler", "consumed", "credit", "finished", "owes", "peer", "rank", "readable")
+    __slots__ = ("_handler", "aborted", "consumed", "credit", "finished", "kept", "owes", "peer", "rank", "readable")
 
     def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
         self.peer = peer
         self.rank = peer.rank
         self.credit = credit
         self.consumed = 0
+        self.kept = 0
         self.finished = False
         self.owes = False
+        self.aborted = False
         self.readable = False
         self._handler = handler
 

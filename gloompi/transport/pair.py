@@ -5,6 +5,7 @@ Non-blocking: `write` and `flush` hand over what the kernel takes, `receive` tak
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import socket
 
     from .endpoint import Peer
+    from .tls import Encrypted
 
 __all__ = ["SLICE_NBYTES", "STAGING_NBYTES", "Pair"]
 
@@ -61,6 +63,7 @@ class Pair(Link):
         "_kept",
         "_left",
         "_mute",
+        "_parsing",
         "_queue",
         "_reading",
         "_sink",
@@ -89,6 +92,7 @@ class Pair(Link):
         # signal handler may raise between the call and the note of what it took: then nobody knows any more where the
         # stream is, and nothing may follow.
         self._mute = False
+        self._parsing = False  # there is more in the staging area than what the handler is being told
 
     @property
     def sending(self) -> bool:
@@ -266,37 +270,98 @@ class Pair(Link):
         else:
             self._handler.lost(self, f"{cause.strerror or cause}{self._progress()}", cause)
 
+    def give_up(self, reason: str) -> None:
+        """Report the stream as lost, which the kernel has not done."""
+        self._handler.lost(self, reason + self._progress(), None)
+
     def _parse(self, end: int) -> None:
         staging = self._staging
         position = 0
         self._kept = b""
+        self._parsing = True
         while end - position >= HEADER_NBYTES:
-            version, kind, channel, tag, nbytes, fingerprint = unpack_header(staging, position)
-            if version != VERSION:
-                self._handler.lost(self, f"it speaks frame version {version}, this rank version {VERSION}", None)
-                return
+            sink = self._begin(position)
             position += HEADER_NBYTES
-            sink = self._handler.frame(self, kind, channel, tag, nbytes, fingerprint)
-            if sink is not None:
-                stop = position + nbytes
+            if sink is not None and self._sink is None:
+                stop = position + self._left
                 if stop > end:
                     if position < end:
                         sink.feed(staging[position:end])
-                    self._sink, self._left = sink, stop - end
+                    if self._sink is None:
+                        self._sink, self._left = sink, stop - end
+                    self._parsing = False
                     return
-                if nbytes:
+                if stop > position:
                     sink.feed(staging[position:stop])
                     position = stop
                 sink.finish()
-            if self.sock is None:
+            if self._sink is not None:  # the handler has turned to something else
+                self._sink.feed(staging[position:end])
+                position = end
+            elif self.sock is None:
                 return
         if position < end:
             self._kept = bytes(staging[position:end])
+        self._parsing = False
+
+    def _begin(self, position: int) -> Sink | None:
+        """Take the header there; return where its payload of `_left` bytes goes, if one follows."""
+        version, kind, channel, tag, self._left, fingerprint = unpack_header(self._staging, position)
+        if version != VERSION:
+            self._handler.lost(self, f"it speaks frame version {version}, this rank version {VERSION}", None)
+            return None
+        return self._handler.frame(self, kind, channel, tag, self._left, fingerprint)
 
     def _progress(self) -> str:
         if self._sink is not None:
             return f", {self._left} bytes short of a message"
         return f", {len(self._kept)} bytes into a header" if self._kept else ""
+
+    def divert(self, handler: PairHandler, sink: Sink, staging: memoryview) -> bool:
+        """From here on give all that comes to `sink`; return whether the pair may be read now.
+
+        It may not while the handler is being told of a frame: the sink gets what has come behind it before anything else.
+        """
+        self._handler = handler
+        self._sink, self._left = sink, sys.maxsize
+        self._staging = staging
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            sink.feed(memoryview(kept))
+        return not self._parsing
+
+    def cut(self) -> None:
+        """Forget what waits to be sent, in the middle of a frame maybe: the peer would drop it."""
+        self._drop()
+
+    def detach(self) -> socket.socket | Encrypted:
+        """Give the connection away, without what waits to be sent; the pair is closed then."""
+        assert self.sock is not None
+        sock, self.sock = self.sock, None
+        self._mute = True
+        self._drop()
+        self._sink = None
+        return sock
+
+    def sleep(self) -> None:
+        """Keep the descriptor open without a socket object."""
+        assert self.sock is not None
+        self.sock.detach()
+        self.sock, self._mute = None, True
+
+    def wake(self) -> None:
+        """End `sleep`."""
+        import socket
+
+        self.sock = socket.socket(fileno=self.fd)
+        self.sock.setblocking(False)
+        self._mute = self._write_error is not None
+
+    def pause(self) -> None:
+        """Take nothing more: it is for whoever the connection is given to."""
+
+    def catch_up(self) -> None:
+        """Take what has come without the kernel's knowing that it is still here."""
 
     def end(self) -> None:
         """Say in the stream that nothing follows, where it has a word for that; its half of the socket is shut next."""

@@ -69,7 +69,7 @@ class TlsPair(Pair):
         As for `Pair`.
     """
 
-    __slots__ = ("_altered", "_incoming", "_outgoing", "_read", "_sealed", "_telling", "_tls")
+    __slots__ = ("_altered", "_incoming", "_outgoing", "_paused", "_read", "_sealed", "_telling", "_tls")
 
     def __init__(self, stream: Encrypted, peer: Peer, handler: PairHandler, credit: int, staging: memoryview) -> None:
         super().__init__(stream.sock, peer, handler, credit, staging)
@@ -78,6 +78,7 @@ class TlsPair(Pair):
         self._sealed = memoryview(b"")  # records that the kernel has not taken yet
         self._telling: list[Completion] = []  # whose payloads end in them
         self._altered = False
+        self._paused = False
 
     @property
     def sending(self) -> bool:
@@ -215,10 +216,26 @@ class TlsPair(Pair):
             self._ended(None)
         return True
 
+    def pause(self) -> None:
+        self._paused = True
+
+    def catch_up(self) -> None:
+        self._open()
+
+    def cut(self) -> None:
+        sealed = self._sealed  # what is sealed has to be sent
+        super().cut()
+        self._sealed = sealed
+
+    def detach(self) -> Encrypted:
+        sock = super().detach()
+        assert not isinstance(sock, tuple)
+        return Encrypted(sock, self._tls, self._incoming, self._outgoing)
+
     def _open(self) -> None:
         """Open everything that has come, and take it."""
         read, staging = self._read, self._staging
-        while self.sock is not None:
+        while self.sock is not None and not self._paused:
             sink, held = self._sink, len(self._kept)
             try:
                 if sink is not None:

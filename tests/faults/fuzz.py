@@ -1,42 +1,47 @@
-"""Fuzzing guided by coverage: ``python -m tests.faults.fuzz --runs 1000000``.
+"""Fuzzing: ``python -m tests.faults.fuzz --runs 1000000``, and the same ``--with hypothesis --examples 1000000``.
 
-Each target of `targets.py` gets its share of the runs, in a process of its own with limited address space.  What libFuzzer
-finds is minimised in no way: the input is written to the folder, and ``--input FILE`` runs it again.  Needs atheris
-(``pip install atheris``; it has no build for every Python).
+The one is guided by coverage and needs atheris (``pip install 'gloompi[fuzz]'``; it has no build for every Python), the
+other is not and needs hypothesis.  Each target gets its share of the inputs, in a process of its own with limited address
+space.  Inputs that are found wanting are written to the folder, and ``--target NAME --input FILE`` runs one again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import re
 import resource
 import subprocess
 import sys
 import tempfile
-import tracemalloc
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 
 # Python, NumPy, atheris and its tables take 600 MiB of addresses; nothing here may come near the rest.
 _ADDRESSES_NBYTES = 2 * 1024**3
 _SECONDS_PER_INPUT = 5
-# Tracing every allocation takes twice the time: one input in so many is traced, and all of them have the address limit.
-_TRACED = 8
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100_000, help="inputs, of all targets together")
-    parser.add_argument("--seed", type=int, default=1, help="of libFuzzer's generator; 0 draws one")
+    parser.add_argument("--with", choices=["atheris", "hypothesis"], default="atheris", dest="engine")
+    parser.add_argument("--runs", "--examples", type=int, default=100_000, help="inputs, of all targets together")
+    parser.add_argument("--seed", type=int, default=1, help="of the generator")
+    parser.add_argument("--traced", type=int, default=4, help="one input in so many has its allocations traced")
     parser.add_argument("--target", action="append", help="only this one; may be given again")
     parser.add_argument("--folder", type=Path, help="where findings go; default: a new one in the temporary folder")
     parser.add_argument("--input", type=Path, help="run this file alone, on the one --target")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        fuzz(options.one, options.runs, options.seed, options.folder)
+        logging.disable()  # strangers are worth a line in a log, a million of them are not
+        fuzz = guided if options.engine == "atheris" else drawn
+        fuzz(options.one, options.runs, options.seed, options.traced, options.folder)
         return 0
-    from .targets import TARGETS, within
+    from .target import CAP_NBYTES, Fuzzed
+    from .targets import TARGETS
 
     names = options.target or list(TARGETS)
     unknown = [name for name in names if name not in TARGETS]
@@ -45,75 +50,125 @@ def main() -> int:
     if options.input:
         if len(names) != 1:
             parser.error("--input needs one --target")
-        tracemalloc.start()
-        within(TARGETS[names[0]].run, options.input.read_bytes())
-        print(f"{names[0]}: taken or refused as it should be")
+        fuzzed = Fuzzed(TARGETS[names[0]], 1)
+        fuzzed(options.input.read_bytes())
+        print(f"{names[0]}: taken or refused as it should be; {fuzzed.peak} bytes allocated of at most {CAP_NBYTES}")
         return 0
-    try:
-        import atheris  # noqa: F401
-    except ImportError:
-        print("atheris is not installed: pip install atheris", file=sys.stderr)
+    if find_spec(options.engine) is None:
+        print(f"{options.engine} is not installed: pip install {options.engine}", file=sys.stderr)
         return 2
     folder = options.folder or Path(tempfile.mkdtemp(prefix="gloompi-fuzz-"))
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{'target':10} {'inputs':>9} {'edges':>6} {'kept':>5} {'seconds':>8} {'peak MiB':>9}  result")
-    findings = 0
+    print(f"{options.engine}, seed {options.seed}, allocations traced for one input in {options.traced}")
+    print(f"{'target':11} {'inputs':>9} {'edges':>6} {'kept':>5} {'seconds':>8} {'peak KiB':>9} {'cap KiB':>8}  result")
+    findings, inputs, began = 0, 0, monotonic()
     for name in names:
-        findings += in_process(name, options.runs // len(names), options.seed, folder)
+        found, count = in_process(options, name, options.runs // len(names), folder)
+        findings += found
+        inputs += count
+    print(f"{'together':11} {inputs:>9} {'':>6} {'':>5} {monotonic() - began:>8.1f}  {findings} target(s) with findings")
     return 1 if findings else 0
 
 
-def in_process(name: str, runs: int, seed: int, folder: Path) -> bool:
-    """Fuzz one target in a process of its own, print a line about it, and return whether something was found."""
-    command = [sys.executable, "-m", "tests.faults.fuzz", "--one", name, "--runs", str(runs), "--seed", str(seed)]
+def in_process(options: argparse.Namespace, name: str, runs: int, folder: Path) -> tuple[bool, int]:
+    """Fuzz one target in a process of its own, print a line about it; return whether something was found, and the inputs."""
+    from .target import CAP_NBYTES
+
+    state = folder / f"{name}.json"
+    state.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.faults.fuzz", "--one", name, "--with", options.engine, "--runs", str(runs)]
+    command += ["--seed", str(options.seed), "--traced", str(options.traced), "--folder", str(folder)]
     began = monotonic()
-    done = subprocess.run([*command, "--folder", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = monotonic() - began
     log = folder / f"{name}.log"
     log.write_text(done.stdout + done.stderr)
-    states = re.findall(r"#(\d+)\s+\w+.*?cov: (\d+).*?corp: (\d+).*?rss: (\d+)Mb", done.stderr)
-    ran = re.search(r"Done (\d+) runs", done.stderr)
-    inputs, edges, kept, peak = states[-1] if states else (0, 0, 0, 0)
-    inputs = ran[1] if ran else inputs
-    found = done.returncode != 0 or ran is None
+    count, peak = json.loads(state.read_text()) if state.exists() else (0, 0)
+    edges = kept = "-"
+    if options.engine == "atheris":
+        ran = re.search(r"Done (\d+) runs", done.stderr)
+        states = re.findall(r"#(\d+)\s+\w+.*?cov: (\d+).*?corp: (\d+)", done.stderr)
+        count, edges, kept = (int(states[-1][0]), *states[-1][1:]) if states else (0, edges, kept)
+        count = int(ran[1]) if ran else count
+    found = done.returncode != 0 or count < runs
     result = f"FOUND, see {log} and {folder}/{name}-*" if found else "nothing"
-    print(f"{name:10} {inputs:>9} {edges:>6} {kept:>5} {seconds:>8.1f} {peak:>9}  {result}", flush=True)
-    return found
+    print(
+        f"{name:11} {count:>9} {edges:>6} {kept:>5} {seconds:>8.1f} {peak / 1024:>9.0f} {CAP_NBYTES / 1024:>8.0f}  {result}",
+        flush=True,
+    )
+    return found, count
 
 
-def fuzz(name: str, runs: int, seed: int, folder: Path) -> None:
-    """Fuzz one target in this process, and end it."""
+def limit_addresses() -> None:
+    """What nobody traces has a limit too."""
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_NBYTES, _ADDRESSES_NBYTES))
+
+
+def guided(name: str, runs: int, seed: int, traced: int, folder: Path) -> None:
+    """Fuzz one target in this process with atheris, and end it."""
     import atheris
 
     with atheris.instrument_imports(include=["gloompi"]):
-        from .targets import CAP_NBYTES, MAX_INPUT_NBYTES, TARGETS, within
+        from .target import MAX_INPUT_NBYTES, Fuzzed
+        from .targets import TARGETS
 
-    target = TARGETS[name]
     corpus = Path(tempfile.mkdtemp(dir=folder, prefix=f"{name}-corpus-"))
-    for number, good in enumerate(target.seeds):
+    for number, good in enumerate(TARGETS[name].seeds):
         (corpus / str(number)).write_bytes(good)
-    count = 0
+    fuzzed = Fuzzed(TARGETS[name], traced)
+    state, peak = folder / f"{name}.json", 0
 
     def run(data: bytes) -> None:
-        nonlocal count
-        count += 1
-        if count % _TRACED:
-            target.run(data)
-            return
-        tracemalloc.start()
-        try:
-            within(target.run, data)
-        finally:
-            tracemalloc.stop()
+        nonlocal peak
+        fuzzed(data)
+        if fuzzed.peak > peak:  # libFuzzer ends the process without a word to Python
+            peak = fuzzed.peak
+            state.write_text(json.dumps([fuzzed.count, peak]))
+            (folder / f"{name}-largest").write_bytes(data)
 
-    assert _ADDRESSES_NBYTES > CAP_NBYTES
-    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_NBYTES, _ADDRESSES_NBYTES))
+    limit_addresses()
     arguments = [
         *(f"-runs={runs}", f"-seed={seed}", f"-max_len={MAX_INPUT_NBYTES}", f"-timeout={_SECONDS_PER_INPUT}"),
         *("-rss_limit_mb=1024", "-print_final_stats=0", f"-artifact_prefix={folder}/{name}-"),
     ]
     atheris.Setup([sys.argv[0], *arguments, str(corpus)], run)
     atheris.Fuzz()
+
+
+def drawn(name: str, runs: int, seed: int, traced: int, folder: Path) -> None:
+    """Fuzz one target in this process with hypothesis."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+
+    from .target import GENERATED, NOISE_NBYTES, Fuzzed, generated
+    from .targets import TARGETS
+
+    target = TARGETS[name]
+    fuzzed = Fuzzed(target, traced)
+
+    @seeded(seed)
+    @settings(
+        max_examples=-(-runs // GENERATED),
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.binary(min_size=NOISE_NBYTES, max_size=NOISE_NBYTES))
+    def check(noise: bytes) -> None:
+        for data in generated(target, noise):
+            try:
+                fuzzed(data)
+            except BaseException:
+                (folder / f"{name}-crash").write_bytes(data)
+                raise
+
+    limit_addresses()
+    try:
+        check()
+    finally:
+        (folder / f"{name}.json").write_text(json.dumps([fuzzed.count, fuzzed.peak]))
 
 
 if __name__ == "__main__":

@@ -35,8 +35,14 @@ PROMPT = 2.0
 Report = dict[str, Any]
 
 
-def assert_lost(outcome: Report, lost: Collection[int], operation: str, since: float, limit: float = PROMPT) -> None:
-    """The error names a lost peer and this rank's operation with its number, and has come within `limit` seconds."""
+def assert_lost(
+    outcome: Report, lost: Collection[int], operation: str, since: float, limit: float = PROMPT, own: str = ""
+) -> None:
+    """The error names a lost peer, and the operation in which it was met; it has come within `limit` seconds.
+
+    Where another rank has met it, the text names this rank's `own` operation too, if that is another one.  What a rank is
+    told in the moment in which its operation ends concerns none.
+    """
     assert outcome["error"] == "PeerLostError", outcome
     assert outcome["lost"] in lost, outcome
     assert outcome["operation"] is not None, outcome
@@ -44,6 +50,13 @@ def assert_lost(outcome: Report, lost: Collection[int], operation: str, since: f
     assert f"lost rank {outcome['lost']} (" in outcome["text"]
     assert f" in {outcome['operation']}: " in outcome["text"]
     assert outcome["ended"] - max(since, outcome["began"]) < limit, outcome
+    if outcome["reported_by"] is None:
+        assert own in ("", outcome["operation"]), outcome
+        return
+    assert own == "" or outcome["interrupted"] in ("", own), outcome
+    told = f"(reported by rank {outcome['reported_by']}"
+    other = outcome["interrupted"] not in ("", outcome["operation"]) and outcome["reported_by"] != outcome["lost"]
+    assert outcome["text"].endswith(f"{told}; this rank was in {outcome['interrupted']})" if other else f"{told})"), outcome
 
 
 def allreduce_number(found: Report, ranks: Collection[Report]) -> int:
@@ -119,6 +132,7 @@ class Processes:
         self._lines: list[list[Report]] = [[] for _ in range(size)]
         self._parts = [b""] * size
         self._ranks = []
+        self._killed: set[int] = set()
         for rank in range(size):
             command = [sys.executable, str(JOBS / program), str(folder / "store"), str(rank), str(size), *map(str, args)]
             if hosts:
@@ -162,13 +176,14 @@ class Processes:
             stdin.flush()
 
     def alive(self, rank: int) -> bool:
-        """Whether a rank has not been killed, and has not ended."""
-        return self._ranks[rank].poll() is None
+        """Whether a rank has not been killed; it may have ended by itself."""
+        return rank not in self._killed
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL, wait for the end."""
         self._ranks[rank].send_signal(number)
         if number == signal.SIGKILL:
+            self._killed.add(rank)
             self._ranks[rank].wait(10)
 
     def finish(self, timeout: float = 20.0) -> list[int]:

@@ -1,25 +1,22 @@
 """What reads bytes of strangers and of peers, each as a function of the bytes: for `fuzz.py` and for hypothesis.
 
-A target returns if the bytes were taken or refused as they should be; any exception is a finding.  `within` adds that it
-allocates no more than is documented.
+What comes over the connections of the mesh; what else comes is in `store_targets.py`.
 """
 
 from __future__ import annotations
 
 import json
-import struct
-import tracemalloc
-from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_interface
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gloompi.engine.farewell import MAX_ABORT_NBYTES, Abort, abort_frame
 from gloompi.engine.fingerprint import NO_FACTS, fingerprint
+from gloompi.engine.matching import Probe
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES, Messages
-from gloompi.engine.operation import ANY_SOURCE, ANY_TAG, Receive
+from gloompi.engine.operation import ANY_SOURCE, ANY_TAG, OpenReceive, Receive
 from gloompi.errors import (
     AuthenticationError,
     ContextClosedError,
@@ -38,54 +35,13 @@ from gloompi.transport.memory import OFFER_NBYTES
 from gloompi.transport.pair import STAGING_NBYTES, Pair
 from gloompi.transport.route import routes
 
-__all__ = ["CAP_NBYTES", "MAX_INPUT_NBYTES", "TARGETS", "Target", "changed", "within"]
+from .store_targets import STORE_TARGETS
+from .target import Target
 
-# What a peer may make a rank keep, see `gloompi.engine.messages`. One frame makes it allocate `EAGER_NBYTES` at most.
-CAP_NBYTES = CREDIT_NBYTES
-MAX_INPUT_NBYTES = 2048
+__all__ = ["TARGETS"]
 
 SESSION = Session([bytes([rank + 1]) * 32 for rank in range(4)])
 PEERS = [Peer(0, "node0", 100, "self", ""), Peer(1, "node1", 101, "tcp", "10.0.0.4:40112")]
-
-
-class Target(NamedTuple):
-    """Something that reads bytes, and what it reads when all is well."""
-
-    run: Callable[[bytes], None]
-    seeds: list[bytes]
-
-
-def changed(good: bytes, noise: bytes) -> bytes:
-    """Good bytes after some edits, of which every four bytes of `noise` are one: where (2), how, and with what."""
-    data = bytearray(good)
-    for low, high, how, value in zip(*[iter(noise)] * 4, strict=False):
-        position = (low | high << 8) % max(len(data), 1)
-        match how % 6:
-            case 0 | 1:
-                data[position : position + 1] = bytes([value])
-            case 2:
-                data[position : position + 1] = bytes([data[position] ^ 1 << value % 8]) if data else b""
-            case 3:  # a number that is far too large, or negative
-                start = position & ~7
-                data[start : start + 8] = struct.pack("<Q", (0xFF00000000000000 >> value % 57) | value)
-            case 4:
-                del data[position : position + 1 + value % 8]
-            case 5:
-                data[position:position] = data[position : position + value]
-    return bytes(data)
-
-
-def within(run: Callable[[bytes], None], data: bytes) -> None:
-    """Run a target, and check what it has allocated at a time.  To be called while tracemalloc is tracing."""
-    # Again if it was much: what other threads, imports and caches have taken, they take once.
-    for _ in range(3):
-        tracemalloc.reset_peak()
-        before, _ = tracemalloc.get_traced_memory()
-        run(data)
-        _, peak = tracemalloc.get_traced_memory()
-        if peak - before <= CAP_NBYTES:
-            return
-    raise AssertionError(f"{peak - before} bytes were allocated for an input of {len(data)}")
 
 
 # -- the handshake --------------------------------------------------------------------------------------------------------
@@ -306,6 +262,57 @@ def _messages(data: bytes) -> None:
     assert all(rank.reasons)
 
 
+class Room(OpenReceive):
+    """A receive that takes any length, where memory is short: an object's length is the peer's choice, and no cap's."""
+
+    __slots__ = ()
+
+    def admits(self, nbytes: int) -> bool:
+        if nbytes > EAGER_NBYTES:
+            raise MemoryError(f"{nbytes} bytes")
+        return super().admits(nbytes)
+
+
+def _objects(data: bytes) -> None:
+    """As `_messages`, for a rank that takes messages of any length: posted, late, probed, and in a collective."""
+    rank = Rank(data)
+    mine, calls = rank.messages.channel(0), rank.messages.channel(1)
+    posted = [
+        Room(mine, 1, 21, None, 0, _OBJECT),
+        Room(mine, 1, ANY_TAG, None, 0, _OBJECT),
+        Room(calls, 1, 1 << 16 | 2, None, 0, _CALL),
+    ]
+    probes = [mine.matcher.probe(Probe(mine, ANY_SOURCE, 22, takes=True)) for _ in range(2)]
+    for receive in posted:
+        rank.messages.receive(receive)
+    while not rank.errors and not rank.reasons:
+        assert rank.pair.receive()
+        for probe in [each for each in probes if each.done]:
+            probes.remove(probe)
+            assert probe.arrival is not None
+            mine.held.append(probe.arrival)
+        if len(mine.held) == 2 and not rank.errors:  # the second first
+            rank.messages.settle(Room(mine, 1, 22, None, 0, _OBJECT), mine.held[1])
+    assert all(len(str(error)) < 4000 and error.facts() for error in rank.errors)
+    assert all(rank.reasons)
+    assert all(each.position <= each.nbytes <= EAGER_NBYTES for each in posted)
+
+
+def _object_seeds() -> list[bytes]:
+    small, third = bytes(range(96)), 1 << 16 | 2
+    probed = _frame(Kind.ANNOUNCE, 0, 22, mark=_OBJECT, nbytes=300)
+    frames = [
+        _frame(Kind.MESSAGE, 0, 21, small, _OBJECT),
+        _frame(Kind.ANNOUNCE, 0, 21, mark=_OBJECT, nbytes=500) + _frame(Kind.DATA, 0, 21, bytes(500), _OBJECT),
+        _frame(Kind.ANNOUNCE, 0, 33, mark=_OBJECT, nbytes=1 << 50),
+        probed + probed + _frame(Kind.DATA, 0, 22, bytes(300), _OBJECT) * 2,
+        _frame(Kind.MESSAGE, 1, third, small, _CALL),
+        _frame(Kind.ANNOUNCE, 1, third, mark=_CALL, nbytes=500) + _frame(Kind.DATA, 1, third, bytes(500), _CALL),
+        _frame(Kind.OFFER, 0, 21, bytes(OFFER_NBYTES), _OBJECT),
+    ]
+    return [bytes([step]) + each for each in (*frames, b"".join(frames[:2] + frames[3:6])) for step in (50, 255)]
+
+
 # -- records and aborts -----------------------------------------------------------------------------------------------------
 
 
@@ -418,7 +425,9 @@ TARGETS = {
     "dial": Target(_dial, [bytes(ANSWER_NBYTES + PROOF_NBYTES)]),
     "frames": Target(_frames, _frame_seeds()),
     "messages": Target(_messages, _frame_seeds()),
+    "objects": Target(_objects, _object_seeds()),
     "record": Target(_record, _record_seeds()),
     "endpoint": Target(_endpoint, [_ENDPOINT.pack(), _ENDPOINT.pack()[:60]]),
     "abort": Target(_abort, _abort_seeds()),
+    **STORE_TARGETS,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from launch import Job, reports, run_job, vendor
 
 from faults.processes import PROMPT, allreduce_number, assert_lost, assert_nothing_left, assert_same_later
 
-CONNECT_TIMEOUT = 3.0
+CONNECT_TIMEOUT = 2.0
 MEBIBYTE = 1024 * 1024
 
 transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
@@ -27,55 +26,58 @@ def _others(ranks: list[dict[str, Any]], *victims: int) -> list[dict[str, Any]]:
 # -- during the rendezvous ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", [0, 3])
-def test_case_01_killed_before_the_allgather(survivors: None, victim: int) -> None:
-    ranks = run_job(4, "kill_early.py", "before", victim, "auto", CONNECT_TIMEOUT, survivors=True)
-    assert "killed" in ranks[victim]
-    for found in _others(ranks, victim):
-        assert found["error"] == "RendezvousError", found
-        assert found["seconds"] < CONNECT_TIMEOUT + 1.0
-        assert found["text"] == (
-            "rendezvous failed: not all 4 ranks of the communicator called from_mpi, or went through it, within 3.0 s; "
-            "one of them may have died or be late (connect_timeout)"
-        )
-        assert found["listening"] == []
-    assert_nothing_left(ranks)
+def _killed_early(stage: str, victims: dict[int, str]) -> dict[int, list[dict[str, Any]]]:
+    """What the ranks of several jobs report, which run at the same time, most of it in waiting; by the rank killed."""
+    jobs = {
+        victim: Job(4, "kill_early.py", stage, victim, transport, CONNECT_TIMEOUT, survivors=True)
+        for victim, transport in victims.items()
+    }
+    try:
+        found = {victim: reports(4, job.finish().stdout) for victim, job in jobs.items()}
+    finally:
+        for job in jobs.values():
+            if job.process.poll() is None:
+                job.kill()
+    for victim, ranks in found.items():
+        assert "killed" in ranks[victim]
+        for each in _others(ranks, victim):
+            assert each["error"] == "RendezvousError", each
+            assert each["seconds"] < CONNECT_TIMEOUT + 1.0
+            assert each["listening"] == []
+        assert_nothing_left(ranks)
+    return found
+
+
+def test_case_01_killed_before_the_allgather(survivors: None) -> None:
+    for victim, ranks in _killed_early("before", {0: "auto", 3: "auto"}).items():
+        for found in _others(ranks, victim):
+            assert found["text"] == (
+                "rendezvous failed: not all 4 ranks of the communicator called from_mpi, or went through it, within 2.0 s; "
+                "one of them may have died or be late (connect_timeout)"
+            )
 
 
 @pytest.mark.parametrize("victim", [0, 3])
 def test_case_01_killed_before_the_allgather_of_a_job_that_the_launcher_ends(mpi_jobs: None, victim: int) -> None:
-    began = time.monotonic()
-    done = Job(4, "kill_early.py", "before", victim, "auto", 60.0).finish(30)
+    done = Job(4, "kill_early.py", "before", victim, "auto", 300.0).finish(60)  # which is not after connect_timeout
     assert done.returncode != 0
-    assert time.monotonic() - began < 20.0  # and not connect_timeout
     ranks = [found for found in reports(4, done.stdout) if found]
     assert [found["rank"] for found in ranks] == [victim]  # no other had the time to fail
     assert_nothing_left(ranks)
 
 
 @pytest.mark.parametrize(
-    ("stage", "victim", "transport"),
+    ("stage", "victims"),
     [
-        ("records exchanged", 0, "unix"),
-        ("records exchanged", 1, "tcp"),
-        ("records exchanged", 3, "unix"),
-        ("half connected", 0, "tcp"),
-        ("half connected", 2, "unix"),
-        ("half connected", 3, "tcp"),
-        ("connected", 0, "tcp"),
-        ("connected", 2, "unix"),
-        ("connected", 3, "tcp"),
+        ("records exchanged", {0: "unix", 1: "tcp", 3: "unix"}),
+        ("half connected", {0: "tcp", 2: "unix", 3: "tcp"}),
+        ("connected", {0: "tcp", 2: "unix", 3: "tcp"}),
     ],
 )
-def test_case_02_killed_while_the_mesh_is_being_built(survivors: None, stage: str, victim: int, transport: str) -> None:
-    ranks = run_job(4, "kill_early.py", stage, victim, transport, CONNECT_TIMEOUT, survivors=True)
-    assert "killed" in ranks[victim]
-    for found in _others(ranks, victim):
-        assert found["error"] == "RendezvousError", found
-        assert found["seconds"] < CONNECT_TIMEOUT + 1.0
-        assert f"rank {victim} (" in found["text"]  # who it was
-        assert found["listening"] == []
-    assert_nothing_left(ranks)
+def test_case_02_killed_while_the_mesh_is_being_built(survivors: None, stage: str, victims: dict[int, str]) -> None:
+    for victim, ranks in _killed_early(stage, victims).items():
+        for found in _others(ranks, victim):
+            assert f"rank {victim} (" in found["text"]  # who it was
 
 
 # -- at work ---------------------------------------------------------------------------------------------------------------
@@ -87,7 +89,8 @@ def _killed_in_allreduce(victims: list[int], nbytes: int, transport: str) -> Non
     survivors = [found for rank, found in enumerate(ranks) if rank not in victims]
     for found in survivors:
         assert found["wrong"] == []
-        assert_lost(found["outcome"], victims, f"allreduce #{allreduce_number(found, ranks)}", killed)
+        own = f"allreduce #{found['finished'] + 2}"
+        assert_lost(found["outcome"], victims, f"allreduce #{allreduce_number(found, ranks)}", killed, own=own)
         assert_same_later(found["outcome"], found["later"])
         assert found["closing"]["error"] == ""
         assert found["closing"]["ended"] - found["closing"]["began"] < 0.5
@@ -143,7 +146,7 @@ def test_case_05_killed_while_others_close(survivors: None, victim: int, transpo
 @sizes
 @pytest.mark.parametrize("moment", ["before", "amid"])
 def test_case_06_stopped(mpi_jobs: None, transport: str, nbytes: int, moment: str) -> None:
-    timeout = 2.0
+    timeout = 2.0 if moment == "amid" and nbytes > 8 else 1.0  # of the allreduces before the fault, too
     ranks = run_job(3, "stopped.py", transport, nbytes, timeout, moment)
     *others, stopped = ranks
     assert any(found["outcome"]["reported_by"] is None for found in others)
@@ -154,7 +157,7 @@ def test_case_06_stopped(mpi_jobs: None, transport: str, nbytes: int, moment: st
         # A rank that is told may have begun a little later than the one that tells.
         first = ranks[outcome["reported_by"] or 0] if outcome["reported_by"] is not None else found
         assert first["last_began"] + timeout <= outcome["ended"] < found["last_began"] + timeout + 1.0
-        assert re.match(r"allreduce #\d+ timed out after 2\.0 s: ", outcome["text"])
+        assert re.match(rf"allreduce #\d+ timed out after {timeout} s: ", outcome["text"])
         # The one that was waited for: the stopped rank, or one that waited for it in turn.
         assert re.search(
             r"(bytes from|bytes to) rank \d \(.*which may have stopped or not entered allreduce", outcome["text"]
@@ -165,20 +168,23 @@ def test_case_06_stopped(mpi_jobs: None, transport: str, nbytes: int, moment: st
     outcome = stopped["outcome"]
     assert stopped["wrong"] == []
     assert outcome["error"] in ("OperationTimeoutError", "PeerLostError"), outcome
-    assert re.search(r"reported by rank [01]|lost rank [01] |timed out after 2\.0 s: ", outcome["text"])
+    assert re.search(rf"reported by rank [01]|lost rank [01] |timed out after {timeout} s: ", outcome["text"])
     assert outcome["ended"] - stopped["woken"] < PROMPT
     assert_same_later(outcome, stopped["later"])
     assert_nothing_left(ranks)
 
 
-@transports
-@sizes
-def test_case_07_slow_peer(mpi_jobs: None, transport: str, nbytes: int) -> None:
-    timeout, late = 3.0, 1.0
-    ranks = run_job(3, "slow.py", transport, nbytes, timeout, late)
-    for found in ranks:
-        assert found["right"] == [True] * 3
-        assert all(late <= seconds < timeout for seconds in found["seconds"])
+def test_case_07_slow_peer(mpi_jobs: None) -> None:
+    timeout, late = 3.0, 0.25
+    ranks = run_job(3, "slow.py", timeout, late, 8, 64 * MEBIBYTE)
+    for turn in zip(*(found["turns"] for found in ranks), strict=True):
+        slow = turn[0]["slow"]
+        # All leave the barrier before the turn when they get to it, some after the slow one has begun to be late. So what
+        # the others wait is not always all of that time, but nobody is done before the slow one has come.
+        assert all(each["ended"] >= turn[slow]["began"] for each in turn)
+        assert all(each["ended"] - each["began"] < timeout for each in turn)
+        assert all(each["right"] for each in turn)
+    assert [len(found["turns"]) for found in ranks] == [12] * 3
     assert_nothing_left(ranks)
 
 
@@ -226,8 +232,18 @@ def test_case_08_exception_that_nobody_catches(mpi_jobs: None, victim: int, tran
     assert_nothing_left([ranks[victim], *others])
 
 
-@transports
-@sizes
-@pytest.mark.parametrize("victims", [[0, 1], [1, 3], [0, 3], [2, 3]], ids=str)
+@pytest.mark.parametrize(
+    ("victims", "nbytes", "transport"),
+    [
+        ([0, 1], 8, "unix"),
+        ([0, 1], 64 * MEBIBYTE, "tcp"),
+        ([1, 3], 8, "tcp"),
+        ([1, 3], 64 * MEBIBYTE, "unix"),
+        ([0, 3], 8, "unix"),
+        ([0, 3], 64 * MEBIBYTE, "tcp"),
+        ([2, 3], 8, "tcp"),
+        ([2, 3], 64 * MEBIBYTE, "unix"),
+    ],
+)
 def test_case_09_two_ranks_die_at_once(survivors: None, victims: list[int], nbytes: int, transport: str) -> None:
     _killed_in_allreduce(victims, nbytes, transport)

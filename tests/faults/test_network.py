@@ -10,6 +10,8 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ from faults.weather import weather
 
 MEBIBYTE = 1024 * 1024
 
-# The library's keepalive, and one that a test need not wait for: seconds idle, seconds between probes, probes.
-KEEPALIVE, KEEPALIVE_SECONDS = "1,1,2", 3.0
-DEFAULT_SECONDS = 30.0
+# A keepalive that a test need not wait for: seconds idle, seconds between probes, probes.
+KEEPALIVE, KEEPALIVE_SECONDS = "1,1,1", 2.0
+DEFAULT_SECONDS = 30.0  # the library's
+
+# What ranks do when the link goes, and how many ranks they are on three hosts.
+SCENES = {"work": 6, "idle": 3, "receive": 3}
 
 transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
 
@@ -77,81 +82,111 @@ def packets_dropped(hosts: Hosts, index: int) -> None:
 cuts = pytest.mark.parametrize("cut", [interface_down, cable_out, packets_dropped], ids=lambda cut: cut.__name__)
 
 
+Found = dict[str, list[dict[str, Any]]]
+
+
 def cut_off(
-    hosts: Hosts, folder: Path, cut: Callable[[Processes], object], scene: str, *, size: int, limit: float, **options: Any
-) -> tuple[float, list[dict[str, Any]]]:
-    """Run ranks in a scene of `cut_off.py`, cut while they are at it; return when it was cut, and their reports."""
+    hosts: Hosts, folder: Path, cut: Callable[[list[Processes]], object], sizes: dict[str, int], limit: float, **options: Any
+) -> tuple[float, Found]:
+    """Run the scenes of `cut_off.py` at the same time, and cut while they are at it.
+
+    Returns when it was cut, and the reports of the ranks that live, by scene.
+    """
     arguments = {"nbytes": 8 * MEBIBYTE, "timeout": 60.0, "keepalive": KEEPALIVE, **options}
-    with processes(size, "cut_off.py", folder, scene, *arguments.values(), hosts=hosts.nodes) as ranks:
-        ranks.reports(timeout=40)
+    with ExitStack() as stack:
+        scenes: dict[str, Processes] = {}
+        for scene, size in sizes.items():
+            (folder / scene).mkdir()
+            scenes[scene] = stack.enter_context(
+                processes(size, "cut_off.py", folder / scene, scene, *arguments.values(), hosts=hosts.nodes)
+            )
+        for ranks in scenes.values():
+            ranks.reports(timeout=60)
         time.sleep(random.uniform(0.0, 0.05))  # no wait for anything: all moments are as good
-        cut(ranks)
+        cut(list(scenes.values()))
         when = time.monotonic()
-        if scene == "idle":
-            ranks.tell([rank for rank in range(size) if ranks.alive(rank)])
-        found = ranks.reports([rank for rank in range(size) if ranks.alive(rank)], limit + 10.0)
-        ranks.finish()
+        if "idle" in scenes:
+            idle = scenes["idle"]
+            idle.tell([rank for rank in range(sizes["idle"]) if idle.alive(rank)])
+        found = {
+            scene: ranks.reports([rank for rank in range(sizes[scene]) if ranks.alive(rank)], limit + 20.0)
+            for scene, ranks in scenes.items()
+        }
+        for ranks in scenes.values():
+            ranks.finish()
     return when, found
 
 
-def assert_cut_off(when: float, found: list[dict[str, Any]], far: set[int], operation: str, limit: float) -> None:
-    """Every rank has lost one of those that it was cut off from, or was told so by one that has."""
-    size = max(far | {each["rank"] for each in found}) + 1
-    near = set(range(size)) - far
-    for each in found:
-        assert each["wrong"] == []
-        number = f" #{allreduce_number(each, found)}" if operation == "allreduce" else ""
-        assert_lost(each["outcome"], near if each["rank"] in far else far, operation + number, when, limit)
-        assert_same_later(each["outcome"], each["later"])
-        assert each["closing"]["error"] == ""
-    assert_nothing_left(found)
+def assert_cut_off(when: float, found: Found, limit: float, *, hosts: int = 3, alone: int = 1) -> None:
+    """Every rank has lost one of those that it was cut off from, or was told so by one that has; `alone` is a host."""
+    for scene, ranks in found.items():
+        size = SCENES[scene] if hosts == 3 else hosts
+        far = {rank for rank in range(size) if rank * hosts // size == alone}
+        near = set(range(size)) - far
+        for each in ranks:
+            assert each["wrong"] == []
+            number, own = "recv", "recv"
+            if scene != "receive":
+                number, own = f"allreduce #{allreduce_number(each, ranks)}", f"allreduce #{each['finished'] + 2}"
+            assert_lost(each["outcome"], near if each["rank"] in far else far, number, when, limit, own=own)
+            assert_same_later(each["outcome"], each["later"])
+            assert each["closing"]["error"] == ""
+        assert_nothing_left(ranks)
 
 
 # -- links that go down -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def default_keepalive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[tuple[float, Found]]]]:
+    """Ranks that are cut off by the library's own times, while other tests run: call it for what became of them."""
+    if reason := missing():
+        pytest.skip(reason)
+    with several_hosts(3) as hosts, several_hosts(2) as two_hosts, ThreadPoolExecutor() as pool:
+        folders = [tmp_path_factory.mktemp("cut off") for _ in range(2)]
+        limit = DEFAULT_SECONDS + PROMPT
+        options = {"limit": limit, "keepalive": "default", "timeout": None}
+        mesh = pool.submit(cut_off, hosts, folders[0], lambda _: cable_out(hosts, 1), {"work": 6}, **options)
+        pair = pool.submit(cut_off, two_hosts, folders[1], lambda _: cable_out(two_hosts, 1), {"work": 2}, **options)
+        yield lambda: [mesh.result(), pair.result()]
+
+
 @cuts
-@pytest.mark.parametrize("scene", ["work", "idle", "receive"])
-def test_case_10_link_down(hosts: Hosts, tmp_path: Path, scene: str, cut: Callable[[Hosts, int], None]) -> None:
+@pytest.mark.usefixtures("default_keepalive")  # begins with the first test
+def test_case_10_link_down(hosts: Hosts, tmp_path: Path, cut: Callable[[Hosts, int], None]) -> None:
     """Keepalive notices on connections on which nothing is being sent; in a mesh there are some."""
     limit = KEEPALIVE_SECONDS + PROMPT
-    when, found = cut_off(hosts, tmp_path, lambda _: cut(hosts, 1), scene, size=6, limit=limit)
-    assert len(found) == 6
-    assert_cut_off(when, found, {2, 3}, "recv" if scene == "receive" else "allreduce", limit)
+    when, found = cut_off(hosts, tmp_path, lambda _: cut(hosts, 1), SCENES, limit)
+    assert {scene: len(ranks) for scene, ranks in found.items()} == SCENES
+    assert_cut_off(when, found, limit)
 
 
-def test_case_10_link_down_with_the_keepalive_of_the_library(hosts: Hosts, tmp_path: Path) -> None:
-    limit = DEFAULT_SECONDS + PROMPT
-    when, found = cut_off(hosts, tmp_path, lambda _: cable_out(hosts, 1), "work", size=6, limit=limit, keepalive="default")
-    assert_cut_off(when, found, {2, 3}, "allreduce", limit)
+def test_case_10_link_down_and_the_timeout_comes_first(hosts: Hosts, tmp_path: Path) -> None:
+    timeout = 1.0
+    when, found = cut_off(hosts, tmp_path, lambda _: cable_out(hosts, 1), SCENES, timeout, timeout=timeout)
+    for scene, ranks in found.items():
+        for each in ranks:
+            outcome = each["outcome"]
+            assert each["wrong"] == []
+            assert outcome["error"] == "OperationTimeoutError", outcome
+            assert outcome["operation"].startswith("recv" if scene == "receive" else "allreduce #")
+            assert f"{outcome['operation']} timed out after {timeout} s: " in outcome["text"]
+            assert outcome["ended"] - max(when, outcome["began"]) < timeout + 1.0
+            assert_same_later(outcome, each["later"])
+        assert_nothing_left(ranks)
 
 
-@pytest.mark.parametrize("scene", ["work", "idle", "receive"])
-def test_case_10_link_down_and_the_timeout_comes_first(hosts: Hosts, tmp_path: Path, scene: str) -> None:
-    timeout = 2.0
-    when, found = cut_off(hosts, tmp_path, lambda _: cable_out(hosts, 1), scene, size=6, limit=timeout, timeout=timeout)
-    for each in found:
-        outcome = each["outcome"]
-        assert each["wrong"] == []
-        assert outcome["error"] == "OperationTimeoutError", outcome
-        assert outcome["operation"].startswith("recv" if scene == "receive" else "allreduce #")
-        assert f"{outcome['operation']} timed out after 2.0 s: " in outcome["text"]
-        assert outcome["ended"] - when < timeout + 1.0
-        assert_same_later(outcome, each["later"])
-    assert_nothing_left(found)
-
-
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="TCP sends no keepalive while something is unacknowledged: the operation's timeout comes first",
-)
-@pytest.mark.parametrize("scene", ["work", "idle"])
-def test_case_10_link_down_between_two_ranks(two_hosts: Hosts, tmp_path: Path, scene: str) -> None:
-    """Both have sent something that is not acknowledged, and have no other connection."""
+@cuts
+def test_case_10_link_down_between_two_ranks(two_hosts: Hosts, tmp_path: Path, cut: Callable[[Hosts, int], None]) -> None:
+    """Both have sent something that is not acknowledged, and have no other connection: keepalive is silent."""
     limit = KEEPALIVE_SECONDS + PROMPT
-    when, found = cut_off(two_hosts, tmp_path, lambda _: cable_out(two_hosts, 1), scene, size=2, limit=limit, timeout=9.0)
-    assert_cut_off(when, found, {1}, "allreduce", limit)
+    sizes = {"work": 2, "idle": 2}
+    when, found = cut_off(two_hosts, tmp_path, lambda _: cut(two_hosts, 1), sizes, limit, timeout=None)
+    assert_cut_off(when, found, limit, hosts=2)
+    for ranks in found.values():
+        # Each finds out by itself; the two are as one in that, and one may see the other's end.
+        texts = [each["outcome"]["text"] for each in ranks]
+        assert any(re.search(r" no answer for \d\.\d s, [1-9]\d* bytes unacknowledged", text) for text in texts), texts
 
 
 def test_case_10_link_is_back_in_time(hosts: Hosts, tmp_path: Path) -> None:
@@ -171,11 +206,12 @@ def test_case_10_link_is_back_in_time(hosts: Hosts, tmp_path: Path) -> None:
 
 def test_case_10_peer_that_does_not_read_is_no_lost_peer(two_hosts: Hosts, tmp_path: Path) -> None:
     """It is stopped for longer than keepalive takes, with its sockets full; its kernel answers for it."""
-    with processes(2, "cut_off.py", tmp_path, "idle", 8 * MEBIBYTE, 60.0, KEEPALIVE, hosts=two_hosts.nodes) as ranks:
+    keepalive, seconds = "1,1,2", 3.0
+    with processes(2, "cut_off.py", tmp_path, "idle", 8 * MEBIBYTE, 60.0, keepalive, hosts=two_hosts.nodes) as ranks:
         ranks.reports(timeout=40)
         ranks.kill(1, signal.SIGSTOP)
         ranks.tell()
-        time.sleep(2 * KEEPALIVE_SECONDS)  # the fault itself
+        time.sleep(1.5 * seconds)  # the fault itself
         ranks.kill(1, signal.SIGCONT)
         found = ranks.reports()
         assert ranks.finish() == [0, 0]
@@ -185,19 +221,24 @@ def test_case_10_peer_that_does_not_read_is_no_lost_peer(two_hosts: Hosts, tmp_p
     assert_nothing_left(found)
 
 
-@pytest.mark.parametrize("scene", ["work", "idle", "receive"])
-def test_case_11_vanished_without_fin(hosts: Hosts, tmp_path: Path, scene: str) -> None:
+def test_case_11_vanished_without_fin(hosts: Hosts, tmp_path: Path) -> None:
     """The host is cut off, and then its ranks are killed: what their kernel says of it reaches nobody."""
 
-    def vanish(ranks: Processes) -> None:
+    def vanish(scenes: list[Processes]) -> None:
         packets_dropped(hosts, 1)
-        for rank in (2, 3):
-            ranks.kill(rank)
+        for ranks in scenes:
+            for rank in range(ranks.size):
+                if rank * 3 // ranks.size == 1:
+                    ranks.kill(rank)
 
     limit = KEEPALIVE_SECONDS + PROMPT
-    when, found = cut_off(hosts, tmp_path, vanish, scene, size=6, limit=limit)
-    assert [each["rank"] for each in found] == [0, 1, 4, 5]
-    assert_cut_off(when, found, {2, 3}, "recv" if scene == "receive" else "allreduce", limit)
+    when, found = cut_off(hosts, tmp_path, vanish, SCENES, limit)
+    assert {scene: [each["rank"] for each in ranks] for scene, ranks in found.items()} == {
+        "work": [0, 1, 4, 5],
+        "idle": [0, 2],
+        "receive": [0, 2],
+    }
+    assert_cut_off(when, found, limit)
 
 
 # -- streams that break off -------------------------------------------------------------------------------------------------
@@ -241,11 +282,12 @@ def reset(hosts: Hosts, index: int) -> None:
         chain output { type filter hook output priority 0; oifname eth0 tcp flags & rst == 0 reject with tcp reset; }; }'""")
 
 
-@pytest.mark.parametrize("scene", ["work", "idle"])
-def test_case_12_reset_by_the_network(hosts: Hosts, tmp_path: Path, scene: str) -> None:
-    when, found = cut_off(hosts, tmp_path, lambda _: reset(hosts, 1), scene, size=6, limit=PROMPT)
-    assert_cut_off(when, found, {2, 3}, "allreduce", PROMPT)
-    assert any("Connection reset by peer" in each["outcome"]["text"] for each in found)
+def test_case_12_reset_by_the_network(hosts: Hosts, tmp_path: Path) -> None:
+    sizes = {"work": SCENES["work"], "idle": SCENES["idle"]}
+    when, found = cut_off(hosts, tmp_path, lambda _: reset(hosts, 1), sizes, PROMPT)
+    assert_cut_off(when, found, PROMPT)
+    for ranks in found.values():
+        assert any("Connection reset by peer" in each["outcome"]["text"] for each in ranks)
 
 
 # -- links that are bad -----------------------------------------------------------------------------------------------------
@@ -294,7 +336,7 @@ def test_case_14_slices_and_tiny_buffers(nothing_leaks: None, tmp_path: Path, tr
     ids=["packets dropped", "address of nobody"],
 )
 def test_case_15_black_hole(hosts: Hosts, tmp_path: Path, advertise: list[str], why: str) -> None:
-    connect_timeout = 3.0
+    connect_timeout = 2.0
     if not advertise:
         hosts.everywhere("nft 'table inet hole { chain input { type filter hook input priority 0; iifname eth0 drop; }; }'")
     with processes(6, "astray.py", tmp_path, connect_timeout, *advertise, hosts=hosts.nodes) as ranks:
@@ -310,3 +352,15 @@ def test_case_15_black_hole(hosts: Hosts, tmp_path: Path, advertise: list[str], 
         assert each["listening"] == []
     assert len({each["outcome"]["text"] for each in found}) == 1
     assert_nothing_left(found)
+
+
+# -- what has taken its time meanwhile --------------------------------------------------------------------------------------
+
+
+def test_case_10_link_down_with_the_keepalive_of_the_library(
+    default_keepalive: Callable[[], list[tuple[float, Found]]],
+) -> None:
+    (when_mesh, mesh), (when_pair, pair) = default_keepalive()
+    assert_cut_off(when_mesh, mesh, DEFAULT_SECONDS + PROMPT)
+    assert_cut_off(when_pair, pair, DEFAULT_SECONDS + PROMPT, hosts=2)
+    assert min(each["outcome"]["ended"] for each in pair["work"]) - when_pair > DEFAULT_SECONDS - 1.0

@@ -210,7 +210,7 @@ def test_case_32_signals_are_transparent(transport: str) -> None:
 
 
 @pytest.mark.usefixtures("mpi_jobs")
-@pytest.mark.parametrize("doing", ["recv", "allreduce", "rendezvous"])
+@pytest.mark.parametrize("doing", ["recv", "allreduce", "connecting", "agreeing"])
 def test_case_32_keyboard_interrupt(doing: str, tmp_path: Path) -> None:
     done = Job(3, "signalled.py", "interrupted", doing, tmp_path).finish(40)
     interrupted, *others = reports(3, done.stdout)
@@ -218,9 +218,11 @@ def test_case_32_keyboard_interrupt(doing: str, tmp_path: Path) -> None:
     for found in (interrupted, *others):
         assert found["leaked"] == [0, 0]
     for found in others:
-        if doing == "rendezvous":
-            assert found["error"] == "RendezvousError"
-            assert "could not connect to rank 0 (" in found["text"]
+        if doing in ("connecting", "agreeing"):
+            assert (found["error"], found["lost"]) == ("RendezvousError", 0)
+            # Who is not connected to it yet sees that it has left, and who is, hears why.
+            gave_up = "it gave up: KeyboardInterrupt (reported by rank 0)"
+            assert {"connecting": "it stopped listening at ", "agreeing": gave_up}[doing] in found["text"]
         else:
             assert found["error"] == "PeerLostError"
             assert found["lost"] == 0

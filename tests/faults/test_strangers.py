@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 import socket
+import struct
 import subprocess
 import sys
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -35,14 +36,17 @@ from faults.strangers import (
     talk,
     warnings,
 )
-from faults.targets import TARGETS, changed, within
+from faults.target import CAP_NBYTES, GENERATED, NOISE_NBYTES, Fuzzed, changed, generated
+from faults.targets import TARGETS
 from gloompi import Context, GloompiError, PeerLostError
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import describe, fingerprint
-from gloompi.engine.messages import EAGER_NBYTES
+from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.errors import AuthenticationError, RendezvousError
 from gloompi.rendezvous import connecting as module
 from gloompi.rendezvous.record import Record
+from gloompi.stores.serving import pack
+from gloompi.stores.tcp import TCPStore
 from gloompi.transport.endpoint import WHO_NBYTES, Endpoint, Peer
 from gloompi.transport.frames import Kind, pack_header
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, dial
@@ -140,13 +144,13 @@ def test_case_18_of_many_silent_connections_the_oldest_goes(
     assert warnings(caplog)[0] == "refused 1 connection(s) of strangers so far; the last: too many connections at once"
 
 
-def stay_for(sock: socket.socket, done: Callable[[], None]) -> float:
-    """Seconds until the other side drops a connection, with `done` called once a second."""
-    start, sock_timeout = monotonic(), 1.0
-    sock.settimeout(sock_timeout)
+def stay(sock: socket.socket, say: Callable[[], object]) -> float:
+    """Seconds until the other side drops a connection, with `say` called once a second."""
+    start = monotonic()
+    sock.settimeout(1.0)
     while monotonic() - start < 20:
         try:
-            done()
+            say()
             if not sock.recv(1):
                 break
         except TimeoutError:
@@ -156,19 +160,18 @@ def stay_for(sock: socket.socket, done: Callable[[], None]) -> float:
     return monotonic() - start
 
 
-def test_case_18_a_silent_connection(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
+def test_case_18_a_silent_connection_and_case_19_one_byte_a_second(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
+    """They are dropped at the same time: bytes gain no time."""
     accepting = two.begin(0)
-    assert 4.5 < stay_for(two.call(0), lambda: None) < 6.5
+    silent, slow = two.call(0), two.call(0)
+    hello = iter(two.session.hello(1, 0))
+    with ThreadPoolExecutor(2) as pool:
+        stays = [pool.submit(stay, silent, int), pool.submit(stay, slow, lambda: slow.sendall(bytes([next(hello)])))]
+    assert all(4.5 < each.result() < 6.5 for each in stays), stays
     let_in(two, accepting)
-    assert warnings(caplog) == ["refused 1 connection(s) of strangers so far; the last: it did not authenticate within 5 s"]
-
-
-def test_case_19_one_byte_a_second(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
-    accepting = two.begin(0)
-    sock, hello = two.call(0), iter(two.session.hello(1, 0))
-    assert 4.5 < stay_for(sock, lambda: sock.sendall(bytes([next(hello)]))) < 6.5
-    let_in(two, accepting)
-    assert warnings(caplog) == ["refused 1 connection(s) of strangers so far; the last: it did not authenticate within 5 s"]
+    assert warnings(caplog)[0] == (
+        "refused 1 connection(s) of strangers so far; the last: it did not authenticate within 5 s"
+    )
 
 
 def test_case_19_a_byte_now_and_then_gains_no_time(two: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,8 +324,8 @@ def test_cases_16_to_22_together(
 
 @pytest.mark.usefixtures("mpi_jobs")
 @pytest.mark.parametrize("transport", ["tcp", "unix", "auto"])
-def test_cases_16_to_20_at_the_door_of_a_process(transport: str) -> None:
-    first, *others = run_job(3, "strangers.py", transport)
+def test_cases_16_to_20_at_the_door_of_a_process(transport: str, tmp_path: Path) -> None:
+    first, *others = run_job(3, "strangers.py", transport, tmp_path / "crowded")
     assert first["visits"] >= 50  # an AF_UNIX backlog holds 67, and takes no more
     assert first["lines"] <= 2 + first["seconds"]  # one a second, and those that are not about strangers
     for found in (first, *others):
@@ -397,39 +400,33 @@ def test_case_23_generated_hellos() -> None:
     assert let_in < 100_000
 
 
-def generated(name: str, noise: bytes) -> Iterator[bytes]:
-    """100 inputs of a target: what it reads when all is well, with one to three edits each."""
-    seeds = TARGETS[name].seeds
-    for start in range(100):
-        piece = noise[4 * start : 4 * start + 8]
-        yield changed(seeds[(start + piece[3]) % len(seeds)], piece + noise[-4:] * (piece[2] % 2))
-
-
 # 100,000 for hello and frame headers.
-@pytest.mark.parametrize(
-    ("name", "examples"),
-    [("accept", 300), ("dial", 100), ("frames", 300), ("messages", 300), ("record", 50), ("endpoint", 50), ("abort", 50)],
-)
-def test_case_23_fuzzed(name: str, examples: int) -> None:
+EXAMPLES = {"accept": 300, "dial": 100, "frames": 500, "messages": 100, "objects": 50, "store": 10, "certificate": 2}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_case_23_fuzzed(name: str) -> None:
     """No exception but those that are meant, and no allocation above the cap."""
+    target = TARGETS[name]
+    fuzzed = Fuzzed(target, traced=8)
 
     @settings(
-        max_examples=examples,
+        max_examples=EXAMPLES.get(name, 30),
         database=None,
         deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.binary(min_size=404, max_size=404))
+    @given(st.binary(min_size=NOISE_NBYTES, max_size=NOISE_NBYTES))
     def check(noise: bytes) -> None:
-        for data in generated(name, noise):
-            within(TARGETS[name].run, data)
+        for data in generated(target, noise):
+            fuzzed(data)
 
-    tracemalloc.start()
-    try:
-        check()
-    finally:
-        tracemalloc.stop()
+    for seed in target.seeds:
+        fuzzed(seed)
+    check()
+    assert fuzzed.count >= GENERATED * EXAMPLES.get(name, 30)
+    assert 0 < fuzzed.peak <= CAP_NBYTES
 
 
 def test_case_23_fuzzed_hellos_at_the_door(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
@@ -489,6 +486,70 @@ def test_case_23_a_message_beyond_the_limit_is_never_allocated(posted: bool) -> 
         assert f"it sent {1 << 34} bytes without asking; {EAGER_NBYTES} are the limit" in str(caught.value)
 
 
+@pytest.mark.parametrize("received", [0, 3])
+def test_case_23_a_peer_that_ignores_its_credit_is_refused(received: int) -> None:
+    """Whether some of its messages have found their receives or not: it gets no more than was given back."""
+    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    nbytes = 200_000
+    frame = pack_header(Kind.MESSAGE, 0, 7, nbytes, fingerprint("send", np.dtype("u1"), nbytes)) + bytes(nbytes)
+    with theirs, little_memory():
+        ctx = Context(Engine(0, peers, [None, mine]), 10.0)
+
+        def flood() -> None:
+            with suppress(ConnectionError):
+                for _ in range(100):
+                    theirs.sendall(frame)
+
+        sender = threading.Thread(target=flood)
+        sender.start()
+        for _ in range(received):
+            ctx.recv(np.empty(nbytes, np.uint8), 1, tag=7)
+        with pytest.raises(PeerLostError) as caught:
+            ctx.recv(np.empty(1), 1, tag=8)
+        sender.join(10)
+    # Three of them are more than half of the credit, and are given back at once.
+    assert str(caught.value) == (
+        f"lost rank 1 (node1, pid 101, unix b) in recv: it sent {6 * (nbytes + 64)} bytes without asking, headers included; "
+        f"it was given leave for {CREDIT_NBYTES}: the ranks run different versions, or memory is corrupt"
+    )
+
+
+@pytest.mark.parametrize("nbytes", [1 << 50, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("how", ["posted", "late", "probed"])
+def test_case_23_a_length_that_no_memory_can_hold(how: str, nbytes: int) -> None:
+    """`recv_object` takes any length, so a peer may announce any."""
+    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    with theirs:
+        ctx = Context(Engine(0, peers, [None, mine]), 10.0)
+        header = pack_header(Kind.ANNOUNCE, 0, 7, nbytes, fingerprint("send", np.dtype(object), 1))
+        request = ctx.irecv_object(1, tag=7) if how == "posted" else None
+        theirs.sendall(header)
+        if how == "late":
+            assert not ctx.iprobe(1, tag=8)
+        if how == "probed":  # two: the first is asked for when the second is received
+            theirs.sendall(header)
+            ctx.mprobe(1, tag=7)
+        with pytest.raises(GloompiError) as caught:
+            request.wait() if request else ctx.recv_object(1, tag=7)
+        assert str(caught.value) == (
+            f"no memory for the {nbytes} bytes of a message from rank 1 (node1, pid 101, unix b) to rank 0; send it in "
+            "parts, or it was not meant for a receive that takes any length"
+        )
+        assert isinstance(caught.value.__cause__, MemoryError | OverflowError)
+        with pytest.raises(GloompiError) as again:
+            ctx.barrier()
+        assert str(again.value) == str(caught.value)
+        # The peer is told.
+        told = b""
+        while piece := theirs.recv(4096):
+            told += piece
+        assert b"no memory for the" in told
+
+
 def _lost(**changes: Any) -> dict[str, Any]:
     return {"rank": 1, "host": "h", "pid": 1, "address": "a", "operation": "x", "reason": "r", **changes}
 
@@ -508,6 +569,48 @@ FOUND = {
 @pytest.mark.parametrize("what", FOUND)
 def test_case_23_an_abort_that_makes_no_sense(what: str) -> None:
     TARGETS["abort"].run(json.dumps(FOUND[what]).encode())
+
+
+# In a store, for rank 0 and for rank 1 of two: what is under hello, offer, ack and trace.
+FOUND_IN_A_STORE = {
+    "half a character in a session": [b"", b'{"nonce": "NONCE", "session": "\\ud800", "size": 2}'],
+    "half a character in a reason": [b"", b'{"nonce": "NONCE", "failed": "\\ud800"}'],
+    "half a character in a host": [b"", b"", b"", b"", b"", b"", b'{"host": "\\ud800"}'],
+    "a nonce as deep as it can be read": [b'{"nonce": ' + b"[" * 900 + b"]" * 900 + b"}", b"", b"SESSION"],
+    "ranks that were never there": [b"", b"", b"", b"7 9000"],
+    "a session of any length": [b"", b"", b"", b"7" * 1800 + b" 9000"],
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", FOUND_IN_A_STORE)
+def test_case_23_a_store_that_makes_no_sense(what: str, rank: int) -> None:
+    Fuzzed(TARGETS["store"], traced=1)(bytes([rank]) + b"\x1e".join(FOUND_IN_A_STORE[what]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (struct.pack("<i", 2**31 - 1), "the connection was closed"),
+        (struct.pack("<i", -1), "its answer is empty"),
+        (struct.pack("<ii", 4, 5), "its answer is none: a string of 5 bytes does not fit"),
+        (pack([b"ok", b"1"]), "it has given 1 values for 2 keys"),
+    ],
+    ids=["2 GiB", "negative", "cut off", "too few"],
+)
+def test_case_23_a_served_store_whose_answer_is_none(answer: bytes, shown: str) -> None:
+    theirs, mine = socket.socketpair()
+    with theirs, mine:
+        store = TCPStore.__new__(TCPStore)
+        vars(store).update(_host="node0", _ports=[7000], _server=None, _sock=mine, _lock=threading.Lock())
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        with little_memory(), pytest.raises(RendezvousError) as caught:
+            store.multi_get(["a", "b"])
+    assert str(caught.value) == (
+        f"rendezvous failed: TCPStore('node0', 7000) cannot be used: {shown}; is the rank that serves it running there, and "
+        "is the address right?"
+    )
 
 
 def test_case_23_an_operation_that_nobody_knows() -> None:

@@ -4,7 +4,6 @@ KEEPALIVE is idle,interval,count in seconds and probes, in place of the library'
 """
 
 import os
-import socket
 import sys
 
 import numpy as np
@@ -15,10 +14,9 @@ from gloompi import Context, Device, FileStore
 from gloompi.transport import options
 
 folder, rank, size, scene, nbytes, timeout, keepalive = sys.argv[1:]
-rank, size, nbytes, timeout = int(rank), int(size), int(nbytes), float(timeout)
+rank, size, nbytes, timeout = int(rank), int(size), int(nbytes), None if timeout == "None" else float(timeout)
 if keepalive != "default":
-    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-    options._KEEPALIVE = tuple(zip(names, map(int, keepalive.split(",")), strict=True))
+    options.KEEPALIVE = options.Keepalive(*map(int, keepalive.split(",")))
 
 
 def connect():

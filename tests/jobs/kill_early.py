@@ -30,6 +30,7 @@ def die_then(finish):
     return patched
 
 
+MPI.COMM_WORLD.Barrier()  # how long they took to start is nobody's connect_timeout
 if rank == victim:
     if stage == "before":
         die()

@@ -58,7 +58,7 @@ pids = [ctx.peers[victim].pid for victim in victims]
 ctx.barrier()
 if rank == killer:
     signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.2, 0.5) if nbytes > 10_000 else random.uniform(0.01, 0.1))
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.02, 0.4) if nbytes > 10_000 else random.uniform(0.01, 0.1))
 outcome = outcome_of(work)
 afterwards = later(ctx)
 closing = outcome_of(ctx.close)

@@ -31,6 +31,7 @@ NOT_OPERATIONS = {
     "abort",
     "dup",
     "split",
+    "shrink",
 }
 
 # Operations without another form.

@@ -19,4 +19,5 @@ def facts_of(exc: BaseException) -> dict[str, Any]:
         "lost": getattr(exc, "rank", None),
         "operation": getattr(exc, "operation", None),
         "reported_by": getattr(exc, "reported_by", None),
+        "interrupted": getattr(exc, "interrupted", ""),
     }

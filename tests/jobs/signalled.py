@@ -12,6 +12,7 @@ from report import facts_of, report
 from traces import leave_together, open_files
 
 from gloompi import Context, Device
+from gloompi.rendezvous import mesh
 from gloompi.rendezvous.connecting import Connecting
 
 what, how = sys.argv[1:3]
@@ -55,12 +56,14 @@ def interrupt():
 def fail():
     """The error that ends this rank's part, and the one that it gets when it tries again."""
     ctx = None
-    if rank == 0 and how == "rendezvous":
+    if rank == 0 and how == "connecting":
         Connecting.run = lambda *_: (interrupt(), time.sleep(20))
+    elif rank == 0 and how == "agreeing":
+        mesh.pack_verdict = lambda *_: (interrupt(), time.sleep(20))
     elif rank == 0:
         threading.Timer(0.3, interrupt).start()
     try:
-        with Context.from_mpi(world, timeout=30, connect_timeout=1.5) as ctx:
+        with Context.from_mpi(world, timeout=30, connect_timeout=30) as ctx:
             if how == "recv":
                 ctx.recv(np.empty(1), (rank + 1) % size)
             elif rank == 0:

@@ -1,0 +1,110 @@
+"""Parting: how conversations end, and the connections with the last of them, without losing what is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..deadline import Deadline
+from ..errors import ContextClosedError, MismatchError
+from ..transport.frames import Kind, pack_header
+from .connections import Connections
+from .conversation import Conversation
+from .farewell import linger
+from .lateness import unsent
+
+__all__ = ["Parting"]
+
+
+class Parting(Connections):
+    """Connections that can be left."""
+
+    def close(self, deadline: Deadline) -> None:
+        """Finish what was begun to be sent, say goodbye, and close all connections.
+
+        Raises
+        ------
+        OperationTimeoutError
+            Something could not be sent within the budget.
+        PeerLostError
+            A peer that something was still to be sent to is gone.  Others may go unnoticed.
+        MismatchError
+            A peer disagrees about a call of this rank's, and it has only come out now.
+        """
+        try:
+            owing = self.messages.unmatched()
+            self._move()
+            if self.error is not None and not owing and not isinstance(self.error, MismatchError):
+                return
+            self._finish_sends(self.messages.unmatched, deadline)
+            pairs = self._poller.pairs()
+            for pair in pairs:
+                pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
+            silent = linger(pairs, deadline)
+            self._resume()
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+        self.error = ContextClosedError("this Context is closed")
+        self._release()
+        if silent:
+            raise unsent([pair.rank for pair in silent], deadline, self.peers)
+
+    def leave(self, conversation: Conversation, deadline: Deadline) -> None:
+        """End a conversation, and if it is the last, close the engine.
+
+        Raises
+        ------
+        OperationTimeoutError, PeerLostError, MismatchError
+            As `close`.
+        """
+        if self._conversations == {conversation}:
+            self.close(deadline)
+            return
+        channels = (conversation.messages, conversation.collectives)
+        try:
+            self._finish_sends(lambda: self.messages.unmatched(channels), deadline)
+            self._say_goodbye(conversation)
+            # Nobody may call this engine again for a long time.
+            links = [self._links[rank] for rank in conversation.ranks]
+            self._finish_sends(lambda: [link.rank for link in links if link.sending], deadline)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def _say_goodbye(self, conversation: Conversation) -> None:
+        conversation.abandon()
+        self.messages.leave((conversation.messages, conversation.collectives), conversation.ranks)
+        self._conversations.discard(conversation)
+        for watch in tuple(self.watches):
+            watch()
+
+    def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
+        while self.error is None and unfinished():
+            if deadline.expired():
+                self._fail(unsent(unfinished(), deadline, self.peers))
+            else:
+                self._serve(deadline.remaining())
+                self._resume()
+        if self.error is not None:
+            raise self._broken()
+
+    def forget(self, conversation: Conversation) -> None:
+        """End a conversation without a word, while another one is going on."""
+        self._conversations.discard(conversation)
+
+    def part(self, conversation: Conversation) -> None:
+        """A conversation will not be shrunk: the first of all, or the last, takes with it what a broken engine has left."""
+        if self.error is not None:
+            self._conversations.discard(conversation)
+            if conversation is self.root or not self._conversations:
+                self.let_go()
+
+    def drop(self, conversation: Conversation) -> None:
+        """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
+        if self.error is not None:
+            self.part(conversation)
+        elif self._conversations == {conversation}:
+            self.error = ContextClosedError("this Context was collected without having been closed")
+            self._release()
+        else:
+            self._dropped.append(conversation)  # this may be anywhere, even inside a call: the next one says goodbye
