@@ -670,6 +670,7 @@ def test_a_pair_is_checked_if_one_side_wants_it(count: int) -> None:
 
 def test_tls_takes_its_place(only_loopback: None) -> None:
     """And what TLS leaves alone is checked."""
+    pytest.importorskip("cryptography", reason="pip install 'gloompi[tls]'")
     tcp = Device(transport="tcp", tls=True, checksum=True)
     assert meet([tcp] * 2, lambda ctx: (ways(ctx), ctx.peers[1 - ctx.rank].checked)) == [([TlsPair], False)] * 2
     local = Device(tls=True, checksum=True)
