@@ -340,6 +340,27 @@ def test_rank_that_is_interrupted_while_it_connects(who: int, transport: str, mo
             assert (result.rank, result.reason) == (who, "it gave up: KeyboardInterrupt"), (rank, str(result))
 
 
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+@pytest.mark.parametrize("who", range(4))
+def test_rank_that_fails_by_itself_while_the_others_connect(
+    who: int, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one host the others see at once that it does not listen any more; it lives, and says why."""
+    run = Connecting.run
+
+    def failing(connecting: Connecting, deadline: Deadline) -> None:
+        if connecting._rank == who:
+            raise OSError(24, "Too many open files")
+        run(connecting, deadline)
+
+    monkeypatch.setattr(Connecting, "run", failing)
+    began = monotonic()
+    noticed = transport == "unix" and who < 3  # rank 3 would have dialed, and is not missed before the time is up
+    error = one_failure(together([Device(transport=transport)] * 4, timeout=20.0 if noticed else 1.0))
+    assert monotonic() - began < 2
+    assert str(error) == f"rendezvous failed at rank {who} ({HOST}, pid {PID}): [Errno 24] Too many open files"
+
+
 # -- few file descriptors -----------------------------------------------------------------------------------------------
 
 SCARCE = """

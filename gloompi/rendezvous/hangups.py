@@ -35,7 +35,7 @@ def hung_up(peer: int, sock: socket.socket, endpoints: Sequence[Endpoint]) -> Re
 
 
 def tell(error: RendezvousError, rank: int, sockets: Sequence[socket.socket | None]) -> None:
-    """Leave last words on connections that are about to be closed."""
+    """Leave last words on connections on which nothing else will be said."""
     from ..engine.farewell import abort_frame  # only who fails needs it
 
     header, payload = abort_frame(error, rank)
@@ -43,6 +43,7 @@ def tell(error: RendezvousError, rank: int, sockets: Sequence[socket.socket | No
         if sock is not None:
             with suppress(OSError):  # it has gone too
                 sock.send(header + bytes(payload))
+                sock.shutdown(socket.SHUT_WR)
 
 
 def heard(peer: int, sock: socket.socket) -> RendezvousError | None:
@@ -91,10 +92,9 @@ class Hangups:
             self._note(known)
 
     def _note(self, error: RendezvousError) -> None:
-        # Ranks that raise hang up as well: those that look later must not take them for the culprit. Who has been told
-        # knows the culprit, and the time has passed elsewhere.
+        # Ranks that raise hang up as well: those that look later must not take them for the culprit.
         self._error = error
-        self._since = Deadline(_GRACE_SECONDS if error.reported_by is None else 0.0)
+        self._since = Deadline(_GRACE_SECONDS)
 
     def check(self) -> None:
         """Raise the error of the peer that hung up first, once the others have had the time to notice it too.
@@ -114,7 +114,9 @@ class Hangups:
             poller.register(fd, POLLRDHUP)
         for fd, _ in poller.poll(0):
             error = hung_up(*self._connected[fd], self._endpoints)
-            if error.reported_by is not None:
+            known = None if self._error is None else self._error.rank
+            # What others say of the rank that has left already adds nothing, and may be this rank's own word.
+            if error.reported_by is not None and (known != error.rank or error.reported_by == error.rank):
                 self._note(error)
                 return
             # A peer that has agreed first may have worked and said goodbye already: then there is input.

@@ -125,6 +125,8 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
                 raise
             if gone is None:  # else those who come would take this rank for the one that has left
                 listeners.close()
+            elif connecting is not None:  # those who wait for that rank are to say so too: it may live, and say why
+                tell(gone, rank, connecting.sockets)
             # What is connected stays open meanwhile: the others must not take this rank for dead.
             plain = connecting.sockets if connecting is not None and not (failure and securing) else []
             _agree(exchange, failure, blame, gone, endpoints, plain, securing is None, deadline)
@@ -239,7 +241,7 @@ def _agree(
         error = exc if isinstance(exc, RendezvousError) else None
         if error is None:
             error = error_at(exchange.rank, f"it gave up: {summary(exc)}", endpoints)
-        elif failure and gone is None and error.reported_by is None:
+        elif failure and gone is None and (error.reported_by is None or error.rank == exchange.rank):
             error = error_at(exchange.rank, failure, endpoints)
         if speaks:
             tell(error, exchange.rank, sockets)

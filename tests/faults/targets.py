@@ -26,7 +26,8 @@ from gloompi.errors import (
     PeerLostError,
     RendezvousError,
 )
-from gloompi.rendezvous.record import Record
+from gloompi.rendezvous.hangups import heard
+from gloompi.rendezvous.record import Blame, Record, pack_verdict
 from gloompi.transport.endpoint import Address, Endpoint, Nearness, Peer
 from gloompi.transport.frames import HEADER_NBYTES, VERSION, Kind, pack_header, unpack_header
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, accept, dial
@@ -368,6 +369,25 @@ def _abort(data: bytes) -> None:
     assert len(header) == HEADER_NBYTES
 
 
+class _Ended:
+    """A connection of the rendezvous that its peer has ended, with what it said before."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def recv(self, nbytes: int, flags: int) -> bytes:
+        return self.data[:nbytes]
+
+
+def _words(data: bytes) -> None:
+    """The last words of a peer that leaves the rendezvous: an error that can be shown and passed on, or none."""
+    error = heard(1, _Ended(data))  # type: ignore[arg-type]
+    if error is not None:
+        assert pack_verdict(str(error), Blame.WAITED)
+        _, passed_on = abort_frame(error, 0)
+        assert len(passed_on) <= MAX_ABORT_NBYTES
+
+
 def _abort_seeds() -> list[bytes]:
     errors: list[GloompiError] = [
         PeerLostError(1, "node1", 101, "tcp 10.0.0.4:1", "recv", "it aborted: boom"),
@@ -429,5 +449,6 @@ TARGETS = {
     "record": Target(_record, _record_seeds()),
     "endpoint": Target(_endpoint, [_ENDPOINT.pack(), _ENDPOINT.pack()[:60]]),
     "abort": Target(_abort, _abort_seeds()),
+    "words": Target(_words, [_frame(Kind.ABORT, 0, 0, each) for each in _abort_seeds()]),
     **STORE_TARGETS,
 }

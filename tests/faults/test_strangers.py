@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -427,6 +428,20 @@ def test_case_23_fuzzed(name: str) -> None:
     check()
     assert fuzzed.count >= GENERATED * EXAMPLES.get(name, 30)
     assert 0 < fuzzed.peak <= CAP_NBYTES
+
+
+def test_case_23_the_command_that_fuzzes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.faults.fuzz", "--folder", str(tmp_path), "--target", "words"]
+    options = {"cwd": Path(__file__).parents[2], "capture_output": True, "text": True, "timeout": 60, "check": False}
+    done = subprocess.run([*command, "--with", "hypothesis", "--examples", "200"], **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, _, found, together = done.stdout.splitlines()
+    assert re.fullmatch(r"words +200 +- +- +[\d.]+ +\d+ +1024  nothing", found)
+    assert re.fullmatch(r"together +200 +[\d.]+  0 target\(s\) with findings", together)
+    (tmp_path / "input").write_bytes(TARGETS["words"].seeds[0])
+    done = subprocess.run([*command, "--input", str(tmp_path / "input")], **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"words: taken or refused as it should be; \d+ bytes allocated of at most 1048576\n", done.stdout)
 
 
 def test_case_23_fuzzed_hellos_at_the_door(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
