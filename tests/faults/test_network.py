@@ -336,10 +336,12 @@ def test_case_14_slices_and_tiny_buffers(nothing_leaks: None, tmp_path: Path, tr
     ids=["packets dropped", "address of nobody"],
 )
 def test_case_15_black_hole(hosts: Hosts, tmp_path: Path, advertise: list[str], why: str) -> None:
-    connect_timeout = 2.0
+    connect_timeout = 3.0
     if not advertise:
         hosts.everywhere("nft 'table inet hole { chain input { type filter hook input priority 0; iifname eth0 drop; }; }'")
     with processes(6, "astray.py", tmp_path, connect_timeout, *advertise, hosts=hosts.nodes) as ranks:
+        ranks.reports()
+        ranks.tell()
         found = ranks.reports()
         assert ranks.finish() == [0] * 6
     for each in found:

@@ -20,6 +20,8 @@ def connect():
 store = FileStore(folder)
 Context.from_store(store, 0, 1).close()
 device = Device("10.77.0.0/24", advertise=advertise[0], port=20_000 + rank) if advertise else Device("10.77.0.0/24")
+report(rank, pid=os.getpid(), ready=True)
+sys.stdin.readline()  # all begin at once, however long each took to start
 remains = Remains()
 outcome = outcome_of(connect)
 report(rank, pid=os.getpid(), outcome=outcome, listening=sorted(listening()), remains=remains.new())
