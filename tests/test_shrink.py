@@ -22,10 +22,14 @@ _needs_cryptography = pytest.mark.skipif(importlib.util.find_spec("cryptography"
 transports = pytest.mark.parametrize("transport", ["unix", "tcp", pytest.param("tls", marks=_needs_cryptography)])
 
 
-def _run(program: str, size: int, transport: str = "unix", *, timeout: float = 100.0, **options: Any) -> list[dict[str, Any]]:
+def _run(
+    program: str, size: int, transport: str = "unix", *, timeout: float = 100.0, **options: Any
+) -> list[dict[str, Any]]:
     """What the ranks have reported; nothing has failed on any of them, and nothing is left behind."""
     options.update(program=program, size=size, transport=transport)
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    environment = dict(
+        os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    )
     process = subprocess.Popen(
         [sys.executable, str(JOBS / "survivors.py"), json.dumps(options)],
         stdout=subprocess.PIPE,

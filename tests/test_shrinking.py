@@ -387,7 +387,9 @@ class _Engine:
 class _remnants:
     """Remnants of the pairs to some ranks, over AF_UNIX, and the peers' ends."""
 
-    def __init__(self, rank: int, *others: int, seconds: float = 10.0, waiting: int = 0, aborts: Collection[int] = ()) -> None:
+    def __init__(
+        self, rank: int, *others: int, seconds: float = 10.0, waiting: int = 0, aborts: Collection[int] = ()
+    ) -> None:
         staging = memoryview(bytearray(STAGING_NBYTES))
         self.ends: dict[int, socket.socket] = {}
         pairs = []
