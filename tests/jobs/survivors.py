@@ -1,7 +1,7 @@
 """Ranks that are children of this process lose some of their own, shrink, and go on.
 
-Argument: a JSON object. ``program`` is a function of this module, ``size`` the number of ranks, ``transport`` "unix", "tcp" or
-"tls"; the rest is the program's.
+Argument: a JSON object.  ``program`` is a function of this module, ``size`` the number of ranks, ``transport`` "unix", "tcp"
+or "tls"; the rest is the program's.
 """
 
 import gc
@@ -235,7 +235,7 @@ def away(me):
 
 
 def closing(me):
-    """After the loss of rank 0, rank 1 does not go on; each ``way`` that frees what is left of its Context tells the others."""
+    """After the loss of rank 0, rank 1 does not go on: each ``way`` to free what is left tells the others."""
     ctx = me.connect()
     lost(me, ctx, 0)
     way = me.options["way"]
