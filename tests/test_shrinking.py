@@ -72,14 +72,14 @@ class Network:
         self._over = threading.Semaphore(0)
         self.ranks = [Scripted(self, rank, size) for rank in range(size) if rank not in dead]
 
-    def end(self, rank: int, others: Iterable[int]) -> None:
-        """End the streams between a rank and others; of what is on its way, nobody knows how much arrives."""
+    def end(self, rank: int, others: Iterable[int], orderly: bool = False) -> None:
+        """End the streams between a rank and others; unless it is `orderly`, some of what is on its way does not arrive."""
         for other in others:
             for way in ((rank, other), (other, rank)):
                 queue = self.ways.get(way)
                 if queue is None or (queue and queue[-1] is END):
                     continue
-                for _ in range(self.random.randrange(len(queue) + 1)):
+                for _ in range(0 if orderly else self.random.randrange(len(queue) + 1)):
                     queue.pop()
                 queue.append(END)
 
@@ -188,13 +188,13 @@ class Scripted:
                 return
             found = Agreement(self, self.rank, PEERS, Deadline(None)).reach(everybody)  # type: ignore[arg-type]
             network.lists[self.rank] = found
-            network.end(self.rank, set(everybody) - set(found))
+            network.end(self.rank, set(everybody) - set(found), orderly=True)
         except Crash:
             network.crashed.add(self.rank)
             network.end(self.rank, everybody)
         except ContextClosedError:
             network.excluded.add(self.rank)
-            network.end(self.rank, everybody)
+            network.end(self.rank, everybody, orderly=True)
         except BaseException as exc:
             network.failures.append(exc)
         finally:
