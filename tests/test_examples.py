@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -40,3 +41,42 @@ def test_digits(size: int) -> None:
     assert losses == sorted(losses, reverse=True)
     last = re.fullmatch(rf"test accuracy (0\.9\d\d); weights identical on all {size} ranks", lines[-1])
     assert last, lines[-1]
+
+
+def test_digits_ends_with_the_same_accuracy_when_ranks_are_killed(survivors: None) -> None:
+    pytest.importorskip("sklearn")
+    program = str(EXAMPLES / "digits.py")
+
+    def output(victims: dict[int, int]) -> list[str]:
+        options = {"survivors": True, "env": {"PYTHONUNBUFFERED": ""}}
+        done = Job(6, "with_losses.py", program, json.dumps(victims), **options).finish(100)
+        assert not done.stderr, done.stderr
+        return done.stdout.splitlines()
+
+    def row(line: str) -> bool:
+        return re.fullmatch(r"\s*\d+\s+[\d.]+\s+[\d.]+", line) is not None
+
+    whole, reduced = output({}), output({0: 33, 4: 72})  # rank 0, which prints, and another
+    accuracy = whole[-1].split(";")[0]
+    assert re.fullmatch(r"test accuracy 0\.9\d\d", accuracy)
+    # What rank 0 has printed is lost with it, or not; the new rank 0 has printed the rest.
+    assert f"{accuracy}; weights identical on all 4 ranks" in reduced
+    for size, lost in (6, 0), (5, 3):
+        left = {f"rank {rank} of {size} goes on without rank {lost}" for rank in range(size) if rank != lost}
+        assert left == {line for line in reduced if f" of {size} goes on " in line}
+    begun = [line for line in reduced if line.endswith("ranks") and "images" in line]
+    assert begun[-2:] == ["1437 images on 5 ranks", "1437 images on 4 ranks"]
+    assert [line for line in reduced if row(line)][-7:] == [line for line in whole if row(line)][-7:]
+
+
+def test_program_of_the_documentation_goes_on_after_losses(survivors: None, tmp_path: Path) -> None:
+    text = (EXAMPLES.parent / "docs" / "shrink.md").read_text()
+    program = tmp_path / "program.py"
+    program.write_text(text.split("```python\n")[1].split("```")[0])
+    done = Job(4, "with_losses.py", program, json.dumps({0: 300, 2: 600}), survivors=True).finish(60)
+    assert not done.stderr, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines.count(f"1000 steps, sum {sum(range(100)) * sum(range(1000))}") == 2
+    losses = [re.match(r"rank (\d) of (\d): lost rank (\d) \(", line) for line in lines if "lost rank" in line]
+    found = [[int(number) for number in loss.groups()] for loss in losses if loss]
+    assert sorted(found) == [[0, 3, 1], [1, 4, 0], [2, 3, 1], [2, 4, 0], [3, 4, 0]]

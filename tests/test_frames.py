@@ -62,6 +62,8 @@ def test_kinds_keep_their_numbers() -> None:
         "LEAVE": 9,
         "OFFER": 10,
         "TAKEN": 11,
+        "VIEW": 12,
+        "DECIDED": 13,
     }
 
 

@@ -254,7 +254,7 @@ class Connections:
         for pair in pairs:
             pair.write(header, payload)
         try:
-            if self._marker and told is None:
+            if told is None and (self._marker or self.size == 1):
                 from .remnants import Remnants  # needed once, if ever
 
                 self._remnants = Remnants(pairs, self._marker, self.size, Deadline(_TELL_SECONDS))

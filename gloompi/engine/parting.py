@@ -93,16 +93,21 @@ class Parting(Connections):
         self._conversations.discard(conversation)
 
     def part(self, conversation: Conversation) -> None:
-        """A conversation will not be shrunk: the first of all, or the last, takes with it what a broken engine has left."""
+        """A conversation will not be shrunk: with the last one, and with the first, close what a broken engine has left.
+
+        Whoever closes the Context that all others came from is done with them, too, and may not have closed each of them.
+        """
         if self.error is not None:
             self._conversations.discard(conversation)
-            if conversation is self.root or not self._conversations:
+            if not self._conversations or conversation is self.root:
                 self.let_go()
 
     def drop(self, conversation: Conversation) -> None:
         """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
         if self.error is not None:
-            self.part(conversation)
+            self._conversations.discard(conversation)
+            if not self._conversations:
+                self.let_go()
         elif self._conversations == {conversation}:
             self.error = ContextClosedError("this Context was collected without having been closed")
             self._release()

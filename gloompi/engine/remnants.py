@@ -19,7 +19,7 @@ from ..deadline import Deadline
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header
 from ..transport.link import Link, Sink
 from ..transport.pair import STAGING_NBYTES, Pair
-from .farewell import is_delivered
+from .farewell import is_delivered, linger
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +30,9 @@ __all__ = ["Remnants", "Word", "next_marker"]
 
 # Taken in one call of what may not be a word.
 _ROOM_NBYTES = 65536
+
+# How long to wait until a last word has arrived.
+_LAST_SECONDS = 0.5
 
 # How long to wait for input while something is still to be sent.
 _PAUSE_SECONDS = 1e-3
@@ -264,7 +267,9 @@ class Remnants:
         return taken
 
     def close(self) -> None:
-        """Close what is left."""
+        """Close what is left, and let those who are awake hear the last word: without it they would go on alone."""
+        if not self._asleep:
+            linger(self._pairs.values(), Deadline(_LAST_SECONDS))
         for pair in self._pairs.values():
             self._close(pair)
         self._pairs.clear()

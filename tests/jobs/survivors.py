@@ -1,12 +1,13 @@
 """Ranks that are children of this process lose some of their own, shrink, and go on.
 
-Argument: a JSON object. ``program`` is a function of this module, ``size`` the number of ranks, ``transport`` "unix", "tcp" or
-"tls"; the rest is the program's.
+Argument: a JSON object.  ``program`` is a function of this module, ``size`` the number of ranks, ``transport`` "unix", "tcp"
+or "tls"; the rest is the program's.
 """
 
 import gc
 import json
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -18,10 +19,9 @@ import numpy as np
 from aftermath import Remains, outcome_of
 from report import facts_of, report
 
-from gloompi import Context, Device, FileStore, GloompiError, PeerLostError
+from gloompi import Context, ContextClosedError, Device, FileStore, PeerLostError
 from gloompi.engine.remnants import Remnants
 
-STEPS = 12
 TIMEOUT = 30.0
 
 
@@ -31,17 +31,20 @@ class Rank:
     def __init__(self, rank, options, folder):
         self.rank, self.size = rank, options["size"]
         self.options = options
-        self.gates = FileStore(os.path.join(folder, "gates"))
+        self.gates = FileStore(os.path.join(folder, "gates"))  # no rank waits for another over what is tested
         self._meeting = os.path.join(folder, "meeting")
         self.errors = []
         self.views = []
         self.seconds = []
 
     def connect(self):
+        return self.connect_again("first")
+
+    def connect_again(self, name):
         transport = self.options["transport"]
         device = Device(tls=True, transport="tcp") if transport == "tls" else Device(transport=transport)
         timeout = self.options.get("timeout", TIMEOUT)
-        with FileStore(self._meeting) as store:
+        with FileStore(os.path.join(self._meeting, name)) as store:
             return Context.from_store(store, self.rank, self.size, device=device, timeout=timeout, connect_timeout=60)
 
     def open(self, gate):
@@ -118,9 +121,10 @@ def check(ctx):
 
 
 def working(me):
-    """Allreduces, in which ranks die by plan, until enough of them are done by those that are left.
+    """Allreduces, in which ranks die by plan, until ``steps`` of them are done by those that are left.
 
-    ``victims``: by rank, the step and the moment: "before" the call, or "amid" it.
+    ``victims``: by rank, the step and the moment: "before" the call, "amid" it, or, a number, at that word of the shrinking
+    which follows the loss of another in this step.  With ``gather`` nobody shrinks before all have met a loss and told it.
     """
     victims = {int(rank): plan for rank, plan in me.options["victims"].items()}
     base = np.arange(me.options["count"]) % 1000 * 3.0
@@ -132,17 +136,20 @@ def working(me):
     signal.signal(signal.SIGALRM, amid)
     ctx = me.connect()
     step = 0
-    while step < STEPS:
+    while step < me.options["steps"]:
         if killed is not None and killed[0] == step:
             if killed[1] == "before":
                 me.die()
-            signal.setitimer(signal.ITIMER_REAL, 0.002)
+            if killed[1] == "amid":
+                signal.setitimer(signal.ITIMER_REAL, 0.002)
+            else:
+                die_at_word(me, killed[1])
         began = time.monotonic()
         try:
             out = ctx.allreduce(base * (ctx.rank + 1))
         except PeerLostError as exc:
             me.errors.append({**facts_of(exc), "began": began, "ended": time.monotonic()})
-            if me.options.get("gather"):  # nobody shrinks before all have met the loss and told it
+            if me.options.get("gather"):
                 gate = f"failed {ctx.size}"
                 me.open(gate)
                 me.wait(gate, [rank for rank in range(me.size) if rank not in victims])
@@ -163,6 +170,165 @@ def settled(me, ctx, step):
             return ctx, int(ctx.allreduce(np.array([step]), op="min")[0])
         except PeerLostError as exc:
             me.errors.append({**facts_of(exc), "began": 0.0, "ended": 0.0})
+
+
+def die_at_word(me, number):
+    say = Remnants.say
+    said = []
+
+    def last(remnants, rank, word):
+        said.append(word)
+        if len(said) == number:
+            me.die()
+        say(remnants, rank, word)
+
+    Remnants.say = last
+
+
+def lost(me, ctx, victim):
+    """Have a rank die while nobody does anything."""
+    end = os.pidfd_open(ctx.peers[victim].pid) if me.rank != victim else -1
+    ctx.barrier()
+    me.open("idle")
+    if me.rank == victim:
+        me.wait("idle", range(me.size))
+        me.die()
+    select.select([end], [], [])
+    os.close(end)
+
+
+def idle(me):
+    """Rank ``victim`` dies while nobody does anything."""
+    ctx = me.connect()
+    lost(me, ctx, me.options["victim"])
+    me.fails(ctx, ctx.barrier)
+    fewer = me.shrunk(ctx)
+    me.meet(fewer)
+    check(fewer)
+    return fewer
+
+
+def away(me):
+    """After the loss of rank 0, rank 1 stays away from shrinking; ``stopped``: it has no choice."""
+    ctx = me.connect()
+    pid = ctx.peers[1].pid
+    lost(me, ctx, 0)
+    stops = me.options["stopped"]
+    if me.rank == 1:
+        if stops:
+            os.kill(pid, signal.SIGSTOP)
+        else:
+            me.wait("late", [2, 3])
+        me.fails(ctx, ctx.barrier)
+        me.wait("late", [2, 3])
+        ctx, _ = settled(me, ctx, 0)  # the others' words are there, but they have given up, and are gone
+        return ctx
+    me.fails(ctx, ctx.barrier)
+    me.fails(ctx, lambda: ctx.shrink(timeout=1.0))
+    outcome = outcome_of(ctx.shrink)
+    assert outcome["error"] == "ContextClosedError", outcome
+    me.open("late")
+    if stops and me.rank == 2:
+        me.wait("late", [2, 3])
+        os.kill(pid, signal.SIGCONT)
+    return ctx
+
+
+def closing(me):
+    """After the loss of rank 0, rank 1 does not go on: each ``way`` to free what is left tells the others."""
+    ctx = me.connect()
+    lost(me, ctx, 0)
+    way = me.options["way"]
+    if me.rank != 1:
+        me.fails(ctx, ctx.barrier)
+        fewer = me.shrunk(ctx)
+        me.meet(fewer)
+        if way == "fork":
+            me.open("shrunk")
+        return fewer
+    if way == "with":
+        try:
+            with ctx:
+                ctx.barrier()
+        except PeerLostError:
+            pass
+        return None
+    me.fails(ctx, ctx.barrier)
+    if way == "fork":  # a child that lives on has none of the connections
+        if not os.fork():
+            me.wait("shrunk", [2, 3])
+            os._exit(0)
+        ctx.close()
+        os.wait()
+    elif way == "close":
+        ctx.close()
+    elif way == "abort":
+        ctx.abort("enough")
+    return None  # or it is collected
+
+
+def misuse(me):
+    """Contexts that cannot be shrunk, and say why."""
+    ctx = me.connect()
+    texts = []
+
+    def refused(broken, kind):
+        try:
+            broken.shrink()
+        except kind as exc:
+            texts.append(str(exc))
+        else:
+            raise AssertionError("it has shrunk")
+
+    refused(ctx, RuntimeError)
+    ctx.barrier()  # it still works
+    with me.connect_again("closed") as closed:
+        closed.barrier()
+    refused(closed, ContextClosedError)
+    aborted = me.connect_again("aborted")
+    if me.rank == 1:
+        aborted.abort("enough")
+        refused(aborted, ContextClosedError)
+    else:
+        me.fails(aborted, aborted.barrier)
+        fewer = me.shrunk(aborted)
+        assert me.meet(fewer) == [rank for rank in range(me.size) if rank != 1]
+        refused(aborted, ContextClosedError)
+        fewer.close()
+    me.errors.append({"texts": texts})
+    return ctx
+
+
+def children(me):
+    """Contexts that share their connections, and rank 1 dies: the children are closed first, or shrunk themselves."""
+    ctx = me.connect()
+    twin, half = ctx.dup(), ctx.split(me.rank % 2)
+    lost(me, ctx, 1)
+    me.fails(twin, twin.barrier)
+    shrink = me.options["shrink"]
+    if shrink == "parent":
+        twin.close()
+        half.abort("not needed")
+        fewer = me.shrunk(ctx)
+        assert half.closed
+    else:
+        fewer = half.shrink()
+        for broken in (ctx, twin):
+            outcome = outcome_of(broken.shrink)
+            assert outcome["error"] == "ContextClosedError", outcome
+    me.meet(fewer)
+    check(fewer)
+    return fewer
+
+
+def alone(me):
+    """A Context of one rank breaks as others do."""
+    ctx = me.connect()
+    me.fails(ctx, lambda: ctx.recv(np.empty(1), 0, timeout=0.01))
+    fewer = me.shrunk(ctx)
+    me.meet(fewer)
+    check(fewer)
+    return fewer
 
 
 def run(rank, options, folder):
