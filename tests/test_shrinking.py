@@ -405,7 +405,8 @@ class _remnants:
                 pairs[-1].write(pack_header(Kind.DATA, 0, 0, waiting), memoryview(bytes(waiting)))
             if other in aborts:
                 far.sendall(pack_header(Kind.ABORT, 0, 0, 2, MARKER) + b"{}")
-        self.remnants = Remnants(pairs, MARKER, rank + len(others) + 1, Deadline(seconds))
+        self.remnants = Remnants(pairs, MARKER, rank + len(others) + 1)
+        self.remnants.settle(Deadline(seconds))
 
     def __enter__(self) -> tuple[Remnants, dict[int, socket.socket]]:
         return self.remnants, self.ends

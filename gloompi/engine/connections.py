@@ -241,27 +241,35 @@ class Connections:
         """Keep the first error, tell every peer, close."""
         if self.error is not None:
             return
+        self.error = error
+        try:  # before all else: whoever is interrupted in telling the peers must at least hang up
+            self._tell(error, told)
+        except BaseException:
+            self.let_go()
+            raise
+        finally:
+            self._release()
+
+    def _tell(self, error: GloompiError, told: GloompiError | None) -> None:
         import logging
 
-        self.error = error
         if error.reported_by is not None:
             error.interrupted = self._label()
         self._explain(error)
         self.messages.revoke()
         logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
+        self._conversations.difference_update(self._dropped)  # nobody will close them
         header, payload = abort_frame(told or error, self.rank, self._marker)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:
             pair.write(header, payload)
-        try:
-            if told is None and (self._marker or self.size == 1):
-                from .remnants import Remnants  # needed once, if ever
+        if told is None and (self._marker or self.size == 1):
+            from .remnants import Remnants  # needed once, if ever
 
-                self._remnants = Remnants(pairs, self._marker, self.size, Deadline(_TELL_SECONDS))
-            else:
-                linger(pairs, Deadline(_TELL_SECONDS))
-        finally:
-            self._release()
+            self._remnants = Remnants(pairs, self._marker, self.size)
+            self._remnants.settle(Deadline(_TELL_SECONDS))
+        else:
+            linger(pairs, Deadline(_TELL_SECONDS))
 
     def let_go(self) -> None:
         """Close what a broken engine has left: it will not be shrunk."""

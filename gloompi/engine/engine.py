@@ -201,24 +201,30 @@ class Engine(Parting):
         ContextClosedError, OperationTimeoutError
             As `Agreement.reach`; or there is nothing left to go on with.
         """
-        if self.error is None:
-            raise RuntimeError("shrink is for a Context that an error has broken; this one works")
-        remnants = self._remnants if conversation in self._conversations else None
-        if remnants is None:
-            raise ContextClosedError(
-                "this Context cannot be shrunk: it was closed, aborted or interrupted here, or it or one that shares its "
-                "connections has been shrunk before"
-            )
-        self._remnants = None
         from .remnants import next_marker
         from .shrinking import Agreement
 
+        self.check_open(conversation)
+        if self.error is None:
+            raise RuntimeError("shrink is for a Context that an error has broken; this one works")
+        self.turn.take(deadline, "shrink", self._label)  # the thread that has met the error may be telling the peers
+        self.turn.give()
+        remnants = None
         try:
+            if conversation in self._conversations:
+                remnants, self._remnants = self._remnants, None
+            if remnants is None:
+                raise ContextClosedError(
+                    "this Context cannot be shrunk: it was closed, aborted or interrupted here, or it or one that shares "
+                    "its connections has been shrunk before"
+                )
             remnants.wake()
-            ranks = Agreement(remnants, self.rank, self.peers, deadline).reach(conversation.ranks)
+            agreed = Agreement(remnants, self.rank, self.peers, deadline).reach(conversation.ranks)
+            ranks = [old for old in conversation.ranks if old in agreed]
             streams = iter(remnants.take(old for old in ranks if old != self.rank))
         finally:
-            remnants.close()
+            if remnants is not None:
+                remnants.close()
         engine = Engine(
             ranks.index(self.rank),
             [replace(self.peers[old], rank=new) for new, old in enumerate(ranks)],

@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from select import POLLIN, POLLOUT, poll
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from ..deadline import Deadline
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header
 from ..transport.link import Link, Sink
+from ..transport.liveness import Vigil
 from ..transport.pair import STAGING_NBYTES, Pair
 from .farewell import is_delivered, linger
 
@@ -150,9 +152,6 @@ class Remnants:
     marker : bytes
     size : int
         Ranks of the engine.
-    deadline : Deadline
-        For sending what waits.  A pair that has not sent all by then is closed: its peer must not wait for the rest.
-        Except those whose peers have aborted: they wait for nothing, and may have ceased to read.
 
     Attributes
     ----------
@@ -164,11 +163,12 @@ class Remnants:
         Who has said anything.
     """
 
-    def __init__(self, pairs: Iterable[Pair], marker: bytes, size: int, deadline: Deadline) -> None:
+    def __init__(self, pairs: Iterable[Pair], marker: bytes, size: int) -> None:
         self._marker = marker
         self._view_nbytes = (size + 7) // 8
         self._pairs = {pair.rank: pair for pair in pairs if pair.sock is not None}
         self._asleep = False
+        self._vigil: Vigil | None = None
         self.gone: set[int] = set()
         self.heard: set[int] = set()
         self.words: dict[int, deque[Word]] = {rank: deque() for rank in self._pairs}
@@ -181,11 +181,13 @@ class Remnants:
                 pair.cut()
             if not pair.divert(self, scanner, staging):
                 self._unread.add(rank)
-        self._settle(deadline)
-        self._unread.clear()
 
-    def _settle(self, deadline: Deadline) -> None:
-        """Send what waits, and go to sleep: sockets that are collected with their Context would complain."""
+    def settle(self, deadline: Deadline) -> None:
+        """Send what waits, and go to sleep: sockets that are collected with their Context would complain.
+
+        A pair that has not sent all by `deadline` is closed: its peer must not wait for the rest.  Except those whose peers
+        have aborted: they wait for nothing, and may have ceased to read.
+        """
         while not deadline.expired():
             for pair in list(self._pairs.values()):
                 pair.flush()
@@ -193,16 +195,18 @@ class Remnants:
                 break
             self.listen(_PAUSE_SECONDS)  # peers that cannot send to us cannot hear us either
         for rank, pair in list(self._pairs.items()):
-            if pair.sending and not pair.aborted:
+            if pair.cut_short or (pair.sending and not pair.aborted):
                 del self._pairs[rank]
                 pair.close()
             else:
                 pair.sleep()
         self._asleep = True
+        self._unread.clear()
 
     def wake(self) -> None:
         """Begin to talk and to listen."""
         self._asleep = False
+        self._vigil = Vigil()
         for pair in list(self._pairs.values()):
             pair.wake()
         for pair in list(self._pairs.values()):
@@ -237,6 +241,10 @@ class Remnants:
                 pair.flush()
             if event & ~POLLOUT and pair.rank not in self._unread:
                 pair.receive()
+        if self._vigil is not None and monotonic() >= self._vigil.due:
+            # Only the rank that was the first to miss a host has closed the connection; the others heard of it too soon.
+            for pair, reason in self._vigil.look(self._pairs.values()):
+                pair.give_up(reason)
 
     def _cut(self, rank: int) -> None:
         pair = self._pairs.get(rank)
@@ -268,14 +276,15 @@ class Remnants:
 
     def close(self) -> None:
         """Close what is left, and let those who are awake hear the last word: without it they would go on alone."""
-        if not self._asleep:
-            linger(self._pairs.values(), Deadline(_LAST_SECONDS))
-        for pair in self._pairs.values():
-            self._close(pair)
-        self._pairs.clear()
+        try:
+            if not self._asleep:
+                linger(self._pairs.values(), Deadline(_LAST_SECONDS))
+        finally:
+            while self._pairs:
+                self._close(self._pairs.popitem()[1])
 
     def _close(self, pair: Pair) -> None:
-        if self._asleep:
+        if pair.sock is None or pair.sock.fileno() < 0:  # asleep, or it was interrupted in going to sleep
             os.close(pair.fd)
         else:
             pair.close()

@@ -99,6 +99,11 @@ class Pair(Link):
         return bool(self._queue) and not self._mute
 
     @property
+    def cut_short(self) -> bool:
+        """Whether an exception has ended a system call in the middle of a frame: nothing can be sent any more."""
+        return self._mute and self.sock is not None and self._write_error is None
+
+    @property
     def likely(self) -> str:
         """What a loss means, and where to look."""
         return "its process has ended or its link is down, see its log"
