@@ -235,3 +235,19 @@ def test_shrink_of_a_closed_context_whose_connections_work_says_so() -> None:
         assert str(caught.value) == "this Context is closed"
 
     run_ranks(2, shrink)
+
+
+def test_operator_that_uses_its_own_context_when_that_has_broken_gets_the_error() -> None:
+    """An algorithm goes on to its next wait, and may compute until then."""
+
+    def reduce(ctx: Context) -> str:
+        def nested(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            ctx._engine._fail(GloompiError("broken"))
+            ctx.barrier()
+            return a + b
+
+        with pytest.raises(GloompiError) as caught:
+            ctx.allreduce(np.ones(3), op=nested)
+        return caught.value.reason
+
+    assert run_ranks(2, reduce) == ["broken", "broken"]

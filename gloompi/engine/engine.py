@@ -46,6 +46,8 @@ class Engine(Parting):
             This thread is in an operation already.
         """
         turn = self.turn
+        if self.error is not None:
+            raise self._broken()  # no operation is under way any more, whatever its algorithm still computes
         turn.take(deadline, what, self._label)
         try:
             turn.busy = True
