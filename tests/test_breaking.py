@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import sys
 import threading
@@ -158,6 +159,25 @@ def test_connections_are_closed_although_a_context_was_collected_in_the_call_tha
     engine._fail(GloompiError("broken"))
     assert not _heard(far).endswith(b"END")
     kept.close()
+    assert _heard(far) == b"END"
+    far.close()
+
+
+def test_fork_while_the_peers_are_told_leaves_the_connections_to_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, far = _rank_0_of_3()
+    settle = Remnants.settle
+
+    def settling(remnants: Remnants, deadline: Deadline) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        settle(remnants, deadline)
+
+    monkeypatch.setattr(Remnants, "settle", settling)
+    _lose(ctx)
+    assert not _heard(far).endswith(b"END")
+    ctx.close()
     assert _heard(far) == b"END"
     far.close()
 

@@ -312,6 +312,11 @@ class Connections:
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the peers."""
+        if self.error is not None:
+            remnants, self._remnants = self._remnants, None
+            if remnants is not None:
+                remnants.forsake()
+            return
         self.error = ContextClosedError(
             f"this Context belongs to process {os.getppid()}, which forked this one; a child makes its own"
         )
@@ -335,10 +340,7 @@ def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
 
 def _forsake_all() -> None:
     for engine in list(_alive):
-        if engine.error is None:
-            engine.forsake()
-        else:
-            engine.let_go()
+        engine.forsake()
 
 
 os.register_at_fork(after_in_child=_forsake_all)

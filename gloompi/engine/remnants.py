@@ -280,8 +280,12 @@ class Remnants:
             if not self._asleep:
                 linger(self._pairs.values(), Deadline(_LAST_SECONDS))
         finally:
-            while self._pairs:
-                self._close(self._pairs.popitem()[1])
+            self.forsake()
+
+    def forsake(self) -> None:
+        """Close what is left without a word: in a forked child it is the parent's to say any."""
+        while self._pairs:
+            self._close(self._pairs.popitem()[1])
 
     def _close(self, pair: Pair) -> None:
         if pair.sock is None or pair.sock.fileno() < 0:  # asleep, or it was interrupted in going to sleep
