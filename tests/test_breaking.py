@@ -271,3 +271,29 @@ def test_operator_that_uses_its_own_context_when_that_has_broken_gets_the_error(
         return caught.value.reason
 
     assert run_ranks(2, reduce) == ["broken", "broken"]
+
+
+@pytest.mark.parametrize("end", [Context.close, lambda ctx: ctx.abort("enough")], ids=["close", "abort"])
+def test_shrink_ends_when_the_context_is_closed_or_aborted_meanwhile(end: Callable[[Context], None]) -> None:
+    ctx, far = _rank_0_of_3()
+    _lose(ctx)
+    _heard(far)
+    far.setblocking(True)
+    failures: list[Exception] = []
+
+    def shrink() -> None:
+        try:
+            ctx.shrink(timeout=30.0)
+        except Exception as exc:
+            failures.append(exc)
+
+    other = threading.Thread(target=shrink)
+    other.start()
+    assert far.recv(1)  # it has begun to talk
+    end(ctx)
+    other.join(2.0)
+    assert not other.is_alive()
+    assert [str(failure) for failure in failures] == ["this Context was closed or aborted while it was being shrunk"]
+    far.setblocking(False)
+    assert _heard(far).endswith(b"END")
+    far.close()

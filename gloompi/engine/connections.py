@@ -107,6 +107,7 @@ class Connections:
                 self._links.append(pair)
         self._crowded, self._shared, self._marker = crowded, shared, marker
         self._remnants: Remnants | None = None
+        self._given_up = False
         self._trace = _trace(rank, self.peers)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
@@ -272,7 +273,11 @@ class Connections:
             linger(pairs, Deadline(_TELL_SECONDS))
 
     def let_go(self) -> None:
-        """Close what a broken engine has left: it will not be shrunk."""
+        """Close what a broken engine has left: it will not be shrunk.
+
+        If it is just being shrunk, by another thread or by what a signal handler interrupts, that ends soon.
+        """
+        self._given_up = True
         remnants, self._remnants = self._remnants, None
         if remnants is not None:
             remnants.close()

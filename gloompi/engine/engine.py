@@ -221,7 +221,8 @@ class Engine(Parting):
                     "its connections has been shrunk before"
                 )
             remnants.wake()
-            agreed = Agreement(remnants, self.rank, self.peers, deadline).reach(conversation.ranks)
+            agreement = Agreement(remnants, self.rank, self.peers, deadline, lambda: self._given_up)
+            agreed = agreement.reach(conversation.ranks)
             ranks = [old for old in conversation.ranks if old in agreed]
             streams = iter(remnants.take(old for old in ranks if old != self.rank))
         finally:

@@ -9,7 +9,7 @@ a round gets the decision in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
@@ -39,13 +39,23 @@ class Agreement:
     peers : sequence of Peer
         For error texts.
     deadline : Deadline
+    given_up : callable
+        Whether the user has closed or aborted the Context since.
     """
 
-    def __init__(self, remnants: Remnants, rank: int, peers: Sequence[Peer], deadline: Deadline) -> None:
+    def __init__(
+        self,
+        remnants: Remnants,
+        rank: int,
+        peers: Sequence[Peer],
+        deadline: Deadline,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._remnants = remnants
         self._rank = rank
         self._peers = peers
         self._deadline = deadline
+        self._given_up = given_up
         self._said: dict[tuple[int, int], int] = {}  # views, by rank and round
         self._decided: dict[int, int] = {}  # views, by rank
         self._members: set[int] = set()
@@ -58,7 +68,7 @@ class Agreement:
         Raises
         ------
         ContextClosedError
-            The others have lost this rank, and go on without it.
+            The others have lost this rank, and go on without it; or it was closed or aborted meanwhile.
         OperationTimeoutError
             A rank that is alive has not called this within the budget.
         """
@@ -113,6 +123,8 @@ class Agreement:
             self._hear(waited_for)
 
     def _hear(self, waited_for: list[int]) -> None:
+        if self._given_up():
+            raise ContextClosedError("this Context was closed or aborted while it was being shrunk")
         remaining = self._deadline.remaining()
         if remaining == 0.0:
             assert self._deadline.timeout is not None
