@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from select import POLLIN, POLLOUT, poll
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from ..deadline import Deadline
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header
 from ..transport.link import Link, Sink
+from ..transport.liveness import Vigil
 from ..transport.pair import STAGING_NBYTES, Pair
 from .farewell import is_delivered, linger
 
@@ -169,6 +171,7 @@ class Remnants:
         self._view_nbytes = (size + 7) // 8
         self._pairs = {pair.rank: pair for pair in pairs if pair.sock is not None}
         self._asleep = False
+        self._vigil = Vigil()
         self.gone: set[int] = set()
         self.heard: set[int] = set()
         self.words: dict[int, deque[Word]] = {rank: deque() for rank in self._pairs}
@@ -237,6 +240,9 @@ class Remnants:
                 pair.flush()
             if event & ~POLLOUT and pair.rank not in self._unread:
                 pair.receive()
+        if monotonic() >= self._vigil.due:
+            for pair, reason in self._vigil.look(list(self._pairs.values())):
+                self.lost(pair, reason, None)
 
     def _cut(self, rank: int) -> None:
         pair = self._pairs.get(rank)
