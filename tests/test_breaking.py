@@ -222,8 +222,8 @@ def test_shrink_does_not_wait_for_a_host_that_answers_nothing(monkeypatch: pytes
     near.setblocking(False)
     peers = [Peer(rank, "node7", 4000 + rank, "tcp", f"10.0.0.{rank}:40112") for rank in range(2)]
     ctx = Context(Engine(0, peers, [None, near], marker=MARKER), 10.0)
-    ctx._engine._fail(GloompiError("rank 1 has said so"))
     monkeypatch.setattr(options, "KEEPALIVE", Keepalive(0, 0, 0))
+    ctx._engine._fail(GloompiError("rank 1 has said so"))
     monkeypatch.setattr(State, "of", lambda _: State(retransmits=3, probes=0, unacked=1, sent=0.5, heard=40.0))
     with ctx.shrink(timeout=10.0) as alone:
         assert (alone.rank, alone.size) == (0, 1)

@@ -15,8 +15,7 @@ import pytest
 from faults.strangers import ANOTHER, Ranks, dropped, exactly, knock, let_in, talk, warnings
 
 from gloompi.errors import RendezvousError
-from gloompi.rendezvous import attempts
-from gloompi.rendezvous import connecting as module
+from gloompi.rendezvous import attempts, hangups
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, accept, dial
 from gloompi.transport.route import Route
 
@@ -247,7 +246,7 @@ def test_one_of_several_is_missing(
 ) -> None:
     """Those that did connect are let go."""
     # Without a mesh around it, the one whose time is up first hangs up, and the other is not to say that.
-    monkeypatch.setattr(module, "_PARTING_SECONDS", 30.0)
+    monkeypatch.setattr(hangups, "_PARTING_SECONDS", 30.0)
     ranks = make_ranks(3, transport)
     (way,) = ranks.ways(2)[1]
     ranks.listeners[1].close()

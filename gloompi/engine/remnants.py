@@ -168,7 +168,7 @@ class Remnants:
         self._view_nbytes = (size + 7) // 8
         self._pairs = {pair.rank: pair for pair in pairs if pair.sock is not None}
         self._asleep = False
-        self._vigil: Vigil | None = None
+        self._vigil = Vigil()
         self.gone: set[int] = set()
         self.heard: set[int] = set()
         self.words: dict[int, deque[Word]] = {rank: deque() for rank in self._pairs}
@@ -206,7 +206,6 @@ class Remnants:
     def wake(self) -> None:
         """Begin to talk and to listen."""
         self._asleep = False
-        self._vigil = Vigil()
         for pair in list(self._pairs.values()):
             pair.wake()
         for pair in list(self._pairs.values()):
@@ -241,10 +240,10 @@ class Remnants:
                 pair.flush()
             if event & ~POLLOUT and pair.rank not in self._unread:
                 pair.receive()
-        if self._vigil is not None and monotonic() >= self._vigil.due:
+        if monotonic() >= self._vigil.due:
             # Only the rank that was the first to miss a host has closed the connection; the others heard of it too soon.
-            for pair, reason in self._vigil.look(self._pairs.values()):
-                pair.give_up(reason)
+            for pair, reason in self._vigil.look(list(self._pairs.values())):
+                self.lost(pair, reason, None)
 
     def _cut(self, rank: int) -> None:
         pair = self._pairs.get(rank)

@@ -75,7 +75,8 @@ class Agreement:
         self._members = set(members)
         number, choice = self._flood(_mask(self._members))
         self._pass_on(number, choice)
-        if not choice >> self._rank & 1:
+        # Decisions differ only where connections between living ranks have broken while ranks died: that is a split.
+        if not choice >> self._rank & 1 or any(view != choice for view in self._decided.values()):
             raise ContextClosedError(_EXCLUDED)
         return _ranks(choice)
 

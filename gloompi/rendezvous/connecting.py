@@ -21,7 +21,7 @@ from ..transport.handshake import Flights, Session, accept, dial
 from ..transport.options import tune
 from ..transport.route import Route, routes
 from .attempts import Attempt, Attempts, Failure, failed
-from .hangups import error_at, hung_up
+from .hangups import Departures
 
 __all__ = ["Connecting"]
 
@@ -37,8 +37,6 @@ _LOOK_SECONDS = 0.1
 _MAX_DIALING = 64
 # Connections that have not authenticated yet; beyond it the oldest is dropped.
 _MAX_UNKNOWN = 512
-# A rank that notices that another has left goes on for so long, to reach those that it will tell.
-_PARTING_SECONDS = 0.2
 # Errors of accept(2) that are this rank's own trouble.
 _FATAL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADF, errno.EINVAL)
 
@@ -99,9 +97,7 @@ class Connecting:
         self._taken: list[Route | None] = [None] * len(endpoints)
         self._wanted = set(range(len(endpoints))) - {rank, *without}
         self._missing = len(self._wanted)
-        self._connected: dict[int, int] = {}  # ranks by descriptor
-        self._gone: RendezvousError | None = None
-        self._parting = 0.0
+        self._departures = Departures(self._epoll, endpoints)
         self._handshakes: dict[int, _Handshake] = {}
         self._unknown: deque[_Handshake] = deque()
         self._dialing = 0
@@ -133,10 +129,10 @@ class Connecting:
                     self._accept(self._listeners[fd])
                 elif fd in self._handshakes:
                     self._step(self._handshakes[fd], event)
-                elif fd in self._connected:
-                    self._hung_up(fd)
-            if self._gone is not None and self._missing and now >= self._parting:
-                raise self._gone
+                else:
+                    self._departures.hung_up(fd)
+            if self._missing:
+                self._departures.check(now)
         if _log.isEnabledFor(logging.DEBUG):
             self._explain()
 
@@ -182,8 +178,7 @@ class Connecting:
         # Expiries are looked at often enough without being computed: at least every half second.
         remaining = deadline.remaining()
         pause = 0.5 if remaining is None else min(0.5, remaining)
-        if self._gone is not None:
-            pause = min(pause, max(0.0, self._parting - now))
+        pause = min(pause, max(0.0, self._departures.due - now))
         return pause if self._dialing >= _MAX_DIALING else min(pause, self._attempts.pause(now))
 
     # -- dialing --------------------------------------------------------------------------------------------------------
@@ -208,7 +203,8 @@ class Connecting:
         error = sock.connect_ex(route.address)
         if error not in (0, errno.EINPROGRESS):
             sock.close()
-            self._notice(attempt, error)
+            if error == errno.ECONNREFUSED and route.transport == "unix":
+                self._departures.refused(peer, route)
             self._attempts.again(attempt, failed(route, error))
             return
         flights = dial(self._session, self._rank, peer)
@@ -327,28 +323,7 @@ class Connecting:
         self._forget(handshake)
         self.sockets[peer] = handshake.sock
         self._missing -= 1
-        # Nobody ends a connection before all ranks are connected, but who fails.
-        self._connected[handshake.fd] = peer
-        self._epoll.register(handshake.fd, select.EPOLLRDHUP)
-
-    def _hung_up(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-        peer = self._connected.pop(fd)
-        sock = self.sockets[peer]
-        assert sock is not None
-        self._note(hung_up(peer, sock, self._endpoints))
-
-    def _notice(self, attempt: Attempt, error: int) -> None:
-        """A rank listens from before its record until all are connected to it: on AF_UNIX, a refusal means that it left."""
-        if error == errno.ECONNREFUSED and attempt.route.transport == "unix":
-            text = f"it stopped listening at {attempt.route.text} before all ranks were connected; it has probably died"
-            self._note(error_at(attempt.peer, text, self._endpoints))
-
-    def _note(self, gone: RendezvousError) -> None:
-        if gone.reported_by is not None:
-            self._gone, self._parting = gone, 0.0
-        elif self._gone is None:
-            self._gone, self._parting = gone, monotonic() + _PARTING_SECONDS
+        self._departures.watch(peer, handshake.sock)
 
     def _way_of(self, sock: socket.socket, peer: int) -> Route:
         """The route of an accepted connection, as this side sees it."""

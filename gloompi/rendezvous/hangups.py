@@ -6,21 +6,27 @@ never reached.  It says so in the frame that aborts a Context: a rank that has a
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from select import POLLRDHUP, poll
+from math import inf
+from time import monotonic
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..transport.endpoint import Endpoint
 from ..transport.frames import HEADER_NBYTES, VERSION, Kind, unpack_header
+from ..transport.route import Route
 
-__all__ = ["Hangups", "error_at", "heard", "hung_up", "tell"]
+__all__ = ["Departures", "Hangups", "error_at", "heard", "tell"]
 
 # How long a rank that sees a connection end waits for the verdict, which may say more: a part of the 2 s in which all are
 # to learn of a rank that has left.
 _GRACE_SECONDS = 0.5
+
+# A rank that notices that another has left goes on for so long, to reach those that it will tell.
+_PARTING_SECONDS = 0.2
 
 
 def error_at(rank: int, reason: str, endpoints: Sequence[Endpoint]) -> RendezvousError:
@@ -28,7 +34,7 @@ def error_at(rank: int, reason: str, endpoints: Sequence[Endpoint]) -> Rendezvou
     return RendezvousError(reason, rank, endpoints[rank].host, endpoints[rank].pid)
 
 
-def hung_up(peer: int, sock: socket.socket, endpoints: Sequence[Endpoint]) -> RendezvousError:
+def _hung_up(peer: int, sock: socket.socket, endpoints: Sequence[Endpoint]) -> RendezvousError:
     """The error that a peer has ended its connection: its own words if it has left some."""
     text = "its connection ended before all ranks were connected; it has probably died"
     return heard(peer, sock) or error_at(peer, text, endpoints)
@@ -64,6 +70,61 @@ def heard(peer: int, sock: socket.socket) -> RendezvousError | None:
     sink.feed(memoryview(data)[HEADER_NBYTES:])
     sink.finish()
     return words[0] if isinstance(words[0], RendezvousError) else None
+
+
+class Departures:
+    """Notices who leaves while connections are still being made.
+
+    Parameters
+    ----------
+    epoll : select.epoll
+        Reports what is watched, see `hung_up`.
+    endpoints : list of Endpoint
+
+    Attributes
+    ----------
+    due : float
+        When `check` will raise, by `time.monotonic`.
+    """
+
+    def __init__(self, epoll: select.epoll, endpoints: Sequence[Endpoint]) -> None:
+        self._epoll = epoll
+        self._endpoints = endpoints
+        self._connected: dict[int, tuple[int, socket.socket]] = {}
+        self._error: RendezvousError | None = None
+        self.due = inf
+
+    def watch(self, peer: int, sock: socket.socket) -> None:
+        """Watch a connection: nobody ends one before all ranks are connected, but who fails."""
+        self._connected[sock.fileno()] = peer, sock
+        self._epoll.register(sock.fileno(), select.EPOLLRDHUP)
+
+    def hung_up(self, fd: int) -> None:
+        """The connection with this descriptor has ended, if it is one."""
+        if fd in self._connected:
+            self._epoll.unregister(fd)
+            self._note(_hung_up(*self._connected.pop(fd), self._endpoints))
+
+    def refused(self, peer: int, route: Route) -> None:
+        """A rank listens from before its record until all are connected to it: on AF_UNIX, a refusal means that it left."""
+        text = f"it stopped listening at {route.text} before all ranks were connected; it has probably died"
+        self._note(error_at(peer, text, self._endpoints))
+
+    def _note(self, error: RendezvousError) -> None:
+        if error.reported_by is not None:
+            self._error, self.due = error, 0.0
+        elif self._error is None:
+            self._error, self.due = error, monotonic() + _PARTING_SECONDS
+
+    def check(self, now: float) -> None:
+        """Raise the error of who has left, once those that are to be told can be reached.
+
+        Raises
+        ------
+        RendezvousError
+        """
+        if self._error is not None and now >= self.due:
+            raise self._error
 
 
 class Hangups:
@@ -109,11 +170,11 @@ class Hangups:
             raise self._error
 
     def _look(self) -> None:
-        poller = poll()
+        poller = select.poll()
         for fd in self._connected:
-            poller.register(fd, POLLRDHUP)
+            poller.register(fd, select.POLLRDHUP)
         for fd, _ in poller.poll(0):
-            error = hung_up(*self._connected[fd], self._endpoints)
+            error = _hung_up(*self._connected[fd], self._endpoints)
             known = None if self._error is None else self._error.rank
             # What others say of the rank that has left already adds nothing, and may be this rank's own word.
             if error.reported_by is not None and (known != error.rank or error.reported_by == error.rank):

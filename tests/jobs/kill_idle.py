@@ -46,9 +46,10 @@ pid = contexts["barrier"].peers[victim].pid
 death = os.pidfd_open(pid)
 for ctx in contexts.values():
     ctx.barrier()
-(folder / f"{rank} is idle").touch()
 if rank == victim:
     report(rank, pid=pid)
+(folder / f"{rank} is idle").touch()
+if rank == victim:
     while True:
         signal.pause()
 if rank == killer:
