@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gloompi import Context, ContextClosedError, GloompiError, MismatchError, PeerLostError
+from gloompi import Context, ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
 from gloompi.deadline import Deadline
 from gloompi.engine.engine import Engine
 from gloompi.engine.remnants import Remnants
@@ -120,7 +120,7 @@ def _lose(ctx: Context) -> None:
 def test_peer_learns_wherever_telling_it_is_interrupted() -> None:
     heard = _at_each_line("_tell", lambda ctx: ctx.recv(np.zeros(1), 1), lambda ctx: None)
     assert len(heard) > 40
-    assert all(data.endswith(b"END") for data in heard)
+    assert all(data.endswith(b"END") or b"PeerLostError" in data for data in heard)
 
 
 @pytest.mark.parametrize("within", ["wake", "reach"])
@@ -179,6 +179,44 @@ def test_fork_while_the_peers_are_told_leaves_the_connections_to_the_parent(monk
     assert not _heard(far).endswith(b"END")
     ctx.close()
     assert _heard(far) == b"END"
+    far.close()
+
+
+@pytest.mark.parametrize("end", [Context.close, lambda ctx: ctx.abort("enough")], ids=["close", "abort"])
+def test_context_that_is_ended_while_the_peers_are_told_is_closed(
+    end: Callable[[Context], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx, far = _rank_0_of_3()
+    settle = Remnants.settle
+
+    def settling(remnants: Remnants, deadline: Deadline) -> None:
+        end(ctx)  # as a signal handler does, or another thread
+        settle(remnants, deadline)
+
+    monkeypatch.setattr(Remnants, "settle", settling)
+    _lose(ctx)
+    assert _heard(far).endswith(b"END")
+    far.close()
+
+
+def test_fork_while_the_context_is_shrunk_leaves_nothing_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, far = _rank_0_of_3()
+    _lose(ctx)
+    listen = Remnants.listen
+    statuses = []
+
+    def listening(remnants: Remnants, seconds: float | None) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(sum(os.path.exists(f"/proc/self/fd/{pair.fd}") for pair in remnants._pairs.values()))
+        statuses.append(os.waitpid(child, 0)[1])
+        listen(remnants, seconds)
+
+    monkeypatch.setattr(Remnants, "listen", listening)
+    with pytest.raises(OperationTimeoutError):
+        ctx.shrink(timeout=0.01)
+    assert statuses == [0]
+    assert _heard(far).endswith(b"END")
     far.close()
 
 

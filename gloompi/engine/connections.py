@@ -245,9 +245,6 @@ class Connections:
         self.error = error
         try:  # before all else: whoever is interrupted in telling the peers must at least hang up
             self._tell(error, told)
-        except BaseException:
-            self.let_go()
-            raise
         finally:
             self._release()
 
@@ -267,8 +264,15 @@ class Connections:
         if told is None and (self._marker or self.size == 1):
             from .remnants import Remnants  # needed once, if ever
 
-            self._remnants = Remnants(pairs, self._marker, self.size)
-            self._remnants.settle(Deadline(_TELL_SECONDS))
+            remnants = Remnants(pairs, self._marker, self.size)
+            try:
+                remnants.settle(Deadline(_TELL_SECONDS))
+                self._remnants = remnants
+            except BaseException:
+                remnants.close()
+                raise
+            if self._given_up:
+                self.let_go()  # by another thread or a signal handler, too early to find anything
         else:
             linger(pairs, Deadline(_TELL_SECONDS))
 
@@ -317,6 +321,9 @@ class Connections:
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the peers."""
+        for link in self._links:
+            if isinstance(link, Pair):
+                link.close()  # close() alone: shutdown() would end the parent's connection
         if self.error is not None:
             remnants, self._remnants = self._remnants, None
             if remnants is not None:
@@ -327,9 +334,6 @@ class Connections:
         )
         if self._trace is not None:
             self._trace.forsake()
-        for link in self._links:
-            if isinstance(link, Pair):
-                link.close()  # close() alone: shutdown() would end the parent's connection
         self._poller.close()
         self.turn = Turn(self._abort)
 
