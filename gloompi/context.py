@@ -258,7 +258,7 @@ class Context(Operations):
         RuntimeError
             This Context works.
         ContextClosedError
-            It was closed or aborted here, or the others have lost this rank and go on without it.
+            It was closed or aborted here, before or meanwhile, or the others have lost this rank and go on without it.
         OperationTimeoutError
             A rank that is alive has not called it within the budget, and is named.
 

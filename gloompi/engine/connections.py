@@ -239,7 +239,7 @@ class Connections:
         self._fail(ContextClosedError(f"this Context was aborted: {reason}"), told)
 
     def _fail(self, error: GloompiError, told: GloompiError | None = None) -> None:
-        """Keep the first error, tell every peer, close."""
+        """Keep the first error, tell every peer, and close, except what can be shrunk."""
         if self.error is not None:
             return
         self.error = error
