@@ -329,7 +329,7 @@ def test_shrink_ends_when_the_context_is_closed_or_aborted_meanwhile(end: Callab
     other.start()
     assert far.recv(1)  # it has begun to talk
     end(ctx)
-    other.join(2.0)
+    other.join(10.0)
     assert not other.is_alive()
     assert [str(failure) for failure in failures] == ["this Context was closed or aborted while it was being shrunk"]
     far.setblocking(False)
