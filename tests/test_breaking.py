@@ -273,7 +273,7 @@ def test_shrink_keeps_the_order_of_the_ranks_of_a_split() -> None:
     def shrink(ctx: Context) -> tuple[int, int]:
         backwards = ctx.split(0, key=-ctx.rank)
         assert backwards is not None
-        with pytest.raises(MismatchError):
+        with suppress(MismatchError):
             ctx.barrier()  # so that all have split; a rank may meet the error in here
             backwards.allreduce(np.zeros(3 + (ctx.rank == 0)))
         with backwards.shrink() as same:
