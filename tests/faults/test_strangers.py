@@ -369,7 +369,9 @@ def test_cases_16_to_22_5000_connections_during_the_rendezvous_of_8_ranks(transp
     for name in ("calm", "besieged"):
         assert [found[name]["total"] for found in ranks] == [size * (size + 1) // 2] * size
         took[name] = max(found[name]["done"] for found in ranks) - ranks[-1][name]["released"]
-    print(f"{transport}: {sum(made.values())} strangers; {took['calm']:.2f} s without them, {took['besieged']:.2f} s with them")
+    print(
+        f"{transport}: {sum(made.values())} strangers; {took['calm']:.2f} s without them, {took['besieged']:.2f} s with them"
+    )
     assert took["besieged"] <= took["calm"] + 2.0
     for found in ranks:
         assert found["leaked"] == [0, [], 0]
