@@ -473,5 +473,5 @@ def test_client_that_is_connected_to_itself_has_found_nobody(monkeypatch: pytest
     connect = socket.create_connection
     # What chance does once in some thousand times where the port is one that the kernel gives to clients.
     monkeypatch.setattr(tcp.socket, "create_connection", lambda address, timeout: connect(address, timeout, address))
-    with pytest.raises(RendezvousError, match="Connection refused after 0.0 s"):
+    with pytest.raises(RendezvousError, match=r"Connection refused after 0\.0 s"):
         TCPStore(HOST, port, timeout=0.0)
