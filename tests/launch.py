@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -73,13 +74,14 @@ class Job:
         assert path is not None
         environment = {**os.environ, **(env or {})}
         self._n = n
-        self._written = tempfile.TemporaryDirectory(prefix="gloompi-job-")
+        self._written = Path(tempfile.mkdtemp(prefix="gloompi-job-"))
+        weakref.finalize(self, shutil.rmtree, self._written, ignore_errors=True)  # a killed rank may be writing yet
         if vendor() == "openmpi":
             environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
             command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
             command = [*(launcher or [path]), *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
-        command += ["sh", "-c", _APART, self._written.name]
+        command += ["sh", "-c", _APART, str(self._written)]
         if survivors:
             command += [sys.executable, "-IS", str(JOBS / "outlive.py")]
         command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
@@ -110,11 +112,10 @@ class Job:
                 f"the job was not over after {timeout} s\n{out}{self._of_ranks('out')}\n{err}{self._of_ranks('err')}"
             ) from None
         out, err = out + self._of_ranks("out"), err + self._of_ranks("err")
-        self._written.cleanup()
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
 
     def _of_ranks(self, stream: str) -> str:
-        files = [Path(self._written.name, f"{rank}.{stream}") for rank in range(self._n)]
+        files = [self._written / f"{rank}.{stream}" for rank in range(self._n)]
         return "".join(file.read_text() for file in files if file.exists())
 
     def kill(self) -> None:

@@ -830,6 +830,11 @@ def _once_more(ctx: Context, call: Callable[[], object]) -> None:
     ctx.barrier()
 
 
+def _of_the_teller(error: PeerLostError) -> str:
+    """The text without what this rank was in: where the word of another reaches it, is chance."""
+    return re.sub(r"; this rank was in \w+ #\d+\)$", ")", str(error))
+
+
 @pytest.mark.parametrize(
     ("nbytes", "after", "frame"),
     [
@@ -857,7 +862,7 @@ def test_a_flipped_bit_is_an_error_on_all_ranks(
                 _once_more(ctx, lambda: ctx.alltoall(rows))
             assert monotonic() - began < PROMPT
             assert caught.value.rank == 1
-            texts.append(str(caught.value))
+            texts.append(_of_the_teller(caught.value))
         return texts
 
     found = meet([Device(transport="tcp", checksum=True)] * 3, run)
@@ -883,7 +888,7 @@ def test_a_flipped_bit_of_what_is_reduced_as_it_comes(detour: Callable[[Tamperin
             with pytest.raises(PeerLostError) as caught:
                 _once_more(ctx, lambda: ctx.allreduce(x, out=out, algorithm="recursive_doubling"))
             assert monotonic() - began < 2 * PROMPT
-            texts.append(str(caught.value))
+            texts.append(_of_the_teller(caught.value))
         return texts
 
     found = meet([Device(transport="tcp", checksum=True)] * 2, run)

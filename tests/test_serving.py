@@ -467,3 +467,11 @@ def test_failure_does_not_wait_for_clients(port: int) -> None:
     with TCPStore(HOST, port, serve=True, timeout=20.0) as server, TCPStore(HOST, port):
         server.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
     assert monotonic() - began < 10.0
+
+
+def test_client_that_is_connected_to_itself_has_found_nobody(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    connect = socket.create_connection
+    # What chance does once in some thousand times where the port is one that the kernel gives to clients.
+    monkeypatch.setattr(tcp.socket, "create_connection", lambda address, timeout: connect(address, timeout, address))
+    with pytest.raises(RendezvousError, match=r"Connection refused after 0\.0 s"):
+        TCPStore(HOST, port, timeout=0.0)

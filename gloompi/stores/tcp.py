@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -106,6 +108,9 @@ class TCPStore(Store):
     def _greet(self, port: int, deadline: Deadline) -> socket.socket:
         sock = socket.create_connection((self._host, port), deadline.before(_CONNECT_SECONDS).timeout or 0.001)
         try:
+            if sock.getsockname() == sock.getpeername():
+                # The kernel has drawn this very port for a client of its own, and TCP lets both ends open at once.
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             sock.sendall(self._greeting)
             if _receive(sock, len(self._greeting)) != self._greeting:
                 raise ConnectionError(f"what answers on port {port} is not the store")
