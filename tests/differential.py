@@ -18,7 +18,7 @@ from pathlib import Path
 
 from launch import Job
 from programs import Program, random_programs
-from shrinking import shrink
+from minimising import shrink
 
 # Marks of reasons: the first is jobs/compare.py's.
 NOT_CORRECT, DID_NOT_END = "is not correct, mpi4py has raised", "did not end"

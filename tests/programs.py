@@ -1,7 +1,7 @@
 """Random programs of collectives and messages, as hypothesis makes them: what `jobs/interpreter` runs.
 
 A program is a list of dicts of texts, integers and lists of these.  Any integer may be replaced by a smaller one, any item
-of a list of dicts or integers may be left out, and what remains is still a correct MPI program (see `shrinking.py`).
+of a list of dicts or integers may be left out, and what remains is still a correct MPI program (see `minimising.py`).
 """
 
 from __future__ import annotations

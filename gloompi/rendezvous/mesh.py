@@ -54,7 +54,7 @@ class Mesh(NamedTuple):
     sockets: Sequence[socket.socket | Encrypted | None]
     crowded: bool = False
     shared: bool = False
-    marker: bytes = bytes(32)
+    marker: bytes = b""
 
     @classmethod
     def of(
