@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import Job
-from programs import Program, random_programs
 from minimising import shrink
+from programs import Program, random_programs
 
 # Marks of reasons: the first is jobs/compare.py's.
 NOT_CORRECT, DID_NOT_END = "is not correct, mpi4py has raised", "did not end"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from differential import GLOOMPI, SIZES, compare, described, smallest
-from programs import Program, random_programs
 from minimising import shrink
+from programs import Program, random_programs
 
 # Fixed: every run of the tests runs the same programs.  `python tests/differential.py --seed N` runs others.
 SEED = 4
