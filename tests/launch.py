@@ -38,9 +38,10 @@ def vendor() -> str:
     return "openmpi" if "Open MPI" in text or "open-mpi" in text else "mpich"
 
 
-# Every rank writes to files of its own: a launcher mixes the lines of ranks that write at once, and MPICH's drops some of
-# what ranks have written when one of them ends badly.
-_APART = 'rank=${PMI_RANK-$OMPI_COMM_WORLD_RANK}; exec "$@" >"$0/$rank.out" 2>"$0/$rank.err"'
+# Under MPICH every rank writes to files of its own: its launcher mixes the lines of ranks that write at once, and drops some
+# of what they have written when one of them ends badly. Open MPI's does not, but hangs once in some twenty times after ranks
+# that have closed its streams and end with an error.
+_APART = 'exec "$@" >"$0/$PMI_RANK.out" 2>"$0/$PMI_RANK.err"'
 
 
 class Job:
@@ -81,7 +82,8 @@ class Job:
             command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
             command = [*(launcher or [path]), *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
-        command += ["sh", "-c", _APART, str(self._written)]
+        if vendor() != "openmpi":
+            command += ["sh", "-c", _APART, str(self._written)]
         if survivors:
             command += [sys.executable, "-IS", str(JOBS / "outlive.py")]
         command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
