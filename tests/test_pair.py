@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from handlers import Completion, Handler
 
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import HEADER_NBYTES, NO_FINGERPRINT, Kind, pack_header
@@ -18,72 +19,6 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 PEER = Peer(3, "node7", 4121, "unix", "@gloompi-ab")
 MARK = bytes(range(32))
-
-
-class Payload:
-    """A sink that refuses what is not its own."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.data = bytearray(nbytes)
-        self.position = 0
-        self.finished = False
-
-    def feed(self, data: memoryview) -> None:
-        assert 0 < len(data) <= len(self.data) - self.position
-        self.data[self.position : self.position + len(data)] = data
-        self.position += len(data)
-
-    def window(self) -> memoryview:
-        assert self.position < len(self.data)
-        return memoryview(self.data)[self.position :]
-
-    def advance(self, nbytes: int) -> None:
-        self.position += nbytes
-
-    def finish(self) -> None:
-        assert not self.finished
-        assert self.position == len(self.data)
-        self.finished = True
-
-
-class Handler:
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.frames: list[tuple[int, int, int, int, bytes]] = []
-        self.payloads: list[Payload] = []
-        self.losses: list[tuple[str, OSError | None]] = []
-        self.watched: list[bool] = []
-        self.close_at_frame = -1
-
-    def frame(self, pair: Any, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Payload | None:
-        self.frames.append((kind, channel, tag, nbytes, fingerprint))
-        if len(self.frames) == self.close_at_frame:
-            pair.close()
-            return None
-        if kind not in (Kind.MESSAGE, Kind.DATA, Kind.ABORT):
-            return None
-        self.payloads.append(Payload(nbytes))
-        return self.payloads[-1]
-
-    def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
-        self.losses.append((reason, cause))
-        pair.close()
-
-    def watch(self, pair: Pair, writing: bool) -> None:
-        self.watched.append(writing)
-
-    def received(self) -> list[bytes]:
-        assert all(payload.finished for payload in self.payloads)
-        return [bytes(payload.data) for payload in self.payloads]
-
-
-class Completion:
-    def __init__(self, told: list[Completion] | None = None) -> None:
-        self.told = [] if told is None else told
-
-    def complete(self) -> None:
-        self.told.append(self)
 
 
 @pytest.fixture
@@ -127,7 +62,7 @@ def test_receive_reports_the_fields_of_a_literal_header(ends: tuple[Pair, socket
     )  # fmt: skip
     assert pair.receive() is True
     assert pair.receive() is False
-    assert handler.frames == [(Kind.MESSAGE, 2, 7, 3, NO_FINGERPRINT)]
+    assert handler.headers == [(Kind.MESSAGE, 2, 7, 3, NO_FINGERPRINT)]
     assert handler.received() == [b"abc"]
 
 
@@ -145,7 +80,7 @@ def test_frames_may_come_in_pieces_of_any_length(ends: tuple[Pair, socket.socket
     for number, payload in enumerate(payloads):
         expected.append((Kind.MESSAGE, 5, number, len(payload), MARK))
         expected.append((Kind.CLEAR, 5, number, 0, MARK))
-    assert handler.frames == expected
+    assert handler.headers == expected
     assert handler.received() == payloads
     assert handler.losses == []
 
@@ -174,7 +109,7 @@ def test_kinds_without_payload_carry_a_number(ends: tuple[Pair, socket.socket], 
     pair, far = ends
     far.sendall(pack_header(Kind.ANNOUNCE, 5, 1, 2**40) + pack_header(Kind.CREDIT, 5, 0, 2**63) + frame(Kind.GOODBYE, 0))
     take_all(pair)
-    assert [(kind, nbytes) for kind, _, _, nbytes, _ in handler.frames] == [
+    assert [(kind, nbytes) for kind, _, _, nbytes, _ in handler.headers] == [
         (Kind.ANNOUNCE, 2**40),
         (Kind.CREDIT, 2**63),
         (Kind.GOODBYE, 0),
@@ -194,7 +129,7 @@ def test_pairs_share_their_staging() -> None:
             far.sendall(stream[position : position + 1])
             take_all(pair)
     for number, (pair, far, handler, _) in enumerate(ends):
-        assert handler.frames == [(Kind.MESSAGE, 5, number, 90, MARK)]
+        assert handler.headers == [(Kind.MESSAGE, 5, number, 90, MARK)]
         assert handler.received() == [pattern(90, number)]
         pair.close()
         far.close()
@@ -205,7 +140,7 @@ def test_nothing_follows_when_the_handler_closes_the_pair(ends: tuple[Pair, sock
     handler.close_at_frame = 2
     far.sendall(frame(Kind.MESSAGE, 1, b"a") + frame(Kind.GOODBYE, 2) + frame(Kind.MESSAGE, 3, b"c"))
     take_all(pair)
-    assert [tag for _, _, tag, _, _ in handler.frames] == [1, 2]
+    assert [tag for _, _, tag, _, _ in handler.headers] == [1, 2]
     assert handler.losses == []
     assert pair.receive() is False
 
@@ -263,7 +198,7 @@ def test_other_version(ends: tuple[Pair, socket.socket], handler: Handler, versi
     pair, far = ends
     far.sendall(frame(Kind.CLEAR, 1) + bytes([version]) + frame(Kind.MESSAGE, 2, b"abc")[1:] + frame(Kind.CLEAR, 3))
     take_all(pair)
-    assert [tag for _, _, tag, _, _ in handler.frames] == [1]
+    assert [tag for _, _, tag, _, _ in handler.headers] == [1]
     assert handler.losses == [(f"it speaks frame version {version}, this rank version 3", None)]
 
 
@@ -456,7 +391,7 @@ def test_loopback_delivers_at_once(handler: Handler) -> None:
     assert link.write(pack_header(Kind.MESSAGE, 1, 2, 3, MARK), memoryview(b"abc")) is True
     assert link.write(pack_header(Kind.MESSAGE, 1, 3, 0, MARK), memoryview(b"")) is True
     assert link.write(pack_header(Kind.CREDIT, 1, 0, 3)) is True
-    assert handler.frames == [
+    assert handler.headers == [
         (Kind.MESSAGE, 1, 2, 3, MARK),
         (Kind.MESSAGE, 1, 3, 0, MARK),
         (Kind.CREDIT, 1, 0, 3, NO_FINGERPRINT),

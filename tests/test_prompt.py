@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from handlers import Handler
 from launch import run_job
 from traffic import assert_same, nothing_waits, values
 
@@ -59,54 +60,6 @@ patiences = pytest.mark.parametrize("patience", [0.0, PATIENCE])
 
 
 # -- one pair -----------------------------------------------------------------------------------------------------------
-
-
-class Payload:
-    def __init__(self, nbytes: int) -> None:
-        self.data = bytearray(nbytes)
-        self.position = 0
-        self.finished = False
-
-    def feed(self, data: memoryview) -> None:
-        self.window()[: len(data)] = data
-        self.advance(len(data))
-
-    def window(self) -> memoryview:
-        return memoryview(self.data)[self.position :]
-
-    def advance(self, nbytes: int) -> None:
-        self.position += nbytes
-
-    def finish(self) -> None:
-        assert not self.finished
-        assert self.position == len(self.data)
-        self.finished = True
-
-
-class Handler:
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.frames: list[tuple[int, int]] = []
-        self.payloads: list[Payload] = []
-        self.losses: list[tuple[str, OSError | None]] = []
-
-    def frame(self, pair: Any, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Payload | None:
-        self.frames.append((kind, tag))
-        if kind not in (Kind.MESSAGE, Kind.DATA, Kind.ABORT):
-            return None
-        self.payloads.append(Payload(nbytes))
-        return self.payloads[-1]
-
-    def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
-        self.losses.append((reason, cause))
-        pair.close()
-
-    def watch(self, pair: Pair, writing: bool) -> None: ...
-
-    def received(self) -> list[bytes]:
-        assert all(payload.finished for payload in self.payloads)
-        return [bytes(payload.data) for payload in self.payloads]
 
 
 class Waits:

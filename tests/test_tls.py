@@ -8,10 +8,10 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from encrypted import encrypt
+from handlers import Completion, Handler
 
 from gloompi.deadline import Deadline
 from gloompi.engine.farewell import linger
@@ -25,74 +25,6 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 PEER = Peer(3, "node7", 4121, "tls", "10.0.0.4:40112")
 MARK = bytes(range(32))
 RECORD_OVERHEAD = 22
-
-
-class Payload:
-    """A sink that refuses what is not its own."""
-
-    def __init__(self, nbytes: int, window: int) -> None:
-        self.data = bytearray(nbytes)
-        self.position = 0
-        self.finished = False
-        self._window = window
-
-    def feed(self, data: memoryview) -> None:
-        assert 0 < len(data) <= len(self.data) - self.position
-        self.data[self.position : self.position + len(data)] = data
-        self.position += len(data)
-
-    def window(self) -> memoryview:
-        assert self.position < len(self.data)
-        return memoryview(self.data)[self.position :][: self._window]
-
-    def advance(self, nbytes: int) -> None:
-        self.position += nbytes
-
-    def finish(self) -> None:
-        assert not self.finished
-        assert self.position == len(self.data)
-        self.finished = True
-
-
-class Handler:
-    """Writes down what it is told."""
-
-    def __init__(self, window: int = 1 << 30) -> None:
-        self.frames: list[tuple[int, int]] = []
-        self.payloads: list[Payload] = []
-        self.losses: list[tuple[str, OSError | None]] = []
-        self.watched: list[bool] = []
-        self.close_at_frame = -1
-        self._window = window
-
-    def frame(self, pair: Any, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Payload | None:
-        self.frames.append((kind, tag))
-        if len(self.frames) == self.close_at_frame:
-            pair.close()
-            return None
-        if kind not in (Kind.MESSAGE, Kind.DATA, Kind.ABORT):
-            return None
-        self.payloads.append(Payload(nbytes, self._window))
-        return self.payloads[-1]
-
-    def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
-        self.losses.append((reason, cause))
-        pair.close()
-
-    def watch(self, pair: Pair, writing: bool) -> None:
-        self.watched.append(writing)
-
-    def received(self) -> list[bytes]:
-        assert all(payload.finished for payload in self.payloads)
-        return [bytes(payload.data) for payload in self.payloads]
-
-
-class Completion:
-    def __init__(self, told: list[Completion] | None = None) -> None:
-        self.told = [] if told is None else told
-
-    def complete(self) -> None:
-        self.told.append(self)
 
 
 class Waits:

@@ -225,7 +225,7 @@ class Remnants:
         """Tell a rank, now or in `listen`."""
         self._pairs[rank].write(word.pack(self._marker, self._view_nbytes))
 
-    def listen(self, seconds: float | None) -> None:
+    def listen(self, seconds: float) -> None:
         """Wait for something to come, up to `seconds`, and take it; send what waits."""
         waiting = poll()
         served = {}
@@ -234,7 +234,7 @@ class Remnants:
             if wanted:
                 served[pair.fd] = pair
                 waiting.register(pair.fd, wanted)
-        for fd, event in waiting.poll(None if seconds is None else seconds * 1000):
+        for fd, event in waiting.poll(seconds * 1000):
             pair = served[fd]
             if event & POLLOUT:
                 pair.flush()
