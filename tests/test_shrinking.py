@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -437,6 +438,53 @@ def test_remnants_keep_what_a_peer_that_has_aborted_does_not_take() -> None:
         word = Word(Kind.VIEW, 1, 0b11)
         remnants.say(1, word)
         assert Word.unpack(ends[1].recv(1000)) == word
+
+
+class _Breaking(_Engine):
+    """Breaks while it is told of a frame."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+
+    def frame(self, pair: Pair, *_: Any) -> None:
+        self.remnants = Remnants([pair], MARKER, 2)
+        self.remnants.settle(self._deadline)
+
+
+def test_remnants_take_at_once_what_came_behind_the_frame_that_breaks() -> None:
+    """The peer has aborted too and reads nothing: nobody may wait for it to take what waits to be sent."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    engine = _Breaking(Deadline(20))
+    pair = Pair(near, PEERS[1], engine, 0, memoryview(bytearray(STAGING_NBYTES)))  # type: ignore[arg-type]
+    with far:
+        pair.write(pack_header(Kind.DATA, 0, 0, 1 << 22), memoryview(bytes(1 << 22)))
+        word = Word(Kind.VIEW, 1, 0b11)
+        far.sendall(
+            pack_header(Kind.WAITING, 0, 0, 0) + pack_header(Kind.ABORT, 0, 0, 2, MARKER) + b"{}" + word.pack(MARKER, 1)
+        )
+        pair.receive()
+        assert not engine._deadline.expired()
+        assert (engine.remnants.ranks, list(engine.remnants.words[1])) == ({1}, [word])
+        engine.remnants.close()
+
+
+def test_remnants_notice_that_the_peer_whose_frame_breaks_resets_the_connection() -> None:
+    """What it has not read it will never acknowledge."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    near.setblocking(False)
+    engine = _Breaking(Deadline(20))
+    pair = Pair(near, replace(PEERS[1], transport="tcp"), engine, 0, memoryview(bytearray(STAGING_NBYTES)))  # type: ignore[arg-type]
+    pair.write(pack_header(Kind.DATA, 0, 0, 1 << 24), memoryview(bytes(1 << 24)))
+    far.sendall(pack_header(Kind.WAITING, 0, 0, 0))
+    reset = threading.Timer(0.1, far.close)
+    reset.start()
+    pair.receive()
+    reset.join()
+    assert not engine._deadline.expired()
+    assert (engine.remnants.ranks, engine.remnants.gone) == (set(), {1})
 
 
 def test_remnants_hand_over_an_ended_stream_for_a_rank_that_has_gone() -> None:

@@ -172,15 +172,14 @@ class Remnants:
         self.gone: set[int] = set()
         self.heard: set[int] = set()
         self.words: dict[int, deque[Word]] = {rank: deque() for rank in self._pairs}
-        self._unread: set[int] = set()  # nothing is read from these
+        self._unread: set[int] = set()  # nothing is read from these: they have decided
         room, staging = memoryview(bytearray(_ROOM_NBYTES)), memoryview(bytearray(STAGING_NBYTES))
         for rank, pair in list(self._pairs.items()):
             told, aborted = partial(self._take, rank), partial(self._cut, rank)
             scanner = _Scanner(marker, HEADER_NBYTES + self._view_nbytes, room, told, aborted)
             if pair.aborted:
                 pair.cut()
-            if not pair.divert(self, scanner, staging):
-                self._unread.add(rank)
+            pair.divert(self, scanner, staging)
 
     def settle(self, deadline: Deadline) -> None:
         """Send what waits, and go to sleep: sockets that are collected with their Context would complain.
@@ -201,7 +200,6 @@ class Remnants:
             else:
                 pair.sleep()
         self._asleep = True
-        self._unread.clear()
 
     def wake(self) -> None:
         """Begin to talk and to listen."""

@@ -60,10 +60,11 @@ class Pair(Link):
 
     __slots__ = (
         "_begins_with",
+        "_end",
         "_kept",
         "_left",
         "_mute",
-        "_parsing",
+        "_position",
         "_queue",
         "_reading",
         "_sink",
@@ -92,7 +93,8 @@ class Pair(Link):
         # signal handler may raise between the call and the note of what it took: then nobody knows any more where the
         # stream is, and nothing may follow.
         self._mute = False
-        self._parsing = False  # there is more in the staging area than what the handler is being told
+        # Of the staging area: what is behind that which the handler is being told.
+        self._position = self._end = 0
 
     @property
     def sending(self) -> bool:
@@ -283,31 +285,30 @@ class Pair(Link):
         staging = self._staging
         position = 0
         self._kept = b""
-        self._parsing = True
+        self._end = end
         while end - position >= HEADER_NBYTES:
+            self._position = position + HEADER_NBYTES
             sink = self._begin(position)
             position += HEADER_NBYTES
             if sink is not None and self._sink is None:
                 stop = position + self._left
                 if stop > end:
+                    self._position = end
                     if position < end:
                         sink.feed(staging[position:end])
                     if self._sink is None:
                         self._sink, self._left = sink, stop - end
-                    self._parsing = False
                     return
+                self._position = stop
                 if stop > position:
                     sink.feed(staging[position:stop])
                     position = stop
                 sink.finish()
-            if self._sink is not None:  # the handler has turned to something else
-                self._sink.feed(staging[position:end])
-                position = end
-            elif self.sock is None:
-                return
+            if self._sink is not None or self.sock is None:
+                return  # the handler has diverted or closed this
+        self._position = end
         if position < end:
             self._kept = bytes(staging[position:end])
-        self._parsing = False
 
     def _begin(self, position: int) -> Sink | None:
         """Take the header there; return where its payload of `_left` bytes goes, if one follows."""
@@ -322,18 +323,15 @@ class Pair(Link):
             return f", {self._left} bytes short of a message"
         return f", {len(self._kept)} bytes into a header" if self._kept else ""
 
-    def divert(self, handler: PairHandler, sink: Sink, staging: memoryview) -> bool:
-        """From here on give all that comes to `sink`; return whether the pair may be read now.
-
-        It may not while the handler is being told of a frame: the sink gets what has come behind it before anything else.
-        """
+    def divert(self, handler: PairHandler, sink: Sink, staging: memoryview) -> None:
+        """From here on give all that comes to `sink`, also what has come and the handler was not told of yet."""
         self._handler = handler
         self._sink, self._left = sink, sys.maxsize
+        kept = self._kept or bytes(self._staging[self._position : self._end])
+        self._kept, self._position = b"", self._end
         self._staging = staging
-        if self._kept:
-            kept, self._kept = self._kept, b""
+        if kept:
             sink.feed(memoryview(kept))
-        return not self._parsing
 
     def cut(self) -> None:
         """Forget what waits to be sent, in the middle of a frame maybe: the peer would drop it."""
