@@ -8,6 +8,7 @@ never touched.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import shutil
@@ -115,6 +116,12 @@ class Host:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, f"on {self.name}: {script}\n{done.stderr}"
         return done.stdout
+
+    def join(self) -> None:
+        """Have this process use the host's network from now on."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(self._network, 0):
+            raise OSError(ctypes.get_errno(), f"setns to the network of {self.name}")
 
     def processes(self) -> list[int]:
         """The ids of all processes on this host."""

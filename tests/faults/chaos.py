@@ -207,21 +207,12 @@ def _fork(run: Plan, rank: int, folder: str, hosts: Hosts | None) -> _Child:
         os.close(read)
         faulthandler.register(signal.SIGUSR1)
         if hosts is not None and "link" in run.fault:
-            _enter(hosts.nodes[rank].pid)
+            hosts.nodes[rank].join()
         _rank(run, rank, folder, write)
     except BaseException as exc:  # a fault of this program: the parent prints it
         os.write(write, (json.dumps({"error": "chaos itself", "text": repr(exc)}) + "\n").encode())
     finally:
         os._exit(0)
-
-
-def _enter(pid: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open(f"/proc/{pid}/ns/net") as file:
-        if libc.setns(file.fileno(), 0):
-            raise OSError(ctypes.get_errno(), "setns")
 
 
 def _flood(children: list[_Child]) -> None:
