@@ -277,7 +277,8 @@ class Context(Operations):
         """Finish what was begun to be sent, say goodbye to the peers, close the connections.
 
         Not collective, and safe to call twice.  Peers that still need this rank get a PeerLostError.  The connections stay
-        open as long as another Context made by `dup` or `split` uses them.
+        open as long as another Context made by `dup` or `split` uses them.  When the interpreter ends, other than by an
+        exception, it says goodbye for those that are still open, but does not wait for messages to be received.
 
         Raises
         ------

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -463,6 +464,33 @@ def test_remnants_take_at_once_what_came_behind_the_frame_that_breaks() -> None:
         far.sendall(
             pack_header(Kind.WAITING, 0, 0, 0) + pack_header(Kind.ABORT, 0, 0, 2, MARKER) + b"{}" + word.pack(MARKER, 1)
         )
+        pair.receive()
+        assert not engine._deadline.expired()
+        assert (engine.remnants.ranks, list(engine.remnants.words[1])) == ({1}, [word])
+        engine.remnants.close()
+
+
+@pytest.mark.skipif(find_spec("cryptography") is None, reason="needs cryptography")
+def test_remnants_take_at_once_what_came_with_the_frame_that_breaks_and_is_still_sealed() -> None:
+    """Three records, which one read takes from the socket."""
+    from encrypted import encrypt
+
+    from gloompi.transport.tls import TlsPair
+
+    near, far = socket.socketpair()
+    ours, theirs = encrypt(near, far)
+    engine = _Breaking(Deadline(20))
+    pair = TlsPair(ours, PEERS[1], engine, 0, memoryview(bytearray(STAGING_NBYTES)))  # type: ignore[arg-type]
+    with far:
+        pair.write(pack_header(Kind.DATA, 0, 0, 1 << 22), memoryview(bytes(1 << 22)))
+        word = Word(Kind.VIEW, 1, 0b11)
+        for data in (
+            pack_header(Kind.WAITING, 0, 0, 0),
+            pack_header(Kind.ABORT, 0, 0, 2, MARKER) + b"{}",
+            word.pack(MARKER, 1),
+        ):
+            theirs.tls.write(data)
+        far.sendall(theirs.outgoing.read())
         pair.receive()
         assert not engine._deadline.expired()
         assert (engine.remnants.ranks, list(engine.remnants.words[1])) == ({1}, [word])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .remnants import Remnants
     from .trace import Trace
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "alive"]
 
 # How long a rank whose Context breaks tries to tell its peers.
 _TELL_SECONDS = 0.5
@@ -42,7 +42,7 @@ _TELL_SECONDS = 0.5
 # How long a rank that has lost a peer looks for a peer's word about why.
 _LOOK_SECONDS = 0.1
 
-_alive: weakref.WeakSet[Connections] = weakref.WeakSet()
+alive: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
 class Connections:
@@ -113,7 +113,7 @@ class Connections:
         self._conversations: set[Conversation] = set()
         self._dropped: list[Conversation] = []
         self.root = self.join(ROOT, range(self.size))
-        _alive.add(self)
+        alive.add(self)
 
     def _pair(self, sock: socket.socket | Encrypted, peer: Peer, staging: memoryview) -> Pair:
         if isinstance(sock, tuple):
@@ -348,7 +348,7 @@ def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
 
 
 def _forsake_all() -> None:
-    for engine in list(_alive):
+    for engine in list(alive):
         engine.forsake()
 
 

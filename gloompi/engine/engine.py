@@ -5,13 +5,18 @@ Caller-driven: there is no thread; whoever waits moves the bytes of all.
 
 from __future__ import annotations
 
+import atexit
+import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError
+from ..errors import ContextClosedError, GloompiError
+from .connections import alive
 from .conversation import Conversation
 from .lateness import late
 from .messages import CLOSED
@@ -28,6 +33,9 @@ _ASK_SECONDS = 0.05
 
 # Turns of one test(): a transfer that goes on must not keep the caller.
 _TEST_MOVES = 16
+
+# How long the end of the interpreter waits for the goodbyes of Contexts that nobody has closed.
+_EXIT_SECONDS = 0.5
 
 
 class Engine(Parting):
@@ -193,6 +201,21 @@ class Engine(Parting):
         if gone is not None:
             self._lose(gone, CLOSED)
 
+    def depart(self) -> None:
+        """The interpreter ends: say goodbye, as `close`, if all that was begun to be sent is on its way.
+
+        Others may still be in the call that this rank has just been through, and need nothing more of it.  To them, the end
+        of a connection without a goodbye would be a loss.
+        """
+        deadline = Deadline(_EXIT_SECONDS)
+        # In time or not, the process ends, and what it has not said goodbye to takes that for the loss that it is then.
+        with suppress(GloompiError, RuntimeError):
+            self.exclusively(deadline, "exit", self._depart, deadline)
+
+    def _depart(self, deadline: Deadline) -> None:
+        if not self.messages.unmatched():
+            self.close(deadline)
+
     def shrink(self, conversation: Conversation, deadline: Deadline) -> Engine:
         """Return an engine of those that are left of a conversation's ranks, counted anew in their old order.
 
@@ -238,3 +261,17 @@ class Engine(Parting):
         )
         engine.catch_up()
         return engine
+
+
+def _depart_all() -> None:
+    if getattr(sys, "last_value", None) is not None:
+        return  # an exception ends the program, and that is a loss
+    engines = [engine for engine in alive if isinstance(engine, Engine) and not engine.closed]
+    for engine in engines:
+        engine.depart()
+    for engine in engines:
+        text = f"a Context of rank {engine.rank} of {engine.size} was not closed before the interpreter ended"
+        warnings.warn(text, ResourceWarning, stacklevel=1)
+
+
+atexit.register(_depart_all)

@@ -180,6 +180,7 @@ class Remnants:
             if pair.aborted:
                 pair.cut()
             pair.divert(self, scanner, staging)
+            pair.catch_up()
 
     def settle(self, deadline: Deadline) -> None:
         """Send what waits, and go to sleep: sockets that are collected with their Context would complain.
@@ -190,7 +191,7 @@ class Remnants:
         while not deadline.expired():
             for pair in list(self._pairs.values()):
                 pair.flush()
-            if all(pair.aborted or (not pair.sending and is_delivered(pair)) for pair in self._pairs.values()):
+            if all(self._settled(pair) for pair in self._pairs.values()):
                 break
             self.listen(_PAUSE_SECONDS)  # peers that cannot send to us cannot hear us either
         for rank, pair in list(self._pairs.items()):
@@ -200,6 +201,10 @@ class Remnants:
             else:
                 pair.sleep()
         self._asleep = True
+
+    def _settled(self, pair: Pair) -> bool:
+        """Whether there is nothing to wait for: the peer has been told, or has broken its side too and waits for nothing."""
+        return pair.aborted or pair.rank in self._unread or (not pair.sending and is_delivered(pair))
 
     def wake(self) -> None:
         """Begin to talk and to listen."""

@@ -93,7 +93,8 @@ class Pair(Link):
         # signal handler may raise between the call and the note of what it took: then nobody knows any more where the
         # stream is, and nothing may follow.
         self._mute = False
-        # Of the staging area: what is behind that which the handler is being told.
+        # In the staging area, what came behind that which the handler is being told of. Empty while it is told of nothing:
+        # the area is shared.
         self._position = self._end = 0
 
     @property
@@ -324,7 +325,10 @@ class Pair(Link):
         return f", {len(self._kept)} bytes into a header" if self._kept else ""
 
     def divert(self, handler: PairHandler, sink: Sink, staging: memoryview) -> None:
-        """From here on give all that comes to `sink`, also what has come and the handler was not told of yet."""
+        """From here on give all that comes to `sink`, also what was read already and the handler was not told of yet.
+
+        What was read but not opened, of an encrypted connection, comes with `catch_up`.
+        """
         self._handler = handler
         self._sink, self._left = sink, sys.maxsize
         kept = self._kept or bytes(self._staging[self._position : self._end])

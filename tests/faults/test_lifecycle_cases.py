@@ -150,7 +150,7 @@ def test_case_39_fork_and_exit_without_close(mpi_jobs: None, mpi: str) -> None:
 
 
 def test_case_39_exit_after_finalize_calls_no_mpi(mpi_jobs: None, tmp_path: Path) -> None:
-    """Neither does working, nor the end of the interpreter with the Context still open."""
+    """Neither does working, nor the goodbye of the Context, which nobody has closed, when the interpreter ends."""
     reason = unavailable()
     if reason is not None:
         pytest.skip(reason)
@@ -158,7 +158,7 @@ def test_case_39_exit_after_finalize_calls_no_mpi(mpi_jobs: None, tmp_path: Path
     over = time.time()
     assert (done.returncode, done.stderr) == (0, "")
     for found in reports(3, done.stdout):
-        assert (found["total"], found["closed"]) == (3, False)
+        assert (found["total"], found["closed"]) == (3, True)
         assert found["finalized"] > 0
         # mpi4py itself asks at its exit whether MPI has been finalized.
         assert found["end"] - found["finalized"] <= 2
@@ -194,6 +194,103 @@ except PeerLostError as exc:
 print(os.waitpid(child, 0)[1], time.monotonic() - began < 2)
 """)
     assert lines == ["1", "0 True"]
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_case_39_exit_without_close_is_a_goodbye(transport: str, tmp_path: Path) -> None:
+    """Rank 2 ends after the barrier, without a close: that is no loss for ranks that need nothing of it any more."""
+    lines = in_subprocess(f"""
+import os, time, warnings
+import numpy as np
+from gloompi import Context, Device, FileStore, PeerLostError
+
+warnings.simplefilter("ignore", ResourceWarning)
+rank = 1 if not os.fork() else 2 if not os.fork() else 0
+ctx = Context.from_store(FileStore("{tmp_path}/store"), rank, 3, timeout=10, device=Device(transport="{transport}"))
+x = np.full(1000, rank)
+ctx.barrier()
+if rank == 2:
+    ctx.isend(x, 0)
+elif rank == 1:
+    time.sleep(0.5)
+    ctx.send(x, 0)
+else:
+    ctx.recv(x, 1)
+    print(x[0])
+    ctx.recv(x, 2)
+    print(x[0])
+    for _ in range(2):
+        assert os.wait()[1] == 0
+    try:
+        ctx.barrier()
+    except PeerLostError as exc:
+        print("it closed its Context while this rank still needed it" in str(exc))
+""")
+    assert lines == ["1", "2", "True"]
+
+
+def test_case_39_exit_by_an_exception_is_a_loss(tmp_path: Path) -> None:
+    lines = in_subprocess(f"""
+import os
+import numpy as np
+from gloompi import Context, FileStore, PeerLostError
+
+rank = 0 if os.fork() else 1
+ctx = Context.from_store(FileStore("{tmp_path}/store"), rank, 2, timeout=10)
+ctx.barrier()
+if rank:
+    os.close(2)
+    raise ValueError("nobody catches it")
+try:
+    ctx.recv(np.empty(1), 1)
+except PeerLostError as exc:
+    print("connection closed by peer; its process has ended" in str(exc))
+print(os.wait()[1] >> 8)
+""")
+    assert lines == ["True", "1"]
+
+
+def test_case_39_exit_while_a_thread_is_in_an_operation(tmp_path: Path) -> None:
+    """It is waited for half a second at most."""
+    lines = in_subprocess(f"""
+import os, threading, time, warnings
+import numpy as np
+from gloompi import Context, FileStore, PeerLostError
+
+warnings.simplefilter("ignore", ResourceWarning)
+rank = 0 if os.fork() else 1
+ctx = Context.from_store(FileStore("{tmp_path}/store"), rank, 2, timeout=60)
+ctx.barrier()
+if rank:
+    threading.Thread(target=ctx.recv, args=(np.empty(1), 0), daemon=True).start()
+    time.sleep(0.2)
+else:
+    began = time.monotonic()
+    try:
+        ctx.recv(np.empty(1), 1)
+    except PeerLostError as exc:
+        print(exc.rank)
+    print(os.wait()[1], time.monotonic() - began < 2)
+""")
+    assert lines == ["1", "0 True"]
+
+
+def test_case_39_exit_without_close_warns() -> None:
+    program = """
+import os, socket
+from gloompi import Context
+from gloompi.engine.engine import Engine
+from gloompi.transport.endpoint import Peer
+
+near, far = socket.socketpair()
+near.setblocking(False)
+peers = [Peer(0, "here", os.getpid(), "self", ""), Peer(1, "here", os.getpid(), "unix", "a")]
+ctx = Context(Engine(0, peers, [None, near]), 10.0)
+"""
+    command = [sys.executable, "-W", "default", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert "ResourceWarning: a Context of rank 0 of 2 was not closed before the interpreter ended" in done.stderr
 
 
 @pytest.mark.usefixtures("mpi_jobs")
