@@ -253,9 +253,11 @@ except BaseException as exc:
     say(error=type(exc).__name__, lost=exc.rank, reason=exc.reason)
     raise
 """
-    # Without the runner nobody calls Abort, so that each rank has the time to say what it was told.
+    # Without the runner nobody calls Abort, so that each rank has the time to say what it was told: from when rank 1 told
+    # it, in the last but one thing that it does, to when the launcher sees that it has ended.
     path = Path(script(tmp_path, text))
-    path.write_text(path.read_text().replace("from mpi4py import MPI", "from gloompi import MPI"))
+    late = "import atexit, time\natexit.register(time.sleep, 1.0)\nfrom gloompi import MPI"
+    path.write_text(path.read_text().replace("from mpi4py import MPI", late))
     done = Job(3, str(path)).finish(40)
     assert done.returncode not in (0, None)
     found = reports(3, done.stdout)
