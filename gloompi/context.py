@@ -278,7 +278,8 @@ class Context(Operations):
 
         Not collective, and safe to call twice.  Peers that still need this rank get a PeerLostError.  The connections stay
         open as long as another Context made by `dup` or `split` uses them.  When the interpreter ends, other than by an
-        exception, it says goodbye for those that are still open, but does not wait for messages to be received.
+        exception, a Context that is still open says goodbye too, unless a peer has yet to ask for a message that was begun
+        to be sent: that is not waited for, and the peers take it for a loss.
 
         Raises
         ------
