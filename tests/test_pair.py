@@ -11,7 +11,7 @@ import pytest
 from handlers import Completion, Handler
 
 from gloompi.transport.endpoint import Peer
-from gloompi.transport.frames import HEADER_NBYTES, NO_FINGERPRINT, Kind, pack_header
+from gloompi.transport.frames import HEADER_NBYTES, NO_FINGERPRINT, VERSION, Kind, pack_header
 from gloompi.transport.link import Loopback
 from gloompi.transport.pair import SLICE_NBYTES, STAGING_NBYTES, Pair
 
@@ -57,7 +57,7 @@ def pattern(nbytes: int, seed: int = 0) -> bytes:
 def test_receive_reports_the_fields_of_a_literal_header(ends: tuple[Pair, socket.socket], handler: Handler) -> None:
     pair, far = ends
     far.sendall(
-        b"\x03\x01\x00\x00\x00\x00\x00\x00" b"\x02\x00\x00\x00\x00\x00\x00\x00" b"\x07\x00\x00\x00\x00\x00\x00\x00"
+        b"\x04\x01\x00\x00\x00\x00\x00\x00" b"\x02\x00\x00\x00\x00\x00\x00\x00" b"\x07\x00\x00\x00\x00\x00\x00\x00"
         b"\x03\x00\x00\x00\x00\x00\x00\x00" + bytes(32) + b"abc"
     )  # fmt: skip
     assert pair.receive() is True
@@ -199,7 +199,7 @@ def test_other_version(ends: tuple[Pair, socket.socket], handler: Handler, versi
     far.sendall(frame(Kind.CLEAR, 1) + bytes([version]) + frame(Kind.MESSAGE, 2, b"abc")[1:] + frame(Kind.CLEAR, 3))
     take_all(pair)
     assert [tag for _, _, tag, _, _ in handler.headers] == [1]
-    assert handler.losses == [(f"it speaks frame version {version}, this rank version 3", None)]
+    assert handler.losses == [(f"it speaks frame version {version}, this rank version 4", None)]
 
 
 def test_generated_headers_raise_nothing(ends: tuple[Pair, socket.socket], handler: Handler) -> None:
@@ -214,7 +214,7 @@ def test_generated_headers_raise_nothing(ends: tuple[Pair, socket.socket], handl
     generator = random.Random(23)
     for _ in range(200):
         stream = bytearray(generator.randbytes(500 * HEADER_NBYTES))
-        stream[::HEADER_NBYTES] = b"\x03" * 500
+        stream[::HEADER_NBYTES] = bytes([VERSION]) * 500
         far.sendall(stream)
         take_all(pair)
     assert len(seen) == 100_000

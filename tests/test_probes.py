@@ -166,7 +166,7 @@ def test_probes_wait_for_a_message(wanted: tuple[int, int], transport: str) -> N
             for salt, matched in enumerate((False, True)):
                 level.wait(WAIT)
                 if ctx.rank == 0:
-                    while not contexts[1]._engine.turn.busy:
+                    while not contexts[1]._engine.turn.occupied:
                         pass
                     ctx.send(values(0, salt, count), 1, tag=7)
                 else:
@@ -458,7 +458,7 @@ def test_a_peer_that_closes_is_not_waited_for(before: bool, source: int, matched
                 over.set()
             return
         if not before:
-            while not (contexts[0]._engine.turn.busy or over.is_set()):
+            while not (contexts[0]._engine.turn.occupied or over.is_set()):
                 pass
         if ctx.rank == 1 or source == ANY_SOURCE:
             ctx.close()

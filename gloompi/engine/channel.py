@@ -50,12 +50,18 @@ class Channel:
         Announced and offered sends that neither CLEAR nor TAKEN has come for.
     cleared : set of (dest, tag)
         A CLEAR that came before its send was begun.
+    pushed : dict of (dest, tag) to int
+        How many announced messages have been sent without waiting for their CLEAR, which is still to come.
+    refused : set of (dest, tag)
+        Announced messages of this tag will never be asked for.
     held : list of Arrival
         What a matched probe has taken and nobody has received yet.
     members : frozenset of int or None
         The other ranks; None as long as this rank has not joined them.
     departed : set of int
         Ranks that have closed their Context of this channel.
+    closing : bool
+        This rank is closing it, and has nothing to receive any more.
     closed : bool
         This rank has.
     """
@@ -67,12 +73,15 @@ class Channel:
         "awaiting",
         "cleared",
         "closed",
+        "closing",
         "collective",
         "departed",
         "held",
         "id",
         "matcher",
         "members",
+        "pushed",
+        "refused",
         "sequence",
         "waiting",
     )
@@ -86,7 +95,9 @@ class Channel:
         self.waiting: dict[Key, deque[Send]] = {}
         self.cleared: set[Key] = set()
         self.departed: set[int] = set()
-        self.closed = False
+        self.closing = self.closed = False
+        self.pushed: dict[Key, int] = {}
+        self.refused: set[Key] = set()
         self.held: list[Arrival] = []
         self.members: frozenset[int] | None = None
         self._calls = [b""] * _REMEMBERED if collective else []  # a ring

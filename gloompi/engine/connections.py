@@ -23,6 +23,7 @@ from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
 from .recorder import Entry, tail
+from .sleepers import Sleepers
 from .task import Task, Waiting
 from .turn import Turn
 
@@ -68,6 +69,8 @@ class Connections:
     scratch : Scratch
     root : Conversation
         Of all ranks; others are made with `join`.
+    sleepers : Sleepers
+        The threads that wait.
     watches : list of callable
         Called when the engine is about to close its connections, and when a conversation has ended.
     """
@@ -91,6 +94,7 @@ class Connections:
         self.turn = Turn(self._abort)
         self._current: Waiting | None = None
         self._poller = Poller(crowded, shared, self.turn.woken)
+        self.sleepers = Sleepers(self.turn, self._poller)
         self.watch = self._poller.watch
         self._suspecting = False
         self._links: list[Link] = []
@@ -144,20 +148,16 @@ class Connections:
 
     def _move(self) -> bool:
         """Serve every connection that has something to do, without waiting; resume the tasks that can go on."""
-        poller = self._poller
+        poller, reading = self._poller, self.messages.reading
         moved = poller.flush() if poller.writing else False
-        moved |= self._serve(0)
-        return self._resume() if self.ready else moved
-
-    def _serve(self, timeout: float | None) -> bool:
-        """Take what comes, waiting up to `timeout` seconds for it; return whether there was any."""
-        reading = self.messages.reading
         if not reading:
-            return self._poller.poll(timeout)
-        reading.turn()
-        if self.error is None:
-            self._poller.poll(0)
-        return True
+            moved |= poller.poll(0)
+        else:
+            moved = True
+            reading.turn()
+            if self.error is None:
+                poller.poll(0)
+        return self._resume() if self.ready else moved
 
     def _resume(self) -> bool:
         ready = self.ready
@@ -220,6 +220,9 @@ class Connections:
     def _interrupted(self, exc: BaseException) -> None:
         """Something else than the engine ended a wait: a signal, the user's operator, what an algorithm has found."""
         if self.error is not None:
+            return
+        if not self.turn.mine():  # a signal came while it waited for the turn, which another thread has
+            self.abort(summary(exc))
             return
         if isinstance(exc, GloompiError):
             self._fail(exc)
@@ -294,10 +297,10 @@ class Connections:
 
     def calls(self, conversation: Conversation) -> list[Entry]:
         """What is remembered of a conversation's calls, and those under way."""
-        current = self._current  # another thread's, perhaps
-        if isinstance(current, Task) and current.conversation is conversation:
-            return conversation.entries([current])
-        return conversation.entries()
+        under_way = {self._current, *tuple(self.sleepers.calls.values())}  # other threads', perhaps
+        return conversation.entries(
+            task for task in under_way if isinstance(task, Task) and task.conversation is conversation
+        )
 
     def _release(self) -> None:
         self.messages.revoke()
@@ -306,6 +309,7 @@ class Connections:
         for pair in self._poller.pairs():
             self._poller.remove(pair)
             pair.close()
+        self.sleepers.rouse_all()
         self._poller.close()
         self.messages.clear()
         self.ready.clear()
@@ -318,6 +322,13 @@ class Connections:
     @property
     def closed(self) -> bool:
         return self.error is not None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something that was begun is under way."""
+        if self.error is not None:
+            return False
+        return bool(self._poller.writing) or not all(conversation.idle for conversation in self._conversations)
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the peers."""
@@ -334,7 +345,7 @@ class Connections:
         )
         if self._trace is not None:
             self._trace.forsake()
-        self._poller.close()
+        self._poller.close_in_child()
         self.turn = Turn(self._abort)
 
 

@@ -93,9 +93,10 @@ class Conversation:
         """The calls that are remembered or under way, in the order of their begin."""
         return self.recorder.entries({*self._tasks, *current})
 
-    def abandon(self) -> None:
-        """End the tasks that are under way, without a result."""
-        for task in tuple(self._tasks):
+    def abandon(self, waited_for: Iterable[object] = ()) -> None:
+        """End the tasks that are under way, those that threads wait for among them, without a result."""
+        others = [task for task in waited_for if isinstance(task, Task) and task.conversation is self]
+        for task in (*self._tasks, *others):
             text = f"{task.label} was under way when this Context was closed: wait for requests before close()"
             task.abandon(ContextClosedError(text))
 

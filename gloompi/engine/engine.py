@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
+from threading import get_ident
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -56,21 +58,26 @@ class Engine(Parting):
         turn = self.turn
         if self.error is not None:
             raise self._broken()  # no operation is under way any more, whatever its algorithm still computes
-        turn.take(deadline, what, self._label)
+        me = turn.take(deadline, what, self._label)
         try:
-            turn.busy = True
+            turn.busy = me
             if self.error is not None:
                 raise self._broken()
             while self._dropped:
                 self._say_goodbye(self._dropped.pop())
             return action(*arguments)
         finally:
-            turn.busy = False  # a bare assignment comes first: no signal handler can get in before it
-            if self._current is not None and (self._current.done or self.error is not None):
-                self._current = None  # or it would keep the user's arrays
-            if self.watches and self.error is None:
-                self.prepare_sleep()  # an event loop sleeps on it
-            turn.give()
+            # Not where a signal handler has raised while this thread let others have the turn: it may be theirs. Nothing is
+            # called before the assignment, so that no signal handler can get in before it.
+            if turn.busy == me or turn.mine():
+                turn.busy = 0
+                if self._current is not None and (self._current.done or self.error is not None):
+                    self._current = None  # or it would keep the user's arrays
+                if self.watches and self.error is None:
+                    self.prepare_sleep()  # an event loop sleeps on it
+                if self.sleepers.calls:
+                    self.sleepers.rouse()
+                turn.give()
 
     def run(self, task: Task, deadline: Deadline) -> Any:
         """Begin a call, wait for it, and return its result."""
@@ -83,6 +90,8 @@ class Engine(Parting):
                 self.wait(task, deadline)
             elif self.error is not None:
                 raise self._broken()
+            elif self._poller.is_unseen(deadline.began):
+                self._look()
         except BaseException as exc:
             self._interrupted(exc)  # a signal handler may raise between the two
             raise
@@ -95,12 +104,26 @@ class Engine(Parting):
             task.start(self.ready, False)
             if self.ready:
                 self._resume()
+            if self.error is not None:
+                raise self._broken()
+            if self._poller.is_unseen(task.began):
+                self._look()
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        if self.error is not None:
-            raise self._broken()
         return task
+
+    def _look(self) -> None:
+        """Look at all connections, which a call that had nothing to wait for has not done.
+
+        Who only sends has to learn, too, that somebody is gone: at this call if it could not write, else at the next, for
+        what this one has received is the user's.
+        """
+        failed, self._poller.failed = self._poller.failed, False
+        while self._move() and failed and self.error is None:
+            pass  # what a peer has said before it went comes first
+        if failed and self.error is not None:
+            raise self._broken()
 
     def test(self, task: Waiting) -> bool:
         """Move what can be moved without waiting; return whether the task is done."""
@@ -156,8 +179,10 @@ class Engine(Parting):
         PeerLostError, MismatchError, ContextClosedError
         """
         self._current = task
-        poller = self._poller
+        poller, turn = self._poller, self.turn
         began = 0.0  # to be patient
+        look = 0.0  # when to look at who is left
+        departures = -1
         tries = 0
         try:
             while not task.done:
@@ -166,32 +191,72 @@ class Engine(Parting):
                 tries += 1
                 if self._move():
                     began = 0.0
-                    if tries & 63 or task.done or not deadline.expired():
+                    if task.done:
+                        break
+                    if turn.wanting:
+                        self._let_in(task)
+                    if tries & 63:
                         continue
-                    self._fail(late(task, deadline, self.peers))  # however much moves, for others perhaps
-                    raise self._broken()
-                now = monotonic()
-                began = began or now
-                if now - began < poller.patience:
-                    poller.pause(now - began)
-                    continue
+                    now = monotonic()
+                else:
+                    now = monotonic()
+                    began = began or now
+                    if now - began < poller.patience and not turn.wanting:
+                        poller.pause(now - began)
+                        continue
                 remaining = deadline.remaining()
-                if remaining == 0:
+                if remaining == 0:  # however much moves, for others perhaps
                     self._fail(late(task, deadline, self.peers))
                     raise self._broken()
-                if task.asked or (remaining is not None and remaining <= _ASK_SECONDS):
-                    self._ask(task)
-                    if self.error is None:
-                        poller.poll(remaining)
-                elif not poller.poll(_ASK_SECONDS):
-                    self._ask(task)
-                began = 0.0
+                # Asked is whoever has been waited for so long, however much comes from others meanwhile.
+                if now >= look or departures != self.messages.departures:
+                    departures, look = self.messages.departures, now + _ASK_SECONDS
+                    if task.asked or task.stalled(_ASK_SECONDS) or (remaining is not None and remaining <= _ASK_SECONDS):
+                        self._ask(task)
+                        if self.error is not None:
+                            continue
+                if began:
+                    self._sleep(task, remaining if task.asked else min(look - now, inf if remaining is None else remaining))
+                    began = 0.0
         except BaseException as exc:
             self._interrupted(exc)
             raise
 
+    def _sleep(self, task: Waiting, seconds: float | None) -> None:
+        """Let other threads use the engine until something has come, or the time is up.
+
+        What this thread has begun on other engines goes on meanwhile: their peers may need that to get to what is waited
+        for here.
+        """
+        others = _begun_elsewhere(self) if len(alive) > 1 else ()
+        if others:
+            due = min(each.due for each in others) - monotonic()
+            seconds = max(0.0, due if seconds is None else min(seconds, due))
+        self.sleepers.sleep(task, seconds if seconds != inf else None, [each.prepare_sleep() for each in others])
+        for each in others:
+            each.nudge()
+        self._current = task
+
+    def nudge(self) -> None:
+        """Move what can be moved without waiting; an error is kept for the next call."""
+        with suppress(GloompiError):  # it has been kept, or another thread is in this engine and moves it
+            self.exclusively(Deadline(0.0), "wait", self._nudge)
+
+    def _nudge(self) -> None:
+        try:
+            for _ in range(_TEST_MOVES):
+                if self.error is not None or not self._move():
+                    break
+        except Exception as exc:
+            self._interrupted(exc)
+
+    def _let_in(self, task: Waiting) -> None:
+        """Let a thread that wants to use the engine do so."""
+        self.turn.let_in()
+        self._current = task
+
     def _ask(self, task: Waiting) -> None:
-        """Nothing has come for a while: ask those whom the task waits for, once; see whether anybody is left."""
+        """It has waited for a while: ask those whom the task waits for, once; see whether anybody is left."""
         if not task.asked:
             task.asked = True
             for operation in task.awaited:
@@ -261,6 +326,13 @@ class Engine(Parting):
         )
         engine.catch_up()
         return engine
+
+
+def _begun_elsewhere(engine: Engine) -> list[Engine]:
+    """The other engines on which this thread has begun what is not done yet."""
+    me = get_ident()
+    others = [each for each in tuple(alive) if isinstance(each, Engine) and each is not engine and each.turn.holder == me]
+    return [each for each in others if each.unfinished and each.turn.busy != me]  # not from within an op of its own
 
 
 def _depart_all() -> None:

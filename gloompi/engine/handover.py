@@ -1,8 +1,10 @@
 """Handing over: how large messages, and those without credit, get from their sender to the receive that they are for.
 
 Such a message is announced, and waits at its sender.  The receiver answers with CLEAR when it has a receive for it, and then
-the message is sent as DATA.  Where the receiver can read the sender's memory, the message is offered instead, with its
-address; the receiver takes it, and answers with TAKEN.  An answer stands for the first message of its tag that has none yet.
+the message is sent as DATA.  Where it was announced for lack of credit alone, and there is credit before the answer, it is
+PUSHED, and the answer to come means nothing.  Where the receiver can read the sender's memory, the message is offered
+instead, with its address; the receiver takes it, and answers with TAKEN.  An answer stands for the first message of its tag
+that has none yet.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..errors import GloompiError, MismatchError
-from ..transport.frames import Kind, pack_header
+from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.link import Link, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
 from .channel import Channel, Disagreement
@@ -57,6 +59,14 @@ class Handover:
         self._lose = lose
         self.reading = Reading(self._request, lose)
 
+    def _arrived(self, link: Link, nbytes: int) -> None:
+        """Count a message that came without asking."""
+        raise NotImplementedError
+
+    def _keep(self, link: Link, arrival: Arrival) -> None:
+        """Count the memory of a message that no receive has matched."""
+        raise NotImplementedError
+
     def _announce(self, send: Send, large: bool) -> None:
         """Tell the peer of a message that it has to ask for; if it has asked already, send it."""
         link, channel, key = self._links[send.dest], send.channel, (send.dest, send.tag)
@@ -73,12 +83,57 @@ class Handover:
 
     def _transmit(self, link: Link, send: Send) -> None:
         """Send a message that the peer has cleared."""
+        self._write(link, send, Kind.DATA)
+
+    def _write(self, link: Link, send: Send, kind: int) -> None:
         nbytes = len(send.payload)
-        header = pack_header(Kind.DATA, send.channel.id, send.tag, nbytes, send.fingerprint)
+        header = pack_header(kind, send.channel.id, send.tag, nbytes, send.fingerprint)
         if link.write(header, send.payload if nbytes else None):
             send.complete()
         else:
             link.when_taken(send)
+
+    def _push(self, link: Link) -> None:
+        """Send what was announced for lack of credit, as far as there is credit now."""
+        starved, link.starved = link.starved, deque()
+        for send in starved:
+            channel, key = send.channel, (send.dest, send.tag)
+            queue = channel.waiting.get(key, ())
+            if send not in queue:
+                continue  # it was asked for, or its Context has been closed
+            nbytes = len(send.payload)
+            # In the order of announcing: PUSHED, like an answer, is for the first of its tag.
+            if queue[0] is not send or link.credit < nbytes + HEADER_NBYTES:
+                link.starved.append(send)
+                continue
+            _next(channel.waiting, key)
+            channel.pushed[key] = channel.pushed.get(key, 0) + 1
+            link.credit -= nbytes + HEADER_NBYTES
+            self._write(link, send, Kind.PUSHED)
+
+    def _pushed(self, link: Link, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """Take the first message of this tag that was announced and is not here."""
+        rank = link.rank
+        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
+            return None
+        self._arrived(link, nbytes)
+        wanted = _next(channel.awaiting, (rank, tag))
+        if wanted is None:
+            wanted = self.reading.unasked(channel, rank, tag)
+            if wanted is not None:
+                link.write(pack_header(Kind.CLEAR, channel.id, tag, 0, wanted.fingerprint))
+        if wanted is None and channel.closed:
+            return Arrival(rank, tag, nbytes, fingerprint, announced=False)  # nobody will ever ask for it
+        if wanted is None:
+            held = (each for each in channel.held if (each.source, each.tag) == (rank, tag) and each.payload is None)
+            wanted = arrival = next(held, None) or channel.matcher.unarrived(rank, tag)
+            if arrival is not None and arrival.nbytes == nbytes:
+                arrival.payload = bytearray(nbytes)
+                self._keep(link, arrival)
+        if wanted is None or wanted.nbytes != nbytes:
+            self._garbled(rank, f"{nbytes} bytes that were not announced")
+            return None
+        return wanted
 
     def _pull_before(self, channel: Channel, wanted: Receive | Arrival) -> None:
         """Have the announced messages sent that matched probes have taken before this one, of the same source and tag.
@@ -132,6 +187,11 @@ class Handover:
 
     def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
         key = (link.rank, tag)
+        if key in channel.pushed:  # before all that waits
+            channel.pushed[key] -= 1
+            if not channel.pushed[key]:
+                del channel.pushed[key]
+            return
         if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
         send = _next(channel.waiting, key)

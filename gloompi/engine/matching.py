@@ -32,6 +32,8 @@ class Arrival:
         None if the message waits at the sender.
     offer : Offer or None
         Where in the sender's memory it waits.
+    kept : bool
+        It came without being asked for, and counts among what is kept for its sender.
     complete : bool
         All of the payload is here.
     receive : Receive or None
@@ -42,6 +44,7 @@ class Arrival:
         "announced",
         "complete",
         "fingerprint",
+        "kept",
         "nbytes",
         "offer",
         "order",
@@ -63,7 +66,7 @@ class Arrival:
         self.offer = offer
         self.payload = None if announced else bytearray(nbytes)
         self.position = 0
-        self.complete = False
+        self.kept = self.complete = False
         self.receive: Receive | None = None
         self.order = 0
 
@@ -173,6 +176,10 @@ class Matcher:
         if len(queue) == 1:
             del self._arrivals[key]
         return queue.popleft()
+
+    def unarrived(self, source: int, tag: int) -> Arrival | None:
+        """Return the first announced message from a rank whose payload is still there."""
+        return next((arrival for arrival in self._arrivals.get((source, tag), ()) if arrival.payload is None), None)
 
     def probe(self, probe: Probe) -> Probe:
         """Give a probe its message, now or when it comes."""

@@ -28,12 +28,21 @@ __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 # ranks on 2 cores, of 256 KiB 0.95 and 0.6 (recursive doubling, AF_UNIX).
 EAGER_NBYTES = 256 * 1024
 
-# What a peer may have sent without asking that no receive has matched: bounds the memory for early messages to this
-# much per peer, headers included.
+# What a peer may send without asking, headers included, beyond what this rank has seen.
 CREDIT_NBYTES = 1024 * 1024
 
-# So much is given back in one frame.
-_REPAID_NBYTES = CREDIT_NBYTES // 2
+# Credit is given back when a peer has less than this left: enough for two messages that both sides of an exchange send
+# before they receive.
+_LOW_NBYTES = CREDIT_NBYTES // 2
+
+# Memory for messages that no receive has matched, of all peers together. Up to here a message gives its credit back when it
+# has come, whether it was received or not, so that it makes no difference to others what is left unreceived; above, those
+# of a peer count against its credit, which in the end they use up.
+EARLY_NBYTES = 64 * 1024 * 1024
+
+# What an early message takes besides its payload: itself, and its place among the others (measured: 700 to 900 bytes where
+# each has a tag of its own).
+_ARRIVAL_NBYTES = 1024
 
 _MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
 
@@ -50,6 +59,11 @@ class Messages(Handover):
         As for `Handover`.
     waits : Patience
         How to wait for what should come at once.
+
+    Attributes
+    ----------
+    departures : int
+        How often a peer has closed a Context.
     """
 
     def __init__(
@@ -63,6 +77,8 @@ class Messages(Handover):
         super().__init__(rank, links, fail, lose)
         self._waits = waits
         self._channels: dict[int, Channel] = {}
+        self._kept = 0  # of all links
+        self.departures = 0
 
     def channel(self, number: int) -> Channel:
         """Return the channel with this number; odd ones are for collectives."""
@@ -94,6 +110,8 @@ class Messages(Handover):
             return self._send_now(link, header, channel, tag, payload, fingerprint)
         operation = Send(channel, dest, tag, payload, fingerprint)
         self._announce(operation, large=nbytes > EAGER_NBYTES)
+        if nbytes <= EAGER_NBYTES and not synchronous:
+            link.starved.append(operation)
         return operation
 
     def exchange(
@@ -153,7 +171,7 @@ class Messages(Handover):
         link = self._links[source]
         payload = link.expect(header, nbytes, self._waits)
         if payload is not None:
-            self._consumed(link, nbytes)
+            self._arrived(link, nbytes)
         return payload
 
     def receive(self, receive: Receive, now: bool = False) -> Receive:
@@ -195,8 +213,10 @@ class Messages(Handover):
         if arrival.payload is None:
             self._ask_for(channel, receive, arrival.offer)
             return
-        if not arrival.announced:
+        if arrival.kept:
             self._let_go(arrival)
+            if arrival.announced:  # its sender has a CLEAR to come
+                self._links[arrival.source].write(pack_header(_CLEAR, channel.id, arrival.tag, 0, receive.fingerprint))
         if arrival.complete:
             arrival.deliver(receive)
         else:
@@ -226,12 +246,25 @@ class Messages(Handover):
         receive.source, receive.tag, receive.nbytes = source, tag, nbytes
         return True
 
-    def _consumed(self, link: Link, nbytes: int) -> None:
-        """Note that a message that came without asking has found its receive; let the peer send as much again."""
-        link.consumed = consumed = link.consumed + nbytes + HEADER_NBYTES
-        if consumed >= _REPAID_NBYTES:
-            link.consumed = 0
-            link.write(pack_header(Kind.CREDIT, 0, 0, consumed))
+    def _arrived(self, link: Link, nbytes: int) -> None:
+        """Count a message that came without asking against the peer's credit; give it back in time."""
+        link.granted = granted = link.granted - nbytes - HEADER_NBYTES
+        if granted < _LOW_NBYTES:
+            self._repay(link)
+
+    def _repay(self, link: Link) -> None:
+        """Let a peer send as much as it may have on its way, if that is much more than it knows of."""
+        allowed = CREDIT_NBYTES if self._kept <= EARLY_NBYTES else max(0, CREDIT_NBYTES - link.kept)
+        given = allowed - link.granted
+        if given > allowed // 4:
+            link.granted = allowed
+            link.write(pack_header(Kind.CREDIT, 0, 0, given))
+
+    def _keep(self, link: Link, arrival: Arrival) -> None:
+        """Count the memory of a message that no receive has matched."""
+        arrival.kept = True
+        link.kept += arrival.nbytes + _ARRIVAL_NBYTES
+        self._kept += arrival.nbytes + _ARRIVAL_NBYTES
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
@@ -245,7 +278,7 @@ class Messages(Handover):
                 return self._early(on, link, tag, nbytes, fingerprint)
             if not self._accept(receive, rank, tag, nbytes, fingerprint):
                 return None
-            self._consumed(link, nbytes)
+            self._arrived(link, nbytes)
             return receive
         if kind == _DATA:
             return self._data(rank, self.channel(channel), tag, nbytes, fingerprint)
@@ -253,6 +286,12 @@ class Messages(Handover):
             self._cleared(link, self.channel(channel), tag, fingerprint)
         elif kind == _ANNOUNCE:
             self._announced(rank, self.channel(channel), tag, nbytes, fingerprint, None)
+            self._repay(link)  # it had no credit left, or more than any message that goes without asking
+        elif kind == Kind.PUSHED:
+            return self._pushed(link, self.channel(channel), tag, nbytes, fingerprint)
+        elif kind == Kind.REFUSED:
+            self.channel(channel).refused.add((rank, tag))
+            self.departures += 1
         elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
             on = self.channel(channel)
             return Offered(lambda offer: self._announced(rank, on, tag, offer.nbytes, fingerprint, offer))
@@ -262,6 +301,8 @@ class Messages(Handover):
             self._agrees(self.channel(channel), rank, tag, fingerprint)
         elif kind == Kind.CREDIT:
             link.credit += nbytes
+            if link.starved:
+                self._push(link)
         elif kind == Kind.GOODBYE:
             link.finished = True
             if link.sending:
@@ -285,29 +326,31 @@ class Messages(Handover):
         if nbytes > EAGER_NBYTES:
             self._garbled(rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
             return None
-        taken = link.kept + link.consumed + nbytes + HEADER_NBYTES
-        if taken > CREDIT_NBYTES:  # it is looked at where a message is to be kept: what finds its receive costs no memory
-            self._garbled(rank, f"{taken} bytes without asking, headers included; it was given leave for {CREDIT_NBYTES}")
+        taken = nbytes + HEADER_NBYTES
+        if taken > link.granted:  # it is looked at where a message is to be kept: what finds its receive costs no memory
+            self._garbled(rank, f"{taken} bytes without asking, header included; it was given leave for {link.granted}")
             return None
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
-        if channel.closed:
-            self._consumed(link, nbytes)  # nobody will ever ask for it
-        else:
-            link.kept += nbytes + HEADER_NBYTES
+        if not channel.closed:  # else nobody will ever ask for it
+            self._keep(link, arrival)
             channel.matcher.keep(arrival)
+        self._arrived(link, nbytes)
         return arrival
 
     def _let_go(self, arrival: Arrival) -> None:
         """Note that a message that was kept has found its receive, or will have none."""
         link = self._links[arrival.source]
-        link.kept -= arrival.nbytes + HEADER_NBYTES
-        self._consumed(link, arrival.nbytes)
+        link.kept -= arrival.nbytes + _ARRIVAL_NBYTES
+        self._kept -= arrival.nbytes + _ARRIVAL_NBYTES
+        if link.granted < _LOW_NBYTES:
+            self._repay(link)
 
     def _departed(self, link: Link, channel: Channel) -> None:
         """A peer has closed its Context of this channel."""
         channel.departed.add(link.rank)
+        self.departures += 1
         if channel.closed:
             self._forget_if_over(channel)
         elif channel.involves(link.rank):
@@ -316,8 +359,10 @@ class Messages(Handover):
     def gone(self, operation: Operation) -> Link | None:
         """The peer without which an operation cannot complete, if it has closed its Context."""
         if isinstance(operation, Send):
-            left = operation.dest in operation.channel.departed
-            return self._links[operation.dest] if left else None
+            on, key = operation.channel, (operation.dest, operation.tag)
+            left = operation.dest in on.departed or key in on.refused
+            asked_for = all(operation is not send for send in on.waiting.get(key, ()))  # then it is on its way
+            return self._links[operation.dest] if left and not asked_for else None
         assert isinstance(operation, Receive | Probe)
         channel, source = operation.channel, operation.source
         if source < 0:
@@ -334,6 +379,8 @@ class Messages(Handover):
         receive = channel.matcher.match(rank, tag)
         if receive is None:
             channel.matcher.keep(Arrival(rank, tag, nbytes, fingerprint, announced=True, offer=offer))
+            if channel.closing:
+                self._refuse(channel, rank, tag)
         elif self._accept(receive, rank, tag, nbytes, fingerprint):
             self._clear(receive, offer)
 
@@ -366,19 +413,48 @@ class Messages(Handover):
         self.reading.clear()
 
     def leave(self, channels: Sequence[Channel], ranks: Iterable[int]) -> None:
-        """Close the channels of one Context of several, and tell the ranks that it had."""
+        """Close the channels of one Context of several, and tell the ranks that it had.
+
+        What still comes for them goes nowhere: the users' arrays are left alone from now on.
+        """
+        self._drop_receives(channels)
         for rank in ranks:
             if rank != self._rank:
                 self._links[rank].write(pack_header(Kind.LEAVE, channels[0].id, 0, 0))
         for channel in channels:
             for arrival in (*channel.matcher.early(), *channel.held):
-                if not arrival.announced:
+                if arrival.kept:
                     self._let_go(arrival)
             channel.closed, channel.matcher = True, Matcher()
             channel.revoke()
             channel.held.clear()
             channel.waiting.clear()
             self._forget_if_over(channel)
+
+    def _drop_receives(self, channels: Sequence[Channel]) -> None:
+        """Part the messages that are on their way from the memory that they were to go to."""
+        self.reading.drop(channels)
+        coming: list[object] = [link.receiving for link in self._links]
+        coming += [wanted for channel in channels for queue in channel.awaiting.values() for wanted in queue]
+        for wanted in coming:
+            receive = wanted.receive if isinstance(wanted, Arrival) else wanted
+            if isinstance(receive, Receive) and receive.channel in channels:
+                receive.drop()
+
+    def refuse(self, channels: Iterable[Channel] | None = None) -> None:
+        """From now on, tell the senders of announced messages that nobody will ask for them: this rank is closing."""
+        for channel in channels or self._channels.values():
+            channel.closing = True
+            for source, tag in {(each.source, each.tag) for each in channel.matcher.early() if each.payload is None}:
+                self._refuse(channel, source, tag)
+
+    def _refuse(self, channel: Channel, source: int, tag: int) -> None:
+        self._links[source].write(pack_header(Kind.REFUSED, channel.id, tag, 0))
+
+    def hopeless(self, channels: Iterable[Channel] | None = None) -> list[int]:
+        """Other ranks that will not ask for an announced message any more, because they are closing."""
+        waiting = [(channel, key) for channel in channels or self._channels.values() for key in channel.waiting]
+        return sorted({key[0] for channel, key in waiting if key in channel.refused})
 
     def _forget_if_over(self, channel: Channel) -> None:
         # Whoever has left sends nothing more on it, so nothing can bring the channel back.

@@ -36,6 +36,10 @@ ANY_TAG = -1
 CHUNK_NBYTES = 512 * 1024
 
 
+# Where the rest of a message goes that nobody wants any more.
+_NOWHERE = memoryview(bytearray(65536))
+
+
 class _Waiter(Protocol):
     def notify(self) -> None: ...
 
@@ -102,9 +106,22 @@ class Receive(Operation):
         Bytes that have come.
     order : int
         Number of the posting, for MPI's matching order.
+    dropped : bool
+        Nobody wants it any more: what still comes goes nowhere, and the user's memory is left alone.
     """
 
-    __slots__ = ("buffer", "capacity", "channel", "fingerprint", "nbytes", "order", "position", "source", "tag")
+    __slots__ = (
+        "buffer",
+        "capacity",
+        "channel",
+        "dropped",
+        "fingerprint",
+        "nbytes",
+        "order",
+        "position",
+        "source",
+        "tag",
+    )
 
     ahead = True
     """In a collective, the sender of a large message can be cleared before it asks: its length is agreed."""
@@ -126,6 +143,12 @@ class Receive(Operation):
         self.nbytes = 0
         self.position = 0
         self.order = 0
+        self.dropped = False
+
+    def drop(self) -> None:
+        """Leave the user's memory alone from now on."""
+        self.dropped = True
+        self.buffer = None
 
     def admits(self, nbytes: int) -> bool:
         """Whether a message of this length may come; if so, there is room for it from now on."""
@@ -133,12 +156,15 @@ class Receive(Operation):
 
     def feed(self, data: memoryview) -> None:
         """Take bytes that are in memory already."""
-        assert self.buffer is not None
         position = self.position
         self.position = stop = position + len(data)
-        self.buffer[position:stop] = data
+        if not self.dropped:
+            assert self.buffer is not None
+            self.buffer[position:stop] = data
 
     def window(self) -> memoryview:
+        if self.dropped:
+            return _NOWHERE[: self.nbytes - self.position]
         assert self.buffer is not None
         return self.buffer[self.position : self.nbytes]
 
@@ -228,8 +254,15 @@ class ReducingReceive(Receive):
         self._fill = 0  # bytes in the piece
         self._reduced = 0  # elements
 
+    def drop(self) -> None:
+        super().drop()
+        self._mine = self._out = self._mine[:0]
+        self._place = None
+
     def feed(self, data: memoryview) -> None:
         self.position += len(data)
+        if self.dropped:
+            return
         if not self._fill:
             whole = len(data) - len(data) % self._mine.itemsize
             if whole:
@@ -243,11 +276,12 @@ class ReducingReceive(Receive):
             data = data[count:]
 
     def window(self) -> memoryview:
-        return self._room(self.position)
+        return super().window() if self.dropped else self._room(self.position)
 
     def advance(self, nbytes: int) -> None:
         self.position += nbytes
-        self._filled(nbytes, self.position)
+        if not self.dropped:
+            self._filled(nbytes, self.position)
 
     def _room(self, position: int) -> memoryview:
         if self._place is not None:

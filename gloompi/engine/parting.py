@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..deadline import Deadline
 from ..errors import ContextClosedError, MismatchError
 from ..transport.frames import Kind, pack_header
+from .channel import Channel
 from .connections import Connections
 from .conversation import Conversation
 from .farewell import linger
 from .lateness import unsent
+from .messages import CLOSED
+from .operation import Operation
 
 __all__ = ["Parting"]
+
+# Nobody tells a thread that closes a Context when another one has sent what is left: it looks again after this.
+_LOOK_SECONDS = 0.02
+
+
+class _Unfinished:
+    """What a close waits for."""
+
+    asked = True
+    label = name = "close"
+    awaited: Sequence[Operation] = ()
+    ended: tuple[Callable[[], None], ...] = ()
+
+    def __init__(self, unfinished: Callable[[], list[int]]) -> None:
+        self._unfinished = unfinished
+
+    @property
+    def done(self) -> bool:
+        return not self._unfinished()
+
+    def stalled(self, seconds: float) -> bool:
+        return False
+
+    def hopeless(self, gone: object) -> None:
+        return None
 
 
 class Parting(Connections):
@@ -35,7 +63,7 @@ class Parting(Connections):
             self._move()
             if self.error is not None and not owing and not isinstance(self.error, MismatchError):
                 return
-            self._finish_sends(self.messages.unmatched, deadline)
+            self._finish_messages(None, deadline)
             pairs = self._poller.pairs()
             for pair in pairs:
                 pair.write(pack_header(Kind.GOODBYE, 0, 0, 0))
@@ -62,7 +90,7 @@ class Parting(Connections):
             return
         channels = (conversation.messages, conversation.collectives)
         try:
-            self._finish_sends(lambda: self.messages.unmatched(channels), deadline)
+            self._finish_messages(channels, deadline)
             self._say_goodbye(conversation)
             # Nobody may call this engine again for a long time.
             links = [self._links[rank] for rank in conversation.ranks]
@@ -72,19 +100,31 @@ class Parting(Connections):
             raise
 
     def _say_goodbye(self, conversation: Conversation) -> None:
-        conversation.abandon()
+        conversation.abandon(self.sleepers.calls.values())
         self.messages.leave((conversation.messages, conversation.collectives), conversation.ranks)
         self._conversations.discard(conversation)
         for watch in tuple(self.watches):
             watch()
 
-    def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
-        while self.error is None and unfinished():
-            if deadline.expired():
+    def _finish_messages(self, channels: Sequence[Channel] | None, deadline: Deadline) -> None:
+        """Wait until all messages have been asked for, unless a rank is closing that has not."""
+        messages = self.messages
+        if messages.unmatched(channels):
+            messages.refuse(channels)
+        self._finish_sends(lambda: messages.unmatched(channels), deadline, lambda: messages.hopeless(channels))
+
+    def _finish_sends(
+        self, unfinished: Callable[[], list[int]], deadline: Deadline, hopeless: Callable[[], list[int]] = list
+    ) -> None:
+        waiting = _Unfinished(unfinished)
+        while self.error is None and not waiting.done:
+            refused = hopeless()
+            if refused:
+                self._lose(self._links[refused[0]], CLOSED)
+            elif deadline.expired():
                 self._fail(unsent(unfinished(), deadline, self.peers))
-            else:
-                self._serve(deadline.remaining())
-                self._resume()
+            elif not self._move():
+                self.sleepers.sleep(waiting, deadline.before(_LOOK_SECONDS).timeout)
         if self.error is not None:
             raise self._broken()
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
 
 from ..transport.liveness import Vigil
 from ..transport.pair import Pair
+from .turn import Turn
 
 __all__ = ["Poller"]
 
@@ -28,7 +29,7 @@ _SPIN_SECONDS = 50e-6
 _PROMPT_SECONDS = 100e-6
 _PATIENCE_SECONDS = 500e-6
 
-# So often, and for so long, may messages be awaited on their own connections before all are looked at again.
+# So often, and for so long, may messages be sent, or be awaited on their own connections, before all are looked at again.
 _MOST_SKIPPED = 64
 _ALONE_SECONDS = 500e-6
 
@@ -56,6 +57,10 @@ class Poller:
         Seconds to keep trying on one connection alone.
     writing : dict
         By descriptor, the pairs that have something to send.
+    looked : float
+        When all pairs were looked at last, by `time.monotonic`.
+    failed : bool
+        A write has failed since.
     due : float
         When to look for connections that are not answered, by `time.monotonic`; `poll` does it.
     """
@@ -70,11 +75,13 @@ class Poller:
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._alarm, select.EPOLLIN)
         self._woken = woken
+        self._sleeping = self._closing = False
         self._pairs: dict[int, Pair] = {}
         self.writing: dict[int, Pair] = {}
         self._armed: set[int] = set()
         self._skipped = 0
-        self._looked = 0.0
+        self.looked = 0.0
+        self.failed = False
         self._vigil: Vigil | None = None
         self.due = inf
 
@@ -102,6 +109,8 @@ class Poller:
             self.writing[pair.fd] = pair
         else:
             self.writing.pop(pair.fd, None)
+            if pair.failed:
+                self.failed, self.looked = True, 0.0
 
     def flush(self) -> bool:
         """Send what the kernel takes; return whether it took any."""
@@ -112,17 +121,45 @@ class Poller:
 
     def poll(self, timeout: float | None) -> bool:
         """Serve every pair that is ready, waiting up to `timeout` seconds for one; return whether that moved any bytes."""
-        self._skipped, self._looked = 0, monotonic()
-        if timeout != 0:
-            self.prepare_sleep()
-            until = max(0.0, self.due - self._looked)
-            timeout = min(until, _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
+        self.looked = monotonic()
+        self._skipped = 0
+        return self._serve(self._epoll.poll(0 if timeout == 0 else self._prepare(timeout)))
+
+    def sleep(self, timeout: float | None, turn: Turn, beside: Sequence[int] = ()) -> bool:
+        """As `poll`, but let other threads have the turn while nothing has come, here or for the descriptors `beside`."""
+        self._skipped = 0
+        seconds = self._prepare(timeout)
+        self._sleeping = True
+        turn.rest()
+        try:
+            if beside:
+                _sleep_on([self._epoll.fileno(), *beside], seconds)
+                seconds = 0
+            ready = self._epoll.poll(seconds)
+        finally:
+            try:
+                turn.resume()
+            finally:
+                self._sleeping = False
+                if self._closing:
+                    self._close()
+        self.looked = monotonic()
+        return self._serve(ready)
+
+    def _prepare(self, timeout: float | None) -> float:
+        """Get ready to sleep; the seconds for which to."""
+        self.prepare_sleep()
+        until = max(0.0, self.due - monotonic())
+        return min(until, _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
+
+    def _serve(self, ready: list[tuple[int, int]]) -> bool:
         moved = False
-        for fd, event in self._epoll.poll(timeout):
+        for fd, event in ready:
             pair = self._pairs.get(fd)
             if pair is None:
                 if fd == self._alarm:
-                    os.eventfd_read(fd)
+                    with suppress(BlockingIOError):  # two threads may have been told
+                        os.eventfd_read(fd)
                     self._woken()
                     moved = True
                 continue  # or a pair that an earlier event in this list has closed
@@ -130,7 +167,7 @@ class Poller:
                 moved |= pair.flush()
             if event & ~select.EPOLLOUT:
                 moved |= pair.receive()
-        if self._looked >= self.due:
+        if self.looked >= self.due:
             moved |= self._keep_vigil()
         return moved
 
@@ -165,11 +202,15 @@ class Poller:
         Serves all of them if they have been left alone for long enough.
         """
         self._skipped += 1
-        if self._skipped > _MOST_SKIPPED or monotonic() - self._looked > _ALONE_SECONDS:
+        if self._skipped > _MOST_SKIPPED or monotonic() - self.looked > _ALONE_SECONDS:
             if self._alarm < 0:
                 return False  # an algorithm goes on to its next wait when the engine breaks
             self.poll(0)
         return not self.writing
+
+    def is_unseen(self, now: float) -> bool:
+        """Whether nobody has looked at the pairs for a while."""
+        return now - self.looked > _ALONE_SECONDS
 
     def wake(self) -> None:
         """From another thread or a signal handler: have `woken` called by the thread that polls."""
@@ -178,10 +219,33 @@ class Poller:
                 os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        with self._gate:
-            alarm, self._alarm = self._alarm, -1
-            os.close(alarm)
+        """Close the descriptors: at once, or where another thread sleeps on them, when that has woken up."""
         self._pairs.clear()
         self.writing.clear()
         self._armed.clear()
+        if self._sleeping:
+            self._closing = True
+            self.wake()
+        else:
+            self._close()
+
+    def close_in_child(self) -> None:
+        """Close the descriptors in a forked process, which has none of the other threads."""
+        self._gate = threading.RLock()
+        self._sleeping = False
+        self.close()
+
+    def _close(self) -> None:
+        with self._gate:
+            alarm, self._alarm = self._alarm, -1
+            if alarm >= 0:
+                os.close(alarm)
         self._epoll.close()
+
+
+def _sleep_on(descriptors: Sequence[int], seconds: float) -> None:
+    """Sleep until one of several descriptors is readable."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    waiting.poll(1000 * seconds)

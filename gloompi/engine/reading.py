@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..transport.frames import Kind, pack_header
@@ -68,8 +68,28 @@ class Reading:
         else:
             self._request(channel, wanted)
 
+    def unasked(self, channel: Channel, source: int, tag: int) -> Receive | Arrival | None:
+        """Remove and return what the first announced message of a tag is for, where it has not been asked for yet."""
+        for read in self.queue:
+            if read.offer is None and read.channel is channel and (read.wanted.source, read.wanted.tag) == (source, tag):
+                self.queue.remove(read)
+                return read.wanted
+        return None
+
     def clear(self) -> None:
         self.queue.clear()
+
+    def drop(self, channels: Sequence[Channel]) -> None:
+        """Take nothing more for these channels; what was offered for them counts as taken."""
+        queue, self.queue = self.queue, deque()
+        for read in queue:
+            if read.channel not in channels:
+                self.queue.append(read)
+                continue
+            if read is queue[0]:
+                self._position = 0
+            if read.offer is not None:
+                read.link.write(pack_header(Kind.TAKEN, read.channel.id, read.wanted.tag, 0, read.wanted.fingerprint))
 
     def turn(self) -> None:
         """Take a slice of the first message; tell its sender when that was the last."""

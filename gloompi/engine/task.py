@@ -23,6 +23,9 @@ class Waiting(Protocol):
     asked: bool
     """Its peers have been asked whether they are in the same call."""
 
+    ended: tuple[Callable[[], None], ...]
+    """Called when it is done."""
+
     @property
     def done(self) -> bool: ...
 

@@ -107,6 +107,10 @@ class CheckedPair(Pair):
         self._count = 0  # frames that have come or begun to come
         self._header = (0, 0, 0, 0)  # of the last: kind, channel, tag, nbytes
 
+    @property
+    def receiving(self) -> Sink | None:
+        return self._sink.sink if isinstance(self._sink, _Checking) else self._sink
+
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         return super().write(seal(header, payload), payload)
 
@@ -165,11 +169,11 @@ def _beginning(memory: bytearray) -> Callable[[bytes], bool]:
 class _Checking:
     """The sink of a payload: another sink gets it, but for the last bytes of one that is damaged, and is told of the end."""
 
-    __slots__ = ("_check", "_found", "_left", "_pair", "_sink", "_window")
+    __slots__ = ("_check", "_found", "_left", "_pair", "_window", "sink")
 
     def __init__(self, pair: CheckedPair, sink: Sink, nbytes: int, check: int) -> None:
         self._pair = pair
-        self._sink = sink
+        self.sink = sink
         self._left = nbytes
         self._check = check
         self._found = 0
@@ -179,10 +183,10 @@ class _Checking:
         self._found = crc32(data, self._found)
         self._left -= len(data)
         if self._left or self._found == self._check:
-            self._sink.feed(data)
+            self.sink.feed(data)
 
     def window(self) -> memoryview:
-        self._window = self._sink.window()
+        self._window = self.sink.window()
         return self._window
 
     def advance(self, nbytes: int) -> None:
@@ -190,8 +194,8 @@ class _Checking:
         self._found = crc32(self._window[:nbytes], self._found)
         self._left -= nbytes
         if self._left or self._found == self._check:
-            self._sink.advance(nbytes)
+            self.sink.advance(nbytes)
 
     def finish(self) -> None:
         if self._pair._agrees(self._found, self._check):
-            self._sink.finish()
+            self.sink.finish()

@@ -20,11 +20,11 @@ from struct import Struct
 
 __all__ = ["HEADER_NBYTES", "NO_FINGERPRINT", "VERSION", "Kind", "pack_header", "unpack_header"]
 
-VERSION = 3
+VERSION = 4
 
 
 class Kind(IntEnum):
-    """What a frame is for.  Only MESSAGE, DATA, OFFER, ABORT, VIEW and DECIDED are followed by a payload."""
+    """What a frame is for.  Only MESSAGE, DATA, OFFER, ABORT, VIEW, DECIDED and PUSHED are followed by a payload."""
 
     MESSAGE = 1
     """A whole message, sent without asking."""
@@ -52,6 +52,10 @@ class Kind(IntEnum):
     """Among survivors, with a marker for the fingerprint; the payload says who is alive, the tag is a round's number."""
     DECIDED = 13
     """As VIEW; the payload says who goes on."""
+    PUSHED = 14
+    """A message that was announced for lack of credit, for which there is some now; its CLEAR means nothing any more."""
+    REFUSED = 15
+    """The message that was announced for this tag will never be asked for: the sender of this is closing its Context."""
 
 
 _HEADER = Struct("<BB6xQqQ32s")

@@ -6,7 +6,8 @@ destination.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .frames import unpack_header
 
@@ -68,10 +69,12 @@ class Link:
         The peer's.
     credit : int
         Bytes that may still be sent without asking.
-    consumed : int
-        Bytes received without asking that found their receive and have not been credited to the peer yet.
+    granted : int
+        Bytes that the peer may still send without asking, as far as this rank knows.
     kept : int
-        Bytes received without asking that no receive has matched.
+        Memory for what came without asking and no receive has matched, bytes.
+    starved : deque of Send
+        Announced for lack of credit alone.
     finished : bool
         The peer has said that it sends nothing more.
     owes : bool
@@ -82,14 +85,27 @@ class Link:
         The peer's memory may be readable, and this process's for the peer.
     """
 
-    __slots__ = ("_handler", "aborted", "consumed", "credit", "finished", "kept", "owes", "peer", "rank", "readable")
+    __slots__ = (
+        "_handler",
+        "aborted",
+        "credit",
+        "finished",
+        "granted",
+        "kept",
+        "owes",
+        "peer",
+        "rank",
+        "readable",
+        "starved",
+    )
 
     def __init__(self, peer: Peer, handler: Handler, credit: int) -> None:
         self.peer = peer
         self.rank = peer.rank
         self.credit = credit
-        self.consumed = 0
+        self.granted = credit
         self.kept = 0
+        self.starved: deque[Any] = deque()
         self.finished = False
         self.owes = False
         self.aborted = False
@@ -100,6 +116,11 @@ class Link:
     def sending(self) -> bool:
         """Whether something waits for the kernel to take it."""
         return False
+
+    @property
+    def receiving(self) -> Sink | None:
+        """The sink of a payload that has begun to come."""
+        return None
 
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         """Send a frame; return whether `payload` may be changed again, and if not, call `when_taken`.

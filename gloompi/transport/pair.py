@@ -102,6 +102,15 @@ class Pair(Link):
         return bool(self._queue) and not self._mute
 
     @property
+    def failed(self) -> bool:
+        """Whether a write has failed: reading says why."""
+        return self._write_error is not None
+
+    @property
+    def receiving(self) -> Sink | None:
+        return self._sink
+
+    @property
     def cut_short(self) -> bool:
         """Whether an exception has ended a system call in the middle of a frame: nothing can be sent any more."""
         return self._mute and self.sock is not None and self._write_error is None

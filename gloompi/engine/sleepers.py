@@ -1,0 +1,91 @@
+"""Sleepers: the threads that wait in an engine.  One of them polls for all, and tells the others what has come for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .polling import Poller
+from .turn import Turn
+
+if TYPE_CHECKING:
+    from .task import Waiting
+
+__all__ = ["Sleepers"]
+
+
+class Sleepers:
+    """The threads that wait in an engine.
+
+    The first that sleeps does so in the poller, and serves all connections when it wakes.  Others sleep until their call
+    has ended, or until that one has left and they are the next to poll.  All of them let go of the turn meanwhile.
+
+    Parameters
+    ----------
+    turn : Turn
+    poller : Poller
+
+    Attributes
+    ----------
+    calls : dict of int to Waiting
+        What each of them waits for, by thread.
+    """
+
+    __slots__ = ("_dozing", "_poller", "_polling", "_turn", "calls")
+
+    def __init__(self, turn: Turn, poller: Poller) -> None:
+        self._turn = turn
+        self._poller = poller
+        self._polling = 0
+        self._dozing: dict[int, threading.Event] = {}
+        self.calls: dict[int, Waiting] = {}
+
+    def sleep(self, task: Waiting, seconds: float | None, beside: Sequence[int] = ()) -> None:
+        """Sleep until something has come, `task` is done, or the time is up.
+
+        Called by the holder of the turn, who has it again afterwards.  `beside`: other descriptors that may wake it.
+        """
+        me = threading.get_ident()
+        self.calls[me] = task
+        try:
+            if not self._polling:
+                self._polling = me
+                try:
+                    self._poller.sleep(seconds, self._turn, beside)
+                finally:
+                    self._polling = 0
+            else:
+                self._doze(me, task, seconds)
+        finally:
+            del self.calls[me]
+
+    def _doze(self, me: int, task: Waiting, seconds: float | None) -> None:
+        event = self._dozing[me] = threading.Event()
+        tell = event.set
+        task.ended += (tell,)
+        self._turn.rest()
+        try:
+            event.wait(seconds)
+        finally:
+            try:
+                self._turn.resume()
+            finally:
+                del self._dozing[me]
+                task.ended = tuple(each for each in task.ended if each != tell)
+
+    def rouse(self) -> None:
+        """Wake whoever has something to do, before the turn is given away: whose call is done, or who polls from now on."""
+        if self._polling:
+            task = self.calls.get(self._polling)
+            if task is not None and task.done:
+                self._poller.wake()
+        elif self._dozing:
+            next(iter(self._dozing.values())).set()
+
+    def rouse_all(self) -> None:
+        """Wake all: the engine has ended."""
+        if self._polling:
+            self._poller.wake()
+        for event in tuple(self._dozing.values()):
+            event.set()

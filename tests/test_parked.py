@@ -1,0 +1,225 @@
+"""Messages that nobody has received yet, and the others: they get through, and as fast as without them."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from gloompi import Context, Device
+from gloompi.engine import messages
+from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
+from gloompi.testing import run_ranks
+from gloompi.transport.frames import HEADER_NBYTES, Kind
+from gloompi.transport.pair import Pair
+
+WAIT = 20.0
+
+transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
+
+# What is kept of all peers before it counts against their credit: as it is, and so that it counts at once.
+budgets = pytest.mark.parametrize("budget", [messages.EARLY_NBYTES, 0])
+
+
+def exchange(ctx: Context, nbytes: int, rounds: int) -> None:
+    """Both send, and then receive."""
+    peer = 1 - ctx.rank
+    x, out = np.empty(nbytes, np.uint8), np.empty(nbytes, np.uint8)
+    for number in range(rounds):
+        x[:] = number % 251
+        ctx.send(x, peer)
+        ctx.recv(out, peer)
+        assert (out == number % 251).all()
+
+
+@transports
+@budgets
+@pytest.mark.parametrize(
+    ("parked", "nbytes"), [((180_000,) * 3, 8), ((110_000,) * 3, 250_000), ((48_000,) * 12, 8), ((256_000,) * 4, 8)]
+)
+@pytest.mark.parametrize("where", ["dup", "tag"])
+def test_both_send_before_they_receive(
+    parked: tuple[int, ...], nbytes: int, where: str, budget: int, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one credit's worth goes through beside what is parked."""
+    monkeypatch.setattr(messages, "EARLY_NBYTES", budget)
+    if budget == 0 and sum(parked) + 2 * nbytes > CREDIT_NBYTES:
+        pytest.skip("nothing can be sent without asking, so one of the two has to receive first")
+
+    def body(ctx: Context) -> None:
+        with ctx.dup() as other:
+            on, peer = (other if where == "dup" else ctx), 1 - ctx.rank
+            sent = [on.isend(np.full(size, tag, np.uint8), peer, tag=tag) for tag, size in enumerate(parked, 1)]
+            exchange(ctx, nbytes, 3 * CREDIT_NBYTES // (nbytes + HEADER_NBYTES) // (1 if nbytes > 1000 else 10))
+            for tag, size in enumerate(parked, 1):
+                out = np.zeros(size, np.uint8)
+                on.recv(out, peer, tag=tag)
+                assert (out == tag).all()
+            for request in sent:
+                request.wait()
+
+    run_ranks(2, body, timeout=WAIT, device=Device(transport=transport))
+
+
+@transports
+@pytest.mark.parametrize("seed", range(6))
+def test_random_parking(seed: int, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are parked and taken at random, in both directions; blocking exchanges of up to the eager size go on.
+
+    With a random budget: a receive of one of two that exchange is posted before the other sends, so that the rule holds
+    whatever is parked.
+    """
+    shared = random.Random(seed)
+    monkeypatch.setattr(messages, "EARLY_NBYTES", shared.choice([0, CREDIT_NBYTES, messages.EARLY_NBYTES]))
+    plan = []
+    for _ in range(120):
+        kind = shared.choice(["park", "park", "take", "exchange", "exchange", "exchange"])
+        size = shared.choice([0, 1, 8, 1000, 60_000, 200_000, EAGER_NBYTES, EAGER_NBYTES + 1])
+        plan.append((kind, size, shared.random()))
+
+    def body(ctx: Context) -> None:
+        peer = 1 - ctx.rank
+        parked: list[tuple[int, int]] = []
+        sent = []
+        with ctx.dup() as other:
+            for tag, (kind, size, where) in enumerate(plan):
+                if kind == "park":
+                    sent.append(other.isend(np.full(size, tag % 251, np.uint8), peer, tag=tag))
+                    parked.append((tag, size))
+                elif kind == "take" and parked:
+                    take(other, *parked.pop(int(where * len(parked))))
+                elif kind == "exchange":
+                    out = np.empty(size, np.uint8)
+                    request = ctx.irecv(out, peer, tag=tag)
+                    ctx.send(np.full(size, tag % 251, np.uint8), peer, tag=tag)
+                    request.wait()
+                    assert (out == tag % 251).all()
+            for tag, size in parked:
+                take(other, tag, size)
+            for request in sent:
+                request.wait()
+            assert ctx.allreduce(np.ones(1))[0] == 2
+            assert ctx._engine.messages._kept == 0
+            link = ctx._engine._links[peer]
+            assert link.kept == 0
+            assert not ctx._conversation.messages.pushed
+            assert not other._conversation.messages.pushed
+
+    def take(ctx: Context, tag: int, size: int) -> None:
+        out = np.empty(size, np.uint8)
+        ctx.recv(out, 1 - ctx.rank, tag=tag)
+        assert (out == tag % 251).all()
+
+    run_ranks(2, body, timeout=WAIT, device=Device(transport=transport))
+
+
+def test_what_is_parked_costs_no_round_trips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside 1 MiB and more that is parked, no message is announced."""
+    kinds: list[int] = []
+    write = Pair.write
+
+    def noting(pair: Pair, header: bytes, payload: memoryview | None = None) -> bool:
+        kinds.append(header[1])
+        return write(pair, header, payload)
+
+    def body(ctx: Context) -> None:
+        with ctx.dup() as other:
+            if ctx.rank == 0:
+                sent = [other.isend(np.zeros(250_000, np.uint8), 1, tag=tag) for tag in range(8)]
+            ctx.barrier()
+            if ctx.rank == 0:
+                ctx.iprobe()  # what has been given back since is here
+            ctx.barrier()
+            kinds.clear()
+            for _ in range(500):
+                if ctx.rank == 0:
+                    ctx.send(np.ones(1), 1)
+                else:
+                    ctx.recv(np.empty(1), 0)
+            ctx.barrier()
+            assert Kind.ANNOUNCE not in kinds
+            if ctx.rank == 0:
+                for request in sent:
+                    assert request.done  # the receiver keeps them
+            else:
+                for tag in range(8):
+                    other.recv(np.empty(250_000, np.uint8), 0, tag=tag)
+
+    monkeypatch.setattr(Pair, "write", noting)
+    run_ranks(2, body, timeout=WAIT)
+
+
+def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it the sender keeps its messages, and they come when they are asked for."""
+    monkeypatch.setattr(messages, "EARLY_NBYTES", 3 * CREDIT_NBYTES)
+    size, count = 100_000, 100
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            sent = [ctx.isend(np.full(size, tag, np.uint8), 1, tag=tag) for tag in range(count)]
+            ctx.barrier()
+            assert not all(request.done for request in sent)
+            for request in sent:
+                request.wait()
+        else:
+            ctx.barrier()
+            kept = ctx._engine.messages._kept
+            assert 2 * CREDIT_NBYTES < kept < 4 * CREDIT_NBYTES + size + 1024 * count
+            for tag in reversed(range(count)):
+                out = np.empty(size, np.uint8)
+                ctx.recv(out, 0, tag=tag)
+                assert (out == tag).all()
+            assert ctx._engine.messages._kept == 0
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+@pytest.mark.parametrize("matched", ["before", "after", "probed"])
+def test_a_message_that_is_pushed_finds_the_receive_that_asks_for_it(matched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its receive was there when it was announced, comes later, or a matched probe has taken it."""
+    monkeypatch.setattr(messages, "EARLY_NBYTES", 0)
+    kinds: list[int] = []
+    write = Pair.write
+
+    def noting(pair: Pair, header: bytes, payload: memoryview | None = None) -> bool:
+        kinds.append(header[1])
+        return write(pair, header, payload)
+
+    monkeypatch.setattr(Pair, "write", noting)
+
+    def body(ctx: Context) -> None:
+        full = 4
+        if ctx.rank == 0:
+            sent = [ctx.isend(np.full(EAGER_NBYTES - HEADER_NBYTES, tag, np.uint8), 1, tag=tag) for tag in range(full)]
+            late = [ctx.isend(np.full(size, 100 + size, np.uint8), 1, tag=7) for size in (8, 9, 10)]
+            assert not late[0].done
+            ctx.recv(np.empty(0), 1, tag=1)
+            for request in (*sent, *late):
+                request.wait()
+            ctx.recv(np.empty(0), 1, tag=2)
+            assert not ctx._conversation.messages.pushed
+            return
+        outs = [np.empty(size, np.uint8) for size in (8, 9, 10)]
+        ctx.probe(0, tag=7)
+        requests = [ctx.irecv(out, 0, tag=7) for out in outs] if matched == "before" else []
+        found = [ctx.mprobe(0, tag=7) for _ in outs] if matched == "probed" else []
+        ctx.send(np.empty(0), 0, tag=1)
+        for tag in range(full):
+            ctx.recv(np.empty(EAGER_NBYTES, np.uint8), 0, tag=tag)
+        if matched == "after":
+            for _ in range(50):
+                ctx.iprobe(0, tag=8)
+            for out in outs:
+                ctx.recv(out, 0, tag=7)
+        for message, out in reversed(list(zip(found, outs, strict=False))):
+            message.recv(out)
+        for request in requests:
+            request.wait()
+        for out in outs:
+            assert (out == 100 + len(out)).all()
+        ctx.send(np.empty(0), 0, tag=2)
+
+    run_ranks(2, body, timeout=WAIT)
+    if matched == "after":
+        assert Kind.PUSHED in kinds

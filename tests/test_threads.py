@@ -1,0 +1,389 @@
+"""Several threads on one Context, and on several that share connections: whoever waits lets the others in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gloompi
+from gloompi import ANY_SOURCE, ANY_TAG, Context, ContextClosedError, Device, OperationTimeoutError
+from gloompi.engine import turn as module
+from gloompi.engine.polling import Poller
+from gloompi.testing import RankError, run_ranks
+
+WAIT = 30.0
+
+transports = pytest.mark.parametrize("transport", ["unix", "tcp"])
+
+
+class Threads:
+    """Threads of one rank; the first failure of any of them is raised at the end."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self.failures: list[BaseException] = []
+
+    def start(self, action: Callable[[], object]) -> threading.Thread:
+        def run() -> None:
+            try:
+                action()
+            except BaseException as exc:
+                self.failures.append(exc)
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(WAIT)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def threads() -> Iterator[Threads]:
+    group = Threads()
+    yield group
+    group.join()
+    if group.failures:
+        raise group.failures[0]
+
+
+def until_asleep(ctx: Context, count: int = 1) -> None:
+    """Wait until so many threads sleep in a Context's engine."""
+    deadline = monotonic() + WAIT
+    while len(ctx._engine.sleepers.calls) < count:
+        assert monotonic() < deadline
+        sleep(1e-3)
+
+
+@transports
+@pytest.mark.parametrize("n", [2, 3])
+def test_two_threads_on_two_dups_in_different_orders(n: int, transport: str) -> None:
+    def body(ctx: Context) -> None:
+        with ctx.dup() as one, ctx.dup() as other, threads() as group:
+
+            def reduce(on: Context) -> None:
+                for number in range(60):
+                    assert on.allreduce(np.array([number]))[0] == n * number
+
+            for on in (one, other) if ctx.rank % 2 else (other, one):
+                group.start(lambda on=on: reduce(on))  # type: ignore[misc]
+
+    run_ranks(n, body, timeout=WAIT, device=Device(transport=transport))
+
+
+@transports
+def test_two_threads_on_one_context(transport: str) -> None:
+    """Each has a tag of its own, and what the one waits for the other may be the one to receive."""
+
+    def body(ctx: Context) -> None:
+        def exchange(tag: int) -> None:
+            out = np.empty(1 + 20_000 * (tag % 2))
+            for number in range(100):
+                ctx.send(np.full(len(out), 1000.0 * tag + number), 1 - ctx.rank, tag=tag)
+                ctx.recv(out, 1 - ctx.rank, tag=tag)
+                assert (out == 1000 * tag + number).all()
+
+        with threads() as group:
+            for tag in range(3):
+                group.start(lambda tag=tag: exchange(tag))  # type: ignore[misc]
+
+    run_ranks(2, body, timeout=WAIT, device=Device(transport=transport))
+
+
+def test_a_listener_beside_a_sender() -> None:
+    """The listener sleeps in recv; what the other thread does goes on as if it were not there."""
+
+    def body(ctx: Context) -> float:
+        heard: list[float] = []
+
+        def listen() -> None:
+            out = np.empty(1)
+            while True:
+                ctx.recv(out, ANY_SOURCE, tag=7)
+                if out[0] < 0:
+                    return
+                heard.append(out[0])
+
+        with threads() as group:
+            group.start(listen)
+            until_asleep(ctx)
+            peer = 1 - ctx.rank
+            began = monotonic()
+            for number in range(50):
+                ctx.send(np.array([float(number)]), peer, tag=7)
+                assert ctx.allreduce(np.ones(1))[0] == 2
+            seconds = monotonic() - began
+            ctx.send(np.array([-1.0]), peer, tag=7)
+        assert heard == list(range(50))
+        return seconds
+
+    assert max(run_ranks(2, body, timeout=WAIT)) < WAIT / 3
+
+
+def test_test_and_iprobe_beside_a_sleeper_do_not_wait() -> None:
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            ctx.barrier()
+            ctx.send(np.ones(1), 0, tag=1)
+            return
+        with threads() as group:
+            group.start(lambda: ctx.recv(np.empty(1), 1, tag=1))
+            until_asleep(ctx)
+            request = ctx.irecv(np.empty(1), 1, tag=2)
+            began = monotonic()
+            assert not request.test()
+            assert not ctx.iprobe(1, tag=3)
+            assert monotonic() - began < 1
+            assert request.cancel()
+            ctx.barrier()
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+@pytest.mark.parametrize("sleepers", [1, 2])
+def test_cancel_ends_the_wait_of_another_thread(sleepers: int) -> None:
+    """Whether that one polls or sleeps behind one that does."""
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            ctx.barrier()
+            return
+        results: list[Any] = []
+        first = ctx.irecv(np.empty(1), 1, tag=1)
+        request = ctx.irecv(np.empty(1), 1, tag=2)
+        with threads() as group:
+            if sleepers == 2:
+                group.start(first.wait)
+                until_asleep(ctx)
+            group.start(lambda: results.append(request.wait()))
+            until_asleep(ctx, sleepers)
+            assert request.cancel()
+            began = monotonic()
+            while not results:
+                assert monotonic() - began < 5
+                sleep(1e-3)
+            assert first.cancel()
+        assert results == [None]
+        ctx.barrier()
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+def test_the_next_sleeper_polls_when_the_first_has_what_it_waited_for() -> None:
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            for tag in (1, 2, 3):
+                ctx.recv(np.empty(0), 0, tag=9)
+                sleep(0.02)
+                ctx.send(np.full(1, float(tag)), 0, tag=tag)
+            return
+        outs = {tag: np.empty(1) for tag in (1, 2, 3)}
+        with threads() as group:
+            for tag, out in outs.items():
+                group.start(lambda tag=tag, out=out: ctx.recv(out, 1, tag=tag))  # type: ignore[misc]
+                until_asleep(ctx, tag)
+            for tag, out in outs.items():
+                ctx.send(np.empty(0), 1, tag=9)
+                began = monotonic()
+                while out[0] != tag:
+                    assert monotonic() - began < 5
+                    sleep(1e-3)
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "lost"])
+def test_all_threads_learn_of_the_end(how: str) -> None:
+    over = threading.Event()
+
+    def body(ctx: Context) -> list[str]:
+        if ctx.rank == 1:
+            over.wait(WAIT)
+            if how == "lost":
+                ctx.abort("enough")
+            return []
+        group = Threads()
+        for tag in (1, 2, 3):
+            group.start(lambda tag=tag: ctx.recv(np.empty(1), 1, tag=tag))  # type: ignore[misc]
+            until_asleep(ctx, tag)
+        over.set()
+        began = monotonic()
+        if how == "close":
+            ctx.close()
+        elif how == "abort":
+            ctx.abort("enough")
+        group.join()
+        assert monotonic() - began < 5
+        return [type(exc).__name__ for exc in group.failures]
+
+    expected = "PeerLostError" if how == "lost" else "ContextClosedError"
+    try:
+        found = run_ranks(2, body, timeout=WAIT)[0]
+    except RankError:
+        assert how != "close"
+    else:
+        assert found == [expected] * 3
+
+
+def test_closing_a_dup_ends_the_calls_of_other_threads_on_it_alone() -> None:
+    def body(ctx: Context) -> None:
+        with ctx.dup() as kept:
+            if ctx.rank == 0:
+                group = Threads()
+                group.start(lambda: ctx.recv(np.empty(1), 1))
+                until_asleep(ctx)
+                ctx.close()
+                group.join()
+                assert [type(exc) for exc in group.failures] == [ContextClosedError]
+                assert "recv was under way when this Context was closed" in str(group.failures[0])
+            kept.barrier()
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+def test_a_sleeper_behind_another_keeps_its_own_budget() -> None:
+    def body(ctx: Context) -> str:
+        if ctx.rank == 1:
+            with pytest.raises(OperationTimeoutError, match="reported by rank 0"):
+                ctx.recv(np.empty(1), 0)
+            return ""
+        group = Threads()
+        group.start(lambda: ctx.recv(np.empty(1), 1, tag=1))
+        until_asleep(ctx)
+        began = monotonic()
+        with pytest.raises(OperationTimeoutError) as caught:
+            ctx.recv(np.empty(1), 1, tag=2, timeout=0.3)
+        assert 0.3 <= monotonic() - began < 2
+        group.join()
+        assert group.failures == [caught.value]
+        return str(caught.value)
+
+    text = run_ranks(2, body, timeout=WAIT)[0]
+    assert text.startswith("recv timed out after 0.3 s: got 0 of 8 bytes from rank 1")
+
+
+def test_many_threads_and_messages_of_all_sizes() -> None:
+    """Every message arrives once, at its own receive."""
+
+    def body(ctx: Context) -> None:
+        peer, count = 1 - ctx.rank, 25
+
+        def send(tag: int) -> None:
+            generator = np.random.default_rng(tag)
+            for number in range(count):
+                ctx.send(
+                    np.full(int(generator.choice([0, 1, 100, 40_000, 100_000])) + 1, tag * 1000 + number), peer, tag=tag
+                )
+
+        def receive(tag: int) -> None:
+            generator = np.random.default_rng(tag)
+            for number in range(count):
+                out = np.empty(int(generator.choice([0, 1, 100, 40_000, 100_000])) + 1, int)
+                status = ctx.recv(out, peer, tag=tag)
+                assert status.nbytes == out.nbytes
+                assert (out == tag * 1000 + number).all()
+
+        with threads() as group:
+            for tag in range(4):
+                group.start(lambda tag=tag: send(tag))  # type: ignore[misc]
+                group.start(lambda tag=tag: receive(tag))  # type: ignore[misc]
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+def test_a_wait_for_any_in_one_thread_and_for_each_in_another() -> None:
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            for tag in range(20):
+                ctx.recv(np.empty(0), 0, tag=99)
+                ctx.send(np.array([tag]), 0, tag=tag)
+            return
+        out = np.empty((20, 1), int)
+        requests = [ctx.irecv(out[tag], 1, tag=tag) for tag in range(20)]
+
+        def any_of() -> None:
+            left = requests[:10]
+            while left:
+                index, _ = gloompi.wait_any(left)
+                left.pop(index)
+
+        with threads() as group:
+            group.start(any_of)
+            group.start(lambda: [request.wait() for request in requests[10:]])
+            for _ in range(20):
+                ctx.send(np.empty(0), 1, tag=99)
+        assert (out[:, 0] == np.arange(20)).all()
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+def test_a_probe_beside_a_receive_of_any() -> None:
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            ctx.barrier()
+            ctx.send(np.ones(3), 0, tag=4)
+            return
+        found: list[Any] = []
+        with threads() as group:
+            group.start(lambda: found.append(ctx.mprobe(1, tag=ANY_TAG)))
+            until_asleep(ctx)
+            ctx.barrier()
+        out = np.empty(3)
+        assert found[0].recv(out) == (1, 4, 24)
+
+    run_ranks(2, body, timeout=WAIT)
+
+
+# -- the parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_does_nothing_but_use_the_turn_lets_others_have_it() -> None:
+    turn = module.Turn(lambda reason: None)
+    turns: list[int] = []
+    over = threading.Event()
+
+    def take_and_give() -> None:
+        while not over.is_set():
+            turn.take(gloompi.deadline.Deadline(WAIT), "send", lambda: "recv")
+            turn.give()
+
+    busy = threading.Thread(target=take_and_give)
+    busy.start()
+    try:
+        for number in range(50):
+            turn.take(gloompi.deadline.Deadline(WAIT), "send", lambda: "recv")
+            turns.append(number)
+            turn.give()
+    finally:
+        over.set()
+        busy.join(WAIT)
+    assert len(turns) == 50
+
+
+def test_descriptors_are_closed_when_the_thread_that_sleeps_on_them_has_woken() -> None:
+    turn = module.Turn(lambda reason: None)
+    poller = Poller(crowded=False, shared=False, woken=lambda: None)
+    turn.take(gloompi.deadline.Deadline(WAIT), "recv", lambda: "recv")
+
+    def close() -> None:
+        turn.take(gloompi.deadline.Deadline(WAIT), "close", lambda: "recv")
+        poller.close()
+        assert not poller._epoll.closed
+        turn.give()
+
+    with threads() as group:
+        group.start(close)
+        began = monotonic()
+        poller.sleep(WAIT, turn)
+        assert monotonic() - began < WAIT / 2
+        turn.give()
+    assert poller._epoll.closed
