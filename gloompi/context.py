@@ -29,10 +29,10 @@ _CONNECT_TIMEOUT = 300.0
 class Context(Operations):
     """A group of ranks that are connected to each other.
 
-    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  A Context is used by one
-    thread at a time: a second thread waits for its turn.  The first error that concerns other ranks breaks it, here and on
-    every peer; later operations raise the same error.  Use it in a ``with`` statement: leaving it with an exception tells
-    the peers instead of letting them wait.
+    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  Any number of
+    threads may use it at the same time: one that waits lets the others in.  The first error that concerns other ranks breaks
+    it, here and on every peer; later operations raise the same error.  Use it in a ``with`` statement: leaving it with an
+    exception tells the peers instead of letting them wait.
 
     Every operation takes ``timeout``, in seconds for the whole call; the default is the Context's own, and
     ``float("inf")`` is no limit.  Arrays may be anything that NumPy sees without a copy: ndarrays of any shape, strides and
