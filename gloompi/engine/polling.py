@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
-from time import monotonic
+from time import monotonic, sleep
 
 from ..transport.liveness import Vigil
 from ..transport.pair import Pair
@@ -32,6 +32,9 @@ _PATIENCE_SECONDS = 500e-6
 # So often, and for so long, may messages be sent, or be awaited on their own connections, before all are looked at again.
 _MOST_SKIPPED = 64
 _ALONE_SECONDS = 500e-6
+
+# So long does the thread that polls for all stand aside when something has come and another thread has the turn.
+_ASIDE_SECONDS = 200e-6
 
 # epoll counts milliseconds in a C int; whoever waits for longer looks again.
 _LONGEST_SECONDS = 3600.0
@@ -132,10 +135,7 @@ class Poller:
         self._sleeping = True
         turn.rest()
         try:
-            if beside:
-                _sleep_on([self._epoll.fileno(), *beside], seconds)
-                seconds = 0
-            ready = self._epoll.poll(seconds)
+            ready = self._sleep(seconds, turn, beside)
         finally:
             try:
                 turn.resume()
@@ -145,6 +145,20 @@ class Poller:
                     self._close()
         self.looked = monotonic()
         return self._serve(ready)
+
+    def _sleep(self, seconds: float, turn: Turn, beside: Sequence[int]) -> list[tuple[int, int]]:
+        """Wait until something has come that no thread which has the turn takes."""
+        until = monotonic() + seconds
+        while True:
+            if beside:
+                _sleep_on([self._epoll.fileno(), *beside], seconds)
+                return self._epoll.poll(0)
+            ready = self._epoll.poll(seconds)
+            if not ready or turn.try_resume() or any(fd == self._alarm for fd, _ in ready):
+                return ready
+            # Another thread is at it, and would lose more by a change of threads for each message than this one gains.
+            sleep(_ASIDE_SECONDS)
+            seconds = max(0.0, until - monotonic())
 
     def _prepare(self, timeout: float | None) -> float:
         """Get ready to sleep; the seconds for which to."""

@@ -37,7 +37,7 @@ class Sleepers:
     def __init__(self, turn: Turn, poller: Poller) -> None:
         self._turn = turn
         self._poller = poller
-        self._polling = 0
+        self._polling = False
         self._dozing: dict[int, threading.Event] = {}
         self.calls: dict[int, Waiting] = {}
 
@@ -47,40 +47,35 @@ class Sleepers:
         Called by the holder of the turn, who has it again afterwards.  `beside`: other descriptors that may wake it.
         """
         me = threading.get_ident()
+        polls = not self._polling
+        event = None if polls else threading.Event()
+        tell = self._poller.wake if event is None else event.set
         self.calls[me] = task
+        task.ended += (tell,)  # by whoever else may have the turn meanwhile
         try:
-            if not self._polling:
-                self._polling = me
-                try:
-                    self._poller.sleep(seconds, self._turn, beside)
-                finally:
-                    self._polling = 0
+            if event is None:
+                self._polling = True
+                self._poller.sleep(seconds, self._turn, beside)
             else:
-                self._doze(me, task, seconds)
+                self._dozing[me] = event
+                self._doze(event, seconds)
         finally:
+            if polls:
+                self._polling = False
+            self._dozing.pop(me, None)
             del self.calls[me]
+            task.ended = tuple(each for each in task.ended if each != tell)
 
-    def _doze(self, me: int, task: Waiting, seconds: float | None) -> None:
-        event = self._dozing[me] = threading.Event()
-        tell = event.set
-        task.ended += (tell,)
+    def _doze(self, event: threading.Event, seconds: float | None) -> None:
         self._turn.rest()
         try:
             event.wait(seconds)
         finally:
-            try:
-                self._turn.resume()
-            finally:
-                del self._dozing[me]
-                task.ended = tuple(each for each in task.ended if each != tell)
+            self._turn.resume()
 
     def rouse(self) -> None:
-        """Wake whoever has something to do, before the turn is given away: whose call is done, or who polls from now on."""
-        if self._polling:
-            task = self.calls.get(self._polling)
-            if task is not None and task.done:
-                self._poller.wake()
-        elif self._dozing:
+        """See to it that somebody polls, before the turn is given away."""
+        if self._dozing and not self._polling:
             next(iter(self._dozing.values())).set()
 
     def rouse_all(self) -> None:

@@ -125,10 +125,20 @@ class Turn:
     def resume(self) -> None:
         """End `rest`: wait for the turn, however long another thread computes with it."""
         me = threading.get_ident()
+        if me not in self.resting and self.busy == me:
+            return  # it has it already
         if not self._lock.acquire(False):
             self._queue_up(me, None)
         self.holder = self.busy = me
         self.resting.discard(me)
+
+    def try_resume(self) -> bool:
+        """End `rest` if no other thread has the turn; return whether that was possible."""
+        if not self._lock.acquire(False):
+            return False
+        self.resume()
+        self._lock.release()
+        return True
 
     def let_in(self) -> None:
         """Let a thread that wants the turn have it, and take it back."""

@@ -1,0 +1,112 @@
+"""Contexts with connections of their own in one thread: a wait on one moves what was begun on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+import numpy as np
+import pytest
+
+from gloompi import Context, Device, PeerLostError
+from gloompi.deadline import Deadline
+from gloompi.rendezvous.local import local_exchanges
+from gloompi.testing import run_ranks
+
+WAIT = 20.0
+LARGE = 100_000  # doubles: has to be asked for
+
+devices = pytest.mark.parametrize(
+    "device",
+    [{"transport": "unix"}, {"transport": "unix", "single_copy": False}, {"transport": "tcp"}],
+    ids=["offered", "unix", "tcp"],
+)
+
+
+def with_another(n: int, body: Callable[[Context, Context], object], **device: object) -> None:
+    """Run a function on ranks that have two Contexts each, connected apart."""
+    exchanges = local_exchanges(n)
+
+    def both(first: Context) -> None:
+        connecting = Context._from_exchange(exchanges[first.rank], Device(**device), WAIT, Deadline(WAIT))  # type: ignore[arg-type]
+        with connecting as second:
+            body(first, second)
+
+    run_ranks(n, both, timeout=WAIT, device=Device(**device))  # type: ignore[arg-type]
+
+
+@devices
+@pytest.mark.parametrize("wait", ["recv", "request", "probe", "barrier"])
+def test_a_large_message_goes_on_while_another_context_is_waited_on(device: dict[str, object], wait: str) -> None:
+    def body(a: Context, b: Context) -> None:
+        if a.rank == 0:
+            request = a.isend(np.arange(float(LARGE)), 1)
+            if wait == "recv":
+                b.recv(np.empty(1), 1)
+            elif wait == "request":
+                b.irecv(np.empty(1), 1).wait()
+            elif wait == "probe":
+                b.probe(1)
+            else:
+                b.barrier()
+            request.wait()
+        else:
+            out = np.empty(LARGE)
+            a.recv(out, 0)
+            assert (out == np.arange(LARGE)).all()
+            if wait == "barrier":
+                b.barrier()
+            else:
+                b.send(np.ones(1), 0)
+
+    with_another(2, body, **device)
+
+
+@devices
+def test_a_collective_of_one_goes_on_while_the_other_is_waited_on(device: dict[str, object]) -> None:
+    def body(a: Context, b: Context) -> None:
+        request = a.iallreduce(np.full(LARGE, a.rank + 1.0))
+        if a.rank == 0:
+            b.recv(np.empty(1), 2)
+        else:
+            assert request.wait()[-1] == 6
+            if a.rank == 2:
+                b.send(np.ones(1), 0)
+        assert request.wait()[0] == 6
+
+    with_another(3, body, **device)
+
+
+def test_an_error_of_the_other_is_kept_for_its_own_next_call() -> None:
+    def body(a: Context, b: Context) -> None:
+        if a.rank == 1:
+            b.barrier()
+            a.abort("enough of a")
+            b.send(np.ones(1), 0)
+            return
+        request = a.irecv(np.empty(LARGE), 1)
+        b.barrier()
+        b.recv(np.empty(1), 1)
+        with pytest.raises(PeerLostError, match="it aborted: enough of a"):
+            request.wait()
+        b.send(np.ones(1), 0)
+        b.recv(np.empty(1), 0)
+
+    with_another(2, body)
+
+
+def test_a_wait_with_a_budget_ends_in_time_although_another_context_has_something_to_do() -> None:
+    def body(a: Context, b: Context) -> None:
+        if a.rank == 0:
+            request = a.irecv(np.empty(1), 1)
+            began = monotonic()
+            with pytest.raises(TimeoutError):
+                b.recv(np.empty(1), 1, timeout=0.3)
+            assert 0.3 <= monotonic() - began < 2
+            request.wait()
+        else:
+            with pytest.raises(TimeoutError, match="reported by rank 0"):
+                b.recv(np.empty(1), 0)
+            a.send(np.ones(1), 0)
+
+    with_another(2, body)
