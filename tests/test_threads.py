@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
@@ -12,9 +15,10 @@ import numpy as np
 import pytest
 
 import gloompi
-from gloompi import ANY_SOURCE, ANY_TAG, Context, ContextClosedError, Device, OperationTimeoutError
+from gloompi import ANY_SOURCE, ANY_TAG, Context, ContextClosedError, Device, OperationTimeoutError, PeerLostError
 from gloompi.engine import turn as module
 from gloompi.engine.polling import Poller
+from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import RankError, run_ranks
 
 WAIT = 30.0
@@ -387,3 +391,97 @@ def test_descriptors_are_closed_when_the_thread_that_sleeps_on_them_has_woken() 
         assert monotonic() - began < WAIT / 2
         turn.give()
     assert poller._epoll.closed
+
+
+# -- signals and children -------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """What the handler raises."""
+
+
+@contextmanager
+def handled(handler: Callable[[], object]) -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def pair_of_contexts() -> tuple[Context, Context]:
+    with ThreadPoolExecutor(2) as pool:
+        connect = lambda exchange: Context._from_exchange(exchange, None, WAIT, gloompi.deadline.Deadline(WAIT))  # noqa: E731
+        first, second = pool.map(connect, local_exchanges(2))
+    return first, second
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_interrupt_of_a_thread_that_sleeps_is_told(behind: bool) -> None:
+    """Whether it polls for all, or sleeps behind one that does."""
+    first, second = pair_of_contexts()
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        raise Interrupted("by a signal")
+
+    def kill() -> None:
+        until_asleep(first, 2 if behind else 1)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    group = Threads()
+    if behind:
+        group.start(lambda: first.recv(np.empty(1), 1, tag=1))
+        until_asleep(first)
+    group.start(kill)
+    with handled(interrupt), pytest.raises(Interrupted):
+        first.recv(np.empty(1), 1, tag=2)
+    assert first.closed
+    with pytest.raises(PeerLostError, match="it aborted: Interrupted: by a signal"):
+        second.recv(np.empty(1), 0)
+    group.join()
+    assert [type(exc) for exc in group.failures] == [ContextClosedError] * behind
+
+
+def test_a_signal_handler_may_not_use_a_context_that_its_thread_waits_in() -> None:
+    first, second = pair_of_contexts()
+    main, said = threading.get_ident(), []
+
+    def use() -> None:
+        try:
+            first.send(np.ones(1), 1)
+        except RuntimeError as exc:
+            said.append(str(exc))
+
+    def kill() -> None:
+        until_asleep(first)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        while not said:
+            sleep(1e-3)
+        second.send(np.ones(1), 0)
+
+    with handled(use), threads() as group:
+        group.start(kill)
+        first.recv(np.empty(1), 1)
+    assert said == ["send was called from within recv on the same Context, by a signal handler or an op"]
+    first.close()
+    second.close()
+
+
+def test_a_child_forked_while_a_thread_sleeps_has_nothing_of_it() -> None:
+    first, second = pair_of_contexts()
+    with threads() as group:
+        group.start(lambda: first.recv(np.empty(1), 1))
+        until_asleep(first)
+        child = os.fork()
+        if child == 0:
+            try:
+                first.barrier(timeout=2)
+            except ContextClosedError as exc:
+                os._exit(0 if "a child makes its own" in str(exc) else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        second.send(np.ones(1), 0)
+    first.close()
+    second.close()
