@@ -59,7 +59,7 @@ ALGORITHMS = (
     "pairwise",
     "direct",
 )
-_REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor")
+_REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor", "mean")
 _OTHER = 255
 
 # Of these nothing is agreed that could be named.

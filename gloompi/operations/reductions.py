@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..plans.reductions import Op
+from ..reduction import Op
 from ..request import Request
 from .running import Running
 
@@ -74,9 +74,13 @@ class Reductions(Running):
         out : array, shape and dtype of `x`, optional
             Receives the result; ``out=x`` reduces in place.  Default: a new array.
         op : str, ufunc or callable
-            "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor"; a NumPy ufunc; or ``f(a, b) -> c``,
-            elementwise and associative, which gets 1-d pieces of the arrays, in rank order.  NaN and integer overflow
-            follow NumPy.
+            "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor", or, for floating-point and complex
+            numbers, "mean", the sum divided by the number of ranks; a NumPy ufunc; or ``f(a, b) -> c``, elementwise and
+            associative.  NaN and integer overflow follow NumPy.  Python's sum, min, max, any and all, operator.add and the
+            like, NumPy's functions of these names and mpi4py's operators stand for the names.
+
+            A callable gets 1-d pieces of the arrays, in rank order and read-only; if it writes into what it gets, copies.
+            It is tried on two arrays of one element before anything is sent, once for each dtype.
         algorithm : {"auto", "recursive_doubling", "halving_doubling", "ring", "bcube", "direct"}
             Same on all ranks.  "ring" is for commutative operators, which the ten names are.
 
@@ -87,7 +91,8 @@ class Reductions(Running):
         Raises
         ------
         TypeError
-            `x` has object dtype, or `op` has no meaning for its dtype.  Raised before anything is sent.
+            `x` has object dtype, or `op` has no meaning for its dtype, fails on two elements, or does not return one of
+            the dtype.  Raised before anything is sent.
         ValueError
             `out` is read-only or of another shape; `op` or `algorithm` is unknown.
         MismatchError
@@ -175,7 +180,7 @@ class Reductions(Running):
         Parameters
         ----------
         x, out, op
-            As for `allreduce`.
+            As for `allreduce`; not "mean".
         algorithm : {"auto", "recursive_doubling", "chain"}
             Same on all ranks.
 
