@@ -109,6 +109,7 @@ def divided(total: Array, size: int) -> Array:
     return total
 
 
+# The names are for editors and readers: a program may also have the name in a variable.
 Op = OpName | str | Callable[[Any, Any], Any]
 
 

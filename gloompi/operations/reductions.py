@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..collectives.allreduce import AllreduceAlgorithm
+from ..collectives.reduce import ReduceAlgorithm
+from ..collectives.reduce_scatter import ReduceScatterAlgorithm
+from ..collectives.scan import ScanAlgorithm
 from ..reduction import Op
 from ..request import Request
 from .running import Running
@@ -25,7 +29,7 @@ class Reductions(Running):
         *,
         root: int = 0,
         op: Op = "sum",
-        algorithm: str = "auto",
+        algorithm: ReduceAlgorithm = "auto",
         timeout: float | None = None,
     ) -> Array | None:
         """Reduce `x` over all ranks; the root gets the result.
@@ -58,12 +62,20 @@ class Reductions(Running):
         result: Array | None = self._run(self._plan.reduce(x, out, root, op, algorithm), timeout)
         return result
 
-    def ireduce(self, x: Any, out: Any = None, *, root: int = 0, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def ireduce(
+        self, x: Any, out: Any = None, *, root: int = 0, op: Op = "sum", algorithm: ReduceAlgorithm = "auto"
+    ) -> Request:
         """Non-blocking `reduce`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.reduce(x, out, root, op, algorithm))
 
     def allreduce(
-        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto", timeout: float | None = None
+        self,
+        x: Any,
+        out: Any = None,
+        *,
+        op: Op = "sum",
+        algorithm: AllreduceAlgorithm = "auto",
+        timeout: float | None = None,
     ) -> Array:
         """Reduce `x` over all ranks; every rank gets the same result, bit for bit.
 
@@ -111,7 +123,7 @@ class Reductions(Running):
         result: Array = self._run(self._plan.allreduce(x, out, op, algorithm), timeout)
         return result
 
-    def iallreduce(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def iallreduce(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: AllreduceAlgorithm = "auto") -> Request:
         """Non-blocking `allreduce`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.allreduce(x, out, op, algorithm))
 
@@ -122,7 +134,7 @@ class Reductions(Running):
         *,
         counts: Sequence[int] | None = None,
         op: Op = "sum",
-        algorithm: str = "auto",
+        algorithm: ReduceScatterAlgorithm = "auto",
         timeout: float | None = None,
     ) -> Array:
         """Reduce `x` over all ranks and give each rank its share of the rows of the result.
@@ -167,13 +179,13 @@ class Reductions(Running):
         *,
         counts: Sequence[int] | None = None,
         op: Op = "sum",
-        algorithm: str = "auto",
+        algorithm: ReduceScatterAlgorithm = "auto",
     ) -> Request:
         """Non-blocking `reduce_scatter`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.reduce_scatter(x, out, counts, op, algorithm))
 
     def scan(
-        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto", timeout: float | None = None
+        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto", timeout: float | None = None
     ) -> Array:
         """Reduce `x` over the ranks from 0 up to and including this one.
 
@@ -201,12 +213,12 @@ class Reductions(Running):
         result: Array = self._run(self._plan.scan(x, out, op, algorithm), timeout)
         return result
 
-    def iscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def iscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto") -> Request:
         """Non-blocking `scan`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.scan(x, out, op, algorithm))
 
     def exscan(
-        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto", timeout: float | None = None
+        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto", timeout: float | None = None
     ) -> Array | None:
         """Reduce `x` over the ranks before this one.
 
@@ -227,6 +239,6 @@ class Reductions(Running):
         result: Array | None = self._run(self._plan.exscan(x, out, op, algorithm), timeout)
         return result
 
-    def iexscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def iexscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto") -> Request:
         """Non-blocking `exscan`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.exscan(x, out, op, algorithm))
