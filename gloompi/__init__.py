@@ -30,6 +30,7 @@ from .request import Request
 from .waiting import wait_all, wait_any, wait_some
 
 if _typing.TYPE_CHECKING:
+    from . import testing as testing
     from .stores.etcd import EtcdStore
     from .stores.file import FileStore
     from .stores.hash import HashStore
@@ -39,6 +40,7 @@ if _typing.TYPE_CHECKING:
     from .stores.tcp import TCPStore
     from .stores.zookeeper import ZooKeeperStore
     from .transport.device import Device
+    from .transport.endpoint import Peer
 
 __all__ = [
     "ANY_SOURCE",
@@ -55,6 +57,7 @@ __all__ = [
     "Message",
     "MismatchError",
     "OperationTimeoutError",
+    "Peer",
     "PeerLostError",
     "PrefixStore",
     "RedisStore",
@@ -78,6 +81,7 @@ _LATER = {
     "EtcdStore": "stores.etcd",
     "FileStore": "stores.file",
     "HashStore": "stores.hash",
+    "Peer": "transport.endpoint",
     "PrefixStore": "stores.prefix",
     "RedisStore": "stores.redis",
     "Store": "stores.store",
@@ -87,13 +91,15 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "testing":
+        return _importlib.import_module(".testing", __name__)
     if name not in _LATER:
         raise AttributeError(f"module 'gloompi' has no attribute {name!r}")
     return getattr(_importlib.import_module(f".{_LATER[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "testing"})
 
 
 def _log_to_stderr(level: str) -> None:

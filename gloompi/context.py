@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,8 @@ class Context(Operations):
     timeout : float or None
         Default budget of an operation, seconds; None is no limit.
     peers : tuple of Peer
-        Who each rank is and how it is reached: rank, host, pid, transport ("self", "unix", "tcp", "tls"), address.
+        Who each rank is and how it is reached: rank in this Context, host, pid, transport ("self", "unix", "tcp", "tls"),
+        address.
     """
 
     @classmethod
@@ -200,7 +202,10 @@ class Context(Operations):
     @property
     def peers(self) -> tuple[Peer, ...]:
         peers = self._engine.peers
-        return tuple(peers[rank] for rank in self._conversation.ranks)
+        return tuple(
+            peers[rank] if rank == number else replace(peers[rank], rank=number)
+            for number, rank in enumerate(self._conversation.ranks)
+        )
 
     @property
     def closed(self) -> bool:

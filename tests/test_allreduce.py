@@ -292,7 +292,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
     def body(ctx: Context) -> None:
         if ctx.rank == 0:  # alone: nothing that it does may reach the others
             names = "sum, prod, min, max, land, lor, lxor, band, bor, bxor"
-            refused(ctx, ValueError, f"op must be one of {names}, a ufunc or a callable, not 'mean'", op="mean")
+            refused(ctx, ValueError, f"op must be one of {names}, mean, a ufunc or a callable, not 'avg'", op="avg")
             refused(ctx, TypeError, "op must be a name, a ufunc or a callable, not int", op=1)
             refused(
                 ctx, ValueError, "op must take two arrays and return one; <ufunc 'sin'> takes 1 and returns 1", op=np.sin
@@ -348,7 +348,7 @@ def test_text_has_no_sum(dtype: str) -> None:
 def test_an_operator_that_raises_breaks_the_context_on_all_ranks() -> None:
     def body(ctx: Context) -> None:
         def picky(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            if ctx.rank == 2:
+            if ctx.rank == 2 and len(a) > 1:  # not when it is tried
                 raise ArithmeticError("no such sum")
             return a + b
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gloompi.engine.fingerprint import ALGORITHMS, OPERATIONS, describe, fingerprint, same_items
 
@@ -81,6 +86,162 @@ def test_fingerprint_differs_where_one_fact_does(change: dict[str, Any]) -> None
 def test_fingerprint_of_equal_dtypes_is_equal() -> None:
     one, other = np.dtype([("x", "<f8"), ("y", "<f8")]), np.dtype({"names": ["x", "y"], "formats": ["<f8", "<f8"]})
     assert fingerprint("send", one, 3) == fingerprint("send", other, 3)
+
+
+# -- equal dtypes, and others -------------------------------------------------------------------------------------------
+
+mark = fingerprint.__wrapped__  # without the cache, which would find what it has for an equal dtype
+
+
+def equal(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Whether NumPy says so on one of the two ranks: M8[1000ms] == M8[s], but not the other way round."""
+    return one == other or other == one
+
+
+def through_a_file(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    file = io.BytesIO()
+    try:
+        np.save(file, np.zeros(1, dtype))
+    except ValueError:  # fields that are not in the order of memory cannot be saved
+        return dtype
+    file.seek(0)
+    return np.load(file).dtype
+
+
+def aligned(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """With the flag, where the fields lie as it wants them."""
+    if dtype.names is None:
+        return dtype
+    fields = dtype.fields or {}
+    try:
+        return np.dtype(
+            {
+                "names": list(dtype.names),
+                "formats": [aligned(fields[name][0]) for name in dtype.names],
+                "offsets": [fields[name][1] for name in dtype.names],
+                "titles": [(*fields[name], None)[2] for name in dtype.names],
+                "itemsize": dtype.itemsize,
+            },
+            align=True,
+        )
+    except ValueError:
+        return dtype
+
+
+# Each makes a dtype that is equal, as far as NumPy can make one in that way.
+WAYS: dict[str, Callable[[np.dtype[Any]], np.dtype[Any]]] = {
+    "file": through_a_file,
+    "pickle": lambda dtype: pickle.loads(pickle.dumps(dtype)),
+    "aligned": aligned,
+    "metadata": lambda dtype: np.dtype(dtype, metadata={"unit": "m"}),
+    "record": lambda dtype: np.dtype((np.record, dtype)) if dtype.names else dtype,
+    "native": lambda dtype: dtype.newbyteorder("|"),
+}
+
+ITEMS = st.sampled_from(
+    [
+        "<f8",
+        ">f8",
+        "=f8",
+        "i8",
+        "q",
+        "l",
+        "?",
+        "S3",
+        "<U3",
+        ">U3",
+        "V8",
+        "V4",
+        "M8[s]",
+        "M8[1000ms]",
+        "M8[7D]",
+        "m8",
+        "c16",
+        "g",
+    ]
+)
+NAMES = ("a", "b", "ä", "longer than eight")
+
+
+@st.composite
+def structures(draw: st.DrawFn, item: st.SearchStrategy[Any]) -> np.dtype[Any]:
+    names = draw(st.lists(st.sampled_from(NAMES), max_size=3, unique=True))
+    formats = [np.dtype(draw(item)) for _ in names]
+    shapes = [draw(st.sampled_from([(), (), (1,), (2,), (2, 1)])) for _ in names]
+    titled = draw(st.booleans())
+    fields = [
+        ((f"title of {name}", name) if titled else name, form, *([shape] if shape else []))
+        for name, form, shape in zip(names, formats, shapes, strict=True)
+    ]
+    plain = np.dtype(fields)
+    if not draw(st.booleans()):
+        return np.dtype(fields, align=draw(st.booleans()))
+    # In another order in memory, with gaps.
+    places, place = {}, 0
+    for name in draw(st.permutations(names)):
+        place += draw(st.sampled_from([0, 0, 8]))
+        places[name] = place
+        place += plain[name].itemsize
+    return np.dtype(
+        {
+            "names": names,
+            "formats": [plain[name] for name in names],
+            "offsets": [places[name] for name in names],
+            "itemsize": place + draw(st.sampled_from([0, 8])),
+        }
+    )
+
+
+DTYPES = st.recursive(ITEMS.map(np.dtype), structures, max_leaves=6)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(one=DTYPES, other=DTYPES)
+def test_fingerprints_are_equal_if_and_only_if_the_dtypes_are(one: np.dtype[Any], other: np.dtype[Any]) -> None:
+    same = mark("allgather", one, 3) == mark("allgather", other, 3)
+    assert same == equal(one, other)
+    assert same_items(mark("send", one, 3), mark("send", other, 3)) == equal(one, other)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(dtype=DTYPES, way=st.sampled_from(sorted(WAYS)))
+def test_fingerprint_of_a_dtype_that_was_made_in_another_way(dtype: np.dtype[Any], way: str) -> None:
+    again = WAYS[way](dtype)
+    assert (mark("allgather", dtype, 3) == mark("allgather", again, 3)) == equal(dtype, again)
+
+
+ALIGNED = np.dtype([("x", "<f8"), ("n", "<i4")], align=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ALIGNED, through_a_file(ALIGNED)),
+        (np.dtype([("p", ALIGNED), ("q", "i1", (2,))]), through_a_file(np.dtype([("p", ALIGNED), ("q", "i1", (2,))]))),
+        (POINT, np.dtype((np.record, POINT))),
+        (np.dtype([("p", POINT)]), np.dtype([("p", np.dtype((np.record, POINT)))])),
+        (POINT, np.dtype(POINT, metadata={"unit": "m"})),
+        (POINT, np.dtype([("x", np.dtype("<f8", metadata={"unit": "m"})), ("y", "<f8")])),
+        (np.dtype("M8[1000ms]"), np.dtype("M8[s]")),
+        (np.dtype("m8[2000000ns]"), np.dtype("m8[2ms]")),
+        (np.dtype("V4"), np.dtype((np.record, "V4"))),
+        (np.dtype("q"), np.dtype("l")),
+    ],
+    ids=["file", "nested, file", "record", "nested record", "metadata", "a field's metadata", "ms", "ns", "void", "long"],
+)
+def test_fingerprint_is_of_what_numpy_compares(one: np.dtype[Any], other: np.dtype[Any]) -> None:
+    assert equal(one, other)
+    assert mark("allgather", one, 3) == mark("allgather", other, 3)
+
+
+def test_fingerprint_of_other_packages_dtypes() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    others = [np.dtype("V2"), np.dtype("f2"), np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e4m3fnuz)]
+    marks = [mark("send", dtype, 3) for dtype in (bfloat16, bfloat16.newbyteorder(), *others)]
+    assert len(set(marks)) == len(marks)
+    marks = [mark("send", np.dtype([("a", dtype)]), 3) for dtype in (bfloat16, *others)]
+    assert len(set(marks)) == len(marks)
 
 
 @pytest.mark.parametrize(

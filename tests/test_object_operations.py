@@ -102,6 +102,26 @@ def test_reductions_are_in_rank_order(n: int) -> None:
     run_ranks(n, body)
 
 
+def test_functions_of_python_that_take_a_sequence_are_meant_for_two() -> None:
+    def body(ctx: Context) -> None:
+        for op, make, wanted in (
+            (sum, lambda rank: np.arange(3.0) + rank, np.arange(3.0) * 3 + 3),
+            (sum, lambda rank: [rank], [0, 1, 2]),
+            (sum, lambda rank: rank + 0.5, 4.5),
+            (any, lambda rank: rank == 2, True),
+            (any, lambda rank: [], False),
+            (all, lambda rank: rank < 2, False),
+            (all, lambda rank: "text", True),
+            (max, lambda rank: (rank, "at"), (2, "at")),
+        ):
+            for name in ("allreduce_object", "reduce_object", "scan_object", "exscan_object"):
+                found = getattr(ctx, name)(make(ctx.rank), op=op)
+                if name == "allreduce_object" or (name, ctx.rank) in (("reduce_object", 0), ("scan_object", 2)):
+                    same(found, wanted)
+
+    run_ranks(3, body)
+
+
 def test_the_operator_is_called_where_a_result_is_wanted() -> None:
     def body(ctx: Context) -> dict[str, int]:
         calls = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -27,6 +29,7 @@ NAMES = [
     "Message",
     "MismatchError",
     "OperationTimeoutError",
+    "Peer",
     "PeerLostError",
     "PrefixStore",
     "RedisStore",
@@ -158,6 +161,29 @@ def test_the_public_names() -> None:
     with pytest.raises(AttributeError, match=r"^module 'gloompi' has no attribute 'MemoryStore'$"):
         _ = gloompi.MemoryStore
     assert gloompi.testing.__all__ == ["RankError", "check_store", "run_ranks"]
+
+
+def test_testing_needs_no_import_of_its_own() -> None:
+    code = "import gloompi; print('testing' in vars(gloompi), gloompi.testing.run_ranks(2, lambda ctx: ctx.rank))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=Path(gloompi.__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False [0, 1]\n", "")
+    assert "testing" in dir(gloompi)
+
+
+@pytest.mark.parametrize("name", [name for name, signature in SIGNATURES.items() if "algorithm" in signature])
+def test_algorithms_are_named_in_the_signature(name: str) -> None:
+    blocking = name if name in ("allreduce", "allgather", "alltoall") else name.removeprefix("i")
+    module = import_module(f"gloompi.collectives.{blocking.removeprefix('ex')}")
+    annotation = inspect.signature(getattr(gloompi.Context, name)).parameters["algorithm"].annotation
+    assert annotation == f"{module.__name__.split('.')[-1].title().replace('_', '')}Algorithm"
+    assert get_args(getattr(module, annotation)) == ("auto", *module.ALGORITHMS)
 
 
 def test_the_methods_of_a_context() -> None:

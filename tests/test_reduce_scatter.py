@@ -160,7 +160,7 @@ def test_misuse_is_refused_before_anything_is_sent(n: int) -> None:
             text = "algorithm 'pairwise' reorders operands, and op 'hypot' may not be commutative"
             refused(ValueError, text, x, op=np.hypot, algorithm="pairwise")
             names = "sum, prod, min, max, land, lor, lxor, band, bor, bxor"
-            refused(ValueError, f"op must be one of {names}, a ufunc or a callable, not 'avg'", x, op="avg")
+            refused(ValueError, f"op must be one of {names}, mean, a ufunc or a callable, not 'avg'", x, op="avg")
             refused(TypeError, "op must be a name, a ufunc or a callable, not int", x, op=1)
             text = "op 'max' has no meaning for complex128: complex numbers have no order"
             refused(TypeError, text, x.astype("D"), op="max")

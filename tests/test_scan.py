@@ -162,7 +162,7 @@ def test_scan_of_numbers_and_lists() -> None:
 def test_an_operator_that_raises_breaks_the_context_on_all_ranks() -> None:
     def body(ctx: Context) -> None:
         def picky(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            if ctx.rank == 2:
+            if ctx.rank == 2 and len(a) > 1:  # not when it is tried
                 raise ArithmeticError("no such sum")
             return a + b
 
@@ -197,7 +197,7 @@ def test_misuse_is_refused_before_anything_is_sent(name: str, n: int) -> None:
             text = "algorithm must be one of auto, recursive_doubling, chain, not 'ring'"
             refused(ValueError, text, x, algorithm="ring")
             names = "sum, prod, min, max, land, lor, lxor, band, bor, bxor"
-            refused(ValueError, f"op must be one of {names}, a ufunc or a callable, not 'avg'", x, op="avg")
+            refused(ValueError, f"op must be one of {names}, mean, a ufunc or a callable, not 'avg'", x, op="avg")
             refused(TypeError, "op must be a name, a ufunc or a callable, not NoneType", x, op=None)
             text = "op 'min' has no meaning for complex64: complex numbers have no order"
             refused(TypeError, text, x.astype("F"), op="min")

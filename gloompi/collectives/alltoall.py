@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ..arrays import Array
 from ..engine.call import Call, as_array
 from ..engine.operation import Steps
 
-__all__ = ["ALGORITHMS", "alltoall", "alltoallv", "pick"]
+__all__ = ["ALGORITHMS", "AlltoallAlgorithm", "alltoall", "alltoallv", "pick"]
+
+AlltoallAlgorithm = Literal["auto", "pairwise", "bruck"]
 
 # Up to here (bytes for each rank) and from this many ranks on, the number of messages is what counts.
 _LATENCY_NBYTES = 256

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..arrays import Array
 from ..engine.call import Call, as_array
 from ..engine.operation import Steps
 from .partition import blocks, tree
 
-__all__ = ["ALGORITHMS", "broadcast", "broadcastv", "pick"]
+__all__ = ["ALGORITHMS", "BroadcastAlgorithm", "broadcast", "broadcastv", "pick"]
+
+BroadcastAlgorithm = Literal["auto", "binomial", "scatter_allgather", "direct"]
 
 # Above this, with more than 2 ranks, cutting the array spreads the sending over the ranks. With 4 ranks on 2 cores over
 # AF_UNIX, where all share the cores, the two were level at 256 KiB and the tree ahead at 1 MiB (717 us against 832).

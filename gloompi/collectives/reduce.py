@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ..arrays import Array
@@ -11,7 +13,9 @@ from ..reduction import Reduction
 from .fold import Fold
 from .partition import halves, tree
 
-__all__ = ["ALGORITHMS", "pick", "reduce"]
+__all__ = ["ALGORITHMS", "ReduceAlgorithm", "pick", "reduce"]
+
+ReduceAlgorithm = Literal["auto", "binomial", "halving_doubling"]
 
 # Up to here the number of steps is what counts. Cautious for one host: with 4 ranks on 2 cores over AF_UNIX the two were
 # level from 256 KiB to 1 MiB, and the tree ahead at 64 and 128 KiB. Between hosts it has not been measured.

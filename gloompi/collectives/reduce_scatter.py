@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from ..engine.operation import Steps
 from ..reduction import Reduction
 from .fold import LEAVE, Fold
 
-__all__ = ["ALGORITHMS", "pick", "reduce_scatter"]
+__all__ = ["ALGORITHMS", "ReduceScatterAlgorithm", "pick", "reduce_scatter"]
+
+ReduceScatterAlgorithm = Literal["auto", "recursive_halving", "pairwise"]
 
 # Up to here the number of steps is what counts.
 _LATENCY_NBYTES = 64 * 1024

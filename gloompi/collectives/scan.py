@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ..arrays import Array
@@ -10,7 +12,9 @@ from ..engine.operation import Steps
 from ..reduction import Reduction
 from .partition import block
 
-__all__ = ["ALGORITHMS", "pick", "scan"]
+__all__ = ["ALGORITHMS", "ScanAlgorithm", "pick", "scan"]
+
+ScanAlgorithm = Literal["auto", "recursive_doubling", "chain"]
 
 # Above this the chain is ahead: it moves each byte once, in pieces that follow each other through the ranks.
 _LATENCY_NBYTES = 256 * 1024

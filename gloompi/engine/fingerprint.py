@@ -59,7 +59,7 @@ ALGORITHMS = (
     "pairwise",
     "direct",
 )
-_REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor")
+_REDUCTIONS = ("", "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor", "mean")
 _OTHER = 255
 
 # Of these nothing is agreed that could be named.
@@ -120,12 +120,44 @@ def fingerprint(
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
-    """Up to 8 bytes that people can read, and what else tells the dtype from others."""
-    if dtype.fields is not None:
-        return dtype.str.encode()[:8], repr(dtype).encode()
-    # ml_dtypes' types all look like V2 or V1 to dtype.str
-    name = (dtype.name if dtype.kind == "V" else dtype.str).encode()
+    """Up to 8 bytes that people can read, and what else tells the dtype from others.
+
+    Both are the same for dtypes that NumPy calls equal: not the flag of an aligned structure, metadata or the class of its
+    scalars, which a way through a file or a pickle may change, and with which an array is the same.
+    """
+    compared = _compared(dtype)
+    if not isinstance(compared, str):
+        return dtype.str.encode()[:8], repr(compared).encode()
+    name = compared.encode()
     return name[:8], name[8:]
+
+
+def _compared(dtype: np.dtype[Any]) -> object:
+    """What NumPy compares: of a structure, the fields with their names, titles and places; of an array in one, its shape."""
+    if dtype.subdtype is not None:
+        item, shape = dtype.subdtype
+        return _compared(item), shape
+    if dtype.names is None:
+        return _item_name(dtype)
+    fields: Any = dtype.fields or {}
+    return dtype.itemsize, [(name, fields[name][1:], _compared(fields[name][0])) for name in dtype.names]
+
+
+def _item_name(dtype: np.dtype[Any]) -> str:
+    if dtype.isbuiltin == 2:  # ml_dtypes' types all look like V2 or V1 to dtype.str
+        return dtype.name if dtype.isnative else dtype.byteorder + dtype.name
+    if dtype.kind in "mM":
+        unit, count = np.datetime_data(dtype)
+        if count >= 1000 and unit in _THOUSANDTHS:
+            # NumPy takes M8[1000ms] for M8[s], and would not the other way round.
+            while count % 1000 == 0 and unit in _THOUSANDTHS:
+                unit, count = _THOUSANDTHS[unit], count // 1000
+            return f"{dtype.str[:3]}[{count if count > 1 else ''}{unit}]"
+    return dtype.str
+
+
+# The unit that each is the thousandth part of.
+_THOUSANDTHS = {"ms": "s", "us": "ms", "ns": "us", "ps": "ns", "fs": "ps", "as": "fs"}
 
 
 def describe(packed: bytes) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..collectives.allgather import AllgatherAlgorithm
+from ..collectives.alltoall import AlltoallAlgorithm
+from ..collectives.broadcast import BroadcastAlgorithm
 from ..request import Request
 from .running import Running
 
@@ -34,7 +37,9 @@ class Movement(Running):
         """Non-blocking `barrier`."""
         return self._start(self._plan.barrier())
 
-    def broadcast(self, x: Any, *, root: int = 0, algorithm: str = "auto", timeout: float | None = None) -> Any:
+    def broadcast(
+        self, x: Any, *, root: int = 0, algorithm: BroadcastAlgorithm = "auto", timeout: float | None = None
+    ) -> Any:
         """Copy the root's `x` into every rank's `x`.
 
         Parameters
@@ -64,11 +69,13 @@ class Movement(Running):
         """
         return self._run(self._plan.broadcast(x, root, algorithm), timeout)
 
-    def ibroadcast(self, x: Any, *, root: int = 0, algorithm: str = "auto") -> Request:
+    def ibroadcast(self, x: Any, *, root: int = 0, algorithm: BroadcastAlgorithm = "auto") -> Request:
         """Non-blocking `broadcast`; `x` must be left alone until it is done."""
         return self._start(self._plan.broadcast(x, root, algorithm))
 
-    def allgather(self, x: Any, out: Any = None, *, algorithm: str = "auto", timeout: float | None = None) -> Array:
+    def allgather(
+        self, x: Any, out: Any = None, *, algorithm: AllgatherAlgorithm = "auto", timeout: float | None = None
+    ) -> Array:
         """Collect `x` of all ranks on all ranks.
 
         Parameters
@@ -100,7 +107,7 @@ class Movement(Running):
         result: Array = self._run(self._plan.allgather(x, out, algorithm), timeout)
         return result
 
-    def iallgather(self, x: Any, out: Any = None, *, algorithm: str = "auto") -> Request:
+    def iallgather(self, x: Any, out: Any = None, *, algorithm: AllgatherAlgorithm = "auto") -> Request:
         """Non-blocking `allgather`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.allgather(x, out, algorithm))
 
@@ -161,7 +168,9 @@ class Movement(Running):
         """Non-blocking `scatter`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.scatter(x, out, root))
 
-    def alltoall(self, x: Any, out: Any = None, *, algorithm: str = "auto", timeout: float | None = None) -> Array:
+    def alltoall(
+        self, x: Any, out: Any = None, *, algorithm: AlltoallAlgorithm = "auto", timeout: float | None = None
+    ) -> Array:
         """Give row s of every rank's `x` to rank s.
 
         Parameters
@@ -193,6 +202,6 @@ class Movement(Running):
         result: Array = self._run(self._plan.alltoall(x, out, algorithm), timeout)
         return result
 
-    def ialltoall(self, x: Any, out: Any = None, *, algorithm: str = "auto") -> Request:
+    def ialltoall(self, x: Any, out: Any = None, *, algorithm: AlltoallAlgorithm = "auto") -> Request:
         """Non-blocking `alltoall`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.alltoall(x, out, algorithm))

@@ -66,7 +66,8 @@ class Objects(Running):
     def reduce_object(self, obj: Any, *, op: ObjectOp = operator.add, root: int = 0, timeout: float | None = None) -> Any:
         """Return ``op`` over all ranks' objects at the root, None elsewhere.
 
-        `op` is ``f(a, b) -> c`` and associative; it is called in rank order, on the ranks that get a result.
+        `op` is ``f(a, b) -> c`` and associative; it is called in rank order, on the ranks that get a result, and may change
+        what it is given, which are copies.  Python's sum, any and all take a sequence, and stand for what they do to two.
         """
         return self._run(self._plan.reduce_object(obj, op, root), timeout)
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..plans.reductions import Op
+from ..collectives.allreduce import AllreduceAlgorithm
+from ..collectives.reduce import ReduceAlgorithm
+from ..collectives.reduce_scatter import ReduceScatterAlgorithm
+from ..collectives.scan import ScanAlgorithm
+from ..reduction import Op
 from ..request import Request
 from .running import Running
 
@@ -25,7 +29,7 @@ class Reductions(Running):
         *,
         root: int = 0,
         op: Op = "sum",
-        algorithm: str = "auto",
+        algorithm: ReduceAlgorithm = "auto",
         timeout: float | None = None,
     ) -> Array | None:
         """Reduce `x` over all ranks; the root gets the result.
@@ -58,12 +62,20 @@ class Reductions(Running):
         result: Array | None = self._run(self._plan.reduce(x, out, root, op, algorithm), timeout)
         return result
 
-    def ireduce(self, x: Any, out: Any = None, *, root: int = 0, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def ireduce(
+        self, x: Any, out: Any = None, *, root: int = 0, op: Op = "sum", algorithm: ReduceAlgorithm = "auto"
+    ) -> Request:
         """Non-blocking `reduce`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.reduce(x, out, root, op, algorithm))
 
     def allreduce(
-        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto", timeout: float | None = None
+        self,
+        x: Any,
+        out: Any = None,
+        *,
+        op: Op = "sum",
+        algorithm: AllreduceAlgorithm = "auto",
+        timeout: float | None = None,
     ) -> Array:
         """Reduce `x` over all ranks; every rank gets the same result, bit for bit.
 
@@ -74,9 +86,13 @@ class Reductions(Running):
         out : array, shape and dtype of `x`, optional
             Receives the result; ``out=x`` reduces in place.  Default: a new array.
         op : str, ufunc or callable
-            "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor"; a NumPy ufunc; or ``f(a, b) -> c``,
-            elementwise and associative, which gets 1-d pieces of the arrays, in rank order.  NaN and integer overflow
-            follow NumPy.
+            "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor", or, for floating-point and complex
+            numbers, "mean", the sum divided by the number of ranks; a NumPy ufunc; or ``f(a, b) -> c``, elementwise and
+            associative.  NaN and integer overflow follow NumPy.  Python's sum, min, max, any and all, operator.add and the
+            like, NumPy's functions of these names and mpi4py's operators stand for the names.
+
+            A callable gets 1-d pieces of the arrays, in rank order and read-only; if it writes into what it gets, copies.
+            It is tried on two arrays of one element before anything is sent, once for each dtype.
         algorithm : {"auto", "recursive_doubling", "halving_doubling", "ring", "bcube", "direct"}
             Same on all ranks.  "ring" is for commutative operators, which the ten names are.
 
@@ -87,7 +103,8 @@ class Reductions(Running):
         Raises
         ------
         TypeError
-            `x` has object dtype, or `op` has no meaning for its dtype.  Raised before anything is sent.
+            `x` has object dtype, or `op` has no meaning for its dtype, fails on two elements, or does not return one of
+            the dtype.  Raised before anything is sent.
         ValueError
             `out` is read-only or of another shape; `op` or `algorithm` is unknown.
         MismatchError
@@ -106,7 +123,7 @@ class Reductions(Running):
         result: Array = self._run(self._plan.allreduce(x, out, op, algorithm), timeout)
         return result
 
-    def iallreduce(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def iallreduce(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: AllreduceAlgorithm = "auto") -> Request:
         """Non-blocking `allreduce`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.allreduce(x, out, op, algorithm))
 
@@ -117,7 +134,7 @@ class Reductions(Running):
         *,
         counts: Sequence[int] | None = None,
         op: Op = "sum",
-        algorithm: str = "auto",
+        algorithm: ReduceScatterAlgorithm = "auto",
         timeout: float | None = None,
     ) -> Array:
         """Reduce `x` over all ranks and give each rank its share of the rows of the result.
@@ -162,20 +179,20 @@ class Reductions(Running):
         *,
         counts: Sequence[int] | None = None,
         op: Op = "sum",
-        algorithm: str = "auto",
+        algorithm: ReduceScatterAlgorithm = "auto",
     ) -> Request:
         """Non-blocking `reduce_scatter`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.reduce_scatter(x, out, counts, op, algorithm))
 
     def scan(
-        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto", timeout: float | None = None
+        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto", timeout: float | None = None
     ) -> Array:
         """Reduce `x` over the ranks from 0 up to and including this one.
 
         Parameters
         ----------
         x, out, op
-            As for `allreduce`.
+            As for `allreduce`; not "mean".
         algorithm : {"auto", "recursive_doubling", "chain"}
             Same on all ranks.
 
@@ -196,12 +213,12 @@ class Reductions(Running):
         result: Array = self._run(self._plan.scan(x, out, op, algorithm), timeout)
         return result
 
-    def iscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def iscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto") -> Request:
         """Non-blocking `scan`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.scan(x, out, op, algorithm))
 
     def exscan(
-        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto", timeout: float | None = None
+        self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto", timeout: float | None = None
     ) -> Array | None:
         """Reduce `x` over the ranks before this one.
 
@@ -222,6 +239,6 @@ class Reductions(Running):
         result: Array | None = self._run(self._plan.exscan(x, out, op, algorithm), timeout)
         return result
 
-    def iexscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: str = "auto") -> Request:
+    def iexscan(self, x: Any, out: Any = None, *, op: Op = "sum", algorithm: ScanAlgorithm = "auto") -> Request:
         """Non-blocking `exscan`; `x` and `out` must be left alone until it is done."""
         return self._start(self._plan.exscan(x, out, op, algorithm))

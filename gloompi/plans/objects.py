@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -16,6 +17,13 @@ from .base import NO_DTYPE, PlanBase
 __all__ = ["ObjectOp", "ObjectPlans"]
 
 ObjectOp = Callable[[Any, Any], Any]
+
+# Python's functions of a sequence, by what they are of two: sum(a, b) adds all of a to b.
+_OF_TWO: tuple[tuple[object, ObjectOp], ...] = (
+    (sum, operator.add),
+    (any, lambda a, b: bool(a or b)),
+    (all, lambda a, b: bool(a and b)),
+)
 
 
 class ObjectPlans(PlanBase):
@@ -37,8 +45,8 @@ class ObjectPlans(PlanBase):
         return self._gathered("gather_object", obj, root, lambda found: found)
 
     def reduce_object(self, obj: Any, op: ObjectOp, root: int) -> Task:
-        _check(op)
-        return self._gathered("reduce_object", obj, root, lambda found: reduce(op, found))
+        function = _of_two(op)
+        return self._gathered("reduce_object", obj, root, lambda found: reduce(function, found))
 
     def _gathered(self, name: str, obj: Any, root: int, make: Callable[[list[Any]], Any]) -> Task:
         root = self._peer(root, "root")
@@ -55,16 +63,18 @@ class ObjectPlans(PlanBase):
         return self._allgathered("allgather_object", obj, lambda found: found)
 
     def allreduce_object(self, obj: Any, op: ObjectOp) -> Task:
-        _check(op)
-        return self._allgathered("allreduce_object", obj, lambda found: reduce(op, found))
+        function = _of_two(op)
+        return self._allgathered("allreduce_object", obj, lambda found: reduce(function, found))
 
     def scan_object(self, obj: Any, op: ObjectOp) -> Task:
-        _check(op)
-        return self._allgathered("scan_object", obj, lambda found: reduce(op, found[: self._rank + 1]))
+        function = _of_two(op)
+        return self._allgathered("scan_object", obj, lambda found: reduce(function, found[: self._rank + 1]))
 
     def exscan_object(self, obj: Any, op: ObjectOp) -> Task:
-        _check(op)
-        return self._allgathered("exscan_object", obj, lambda found: reduce(op, found[: self._rank]) if self._rank else None)
+        function = _of_two(op)
+        return self._allgathered(
+            "exscan_object", obj, lambda found: reduce(function, found[: self._rank]) if self._rank else None
+        )
 
     def _allgathered(self, name: str, obj: Any, make: Callable[[list[Any]], Any]) -> Task:
         message = encode(obj, self.pickler)
@@ -115,6 +125,8 @@ def _mark(name: str, root: int = -1) -> bytes:
     return fingerprint(name, NO_DTYPE, 0, root)
 
 
-def _check(op: ObjectOp) -> None:
+def _of_two(op: ObjectOp) -> ObjectOp:
+    """The function of two objects that is meant."""
     if not callable(op):
         raise TypeError(f"op must be a callable f(a, b) -> c, not {type(op).__name__}")
+    return next((function for known, function in _OF_TWO if op is known), op)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import prod
@@ -15,12 +15,10 @@ from ..arrays import flat_input
 from ..collectives import allreduce, reduce, reduce_scatter, scan
 from ..engine.fingerprint import fingerprint
 from ..engine.task import Task
-from ..reduction import Reduction, resolve
+from ..reduction import Op, Reduction, divided, resolve
 from .base import PlanBase, copied_back, is_auto, output
 
-__all__ = ["Op", "ReductionPlans"]
-
-Op = str | Callable[[Any, Any], Any] | Reduction
+__all__ = ["ReductionPlans"]
 
 _ALGORITHMS: dict[str, dict[str, Any]] = {
     "reduce": reduce.ALGORITHMS,
@@ -37,7 +35,7 @@ _REORDERING = {("allreduce", "ring"), ("reduce_scatter", "pairwise")}
 class ReductionPlans(PlanBase):
     """Reduce, allreduce, reduce_scatter, scan, exscan."""
 
-    def reduce(self, x: Any, out: Any, root: int, op: Op, algorithm: str) -> Task:
+    def reduce(self, x: Any, out: Any, root: int, op: Op | Reduction, algorithm: str) -> Task:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("reduce", flat.dtype, flat.size, root, op, algorithm)
@@ -48,10 +46,10 @@ class ReductionPlans(PlanBase):
             "reduce",
             mark,
             lambda call: reduce.reduce(call, flat, target, root, reduction, algorithm),
-            lambda: copied_back(result, target),
+            lambda: copied_back(result, divided(target, self._size) if reduction.mean and target is not None else target),
         )
 
-    def allreduce(self, x: Any, out: Any, op: Op, algorithm: str) -> Task:
+    def allreduce(self, x: Any, out: Any, op: Op | Reduction, algorithm: str) -> Task:
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("allreduce", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
@@ -59,10 +57,10 @@ class ReductionPlans(PlanBase):
             "allreduce",
             mark,
             lambda call: allreduce.allreduce(call, flat, target, reduction, algorithm),
-            lambda: copied_back(result, target),
+            lambda: copied_back(result, divided(target, self._size) if reduction.mean else target),
         )
 
-    def reduce_scatter(self, x: Any, out: Any, counts: Sequence[int] | None, op: Op, algorithm: str) -> Task:
+    def reduce_scatter(self, x: Any, out: Any, counts: Sequence[int] | None, op: Op | Reduction, algorithm: str) -> Task:
         array, whole = flat_input(x)
         rows = self._shares(array, counts)
         shape = (rows[self._rank], *array.shape[1:])
@@ -78,11 +76,11 @@ class ReductionPlans(PlanBase):
             "reduce_scatter",
             mark,
             lambda call: reduce_scatter.reduce_scatter(call, flat, target, parts, reduction, algorithm),
-            lambda: copied_back(result, target),
+            lambda: copied_back(result, divided(target, self._size) if reduction.mean else target),
         )
 
     def _agreed(
-        self, name: str, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str, detail: bytes = b""
+        self, name: str, dtype: np.dtype[Any], count: int, root: int, op: Op | Reduction, algorithm: str, detail: bytes = b""
     ) -> tuple[Reduction, str, bytes]:
         """Operator, algorithm and fingerprint of a reduction: a function of what all ranks have to agree on."""
         # Programs reduce the same shapes again and again. A callable of the user's is not kept alive for that.
@@ -108,7 +106,7 @@ class ReductionPlans(PlanBase):
             )
         return rows
 
-    def scan(self, x: Any, out: Any, op: Op, algorithm: str) -> Task:
+    def scan(self, x: Any, out: Any, op: Op | Reduction, algorithm: str) -> Task:
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("scan", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
@@ -119,7 +117,7 @@ class ReductionPlans(PlanBase):
             lambda: copied_back(result, target),
         )
 
-    def exscan(self, x: Any, out: Any, op: Op, algorithm: str) -> Task:
+    def exscan(self, x: Any, out: Any, op: Op | Reduction, algorithm: str) -> Task:
         array, flat = flat_input(x)
         reduction, algorithm, mark = self._agreed("exscan", flat.dtype, flat.size, -1, op, algorithm)
         flat, target, result = output(array, flat, out, array.shape)
@@ -136,10 +134,20 @@ class ReductionPlans(PlanBase):
 
 @lru_cache(maxsize=1024)
 def _reduction_facts(
-    name: str, size: int, near: bool, dtype: np.dtype[Any], count: int, root: int, op: Op, algorithm: str, detail: bytes
+    name: str,
+    size: int,
+    near: bool,
+    dtype: np.dtype[Any],
+    count: int,
+    root: int,
+    op: Op | Reduction,
+    algorithm: str,
+    detail: bytes,
 ) -> tuple[Reduction, str, bytes]:
     reduction = resolve(op)
     reduction.check(dtype)
+    if reduction.mean and name in ("scan", "exscan"):
+        raise ValueError(f"op 'mean' is none for {name}: reduce with 'sum', and divide by the number of ranks so far")
     if is_auto(algorithm, _ALGORITHMS[name]):
         algorithm = _pick(name, size, near, count * dtype.itemsize, reduction)
     if (name, algorithm) in _REORDERING and not reduction.commutative:

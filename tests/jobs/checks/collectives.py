@@ -166,6 +166,29 @@ def operators_of_the_program(MPI: Any, comm: Any) -> Any:
     return found
 
 
+@CHECKS.ours
+def operators_that_change_what_they_are_given(MPI: Any, comm: Any) -> None:
+    def add(a: Any, b: Any, datatype: Any) -> None:
+        x, y = np.frombuffer(a, "i8"), np.frombuffer(b, "i8")
+        y += x
+        x[:] = -1  # MPI forbids that
+
+    rank, size = comm.rank, comm.size
+    op = MPI.Op.Create(add, True)
+    for count in (3, 50_000):
+        every = [np.arange(count) + 100 * each for each in range(size)]
+        for name, wanted in (
+            ("Allreduce", sum(every)),
+            ("Scan", sum(every[: rank + 1])),
+            ("Exscan", sum(every[:rank]) if rank else np.zeros(count, "i8")),
+        ):
+            x, out = every[rank].copy(), np.zeros(count, "i8")
+            getattr(comm, name)(x, out, op)
+            assert np.array_equal(out, wanted), name
+            assert np.array_equal(x, every[rank]), name
+    op.Free()
+
+
 @CHECKS.same
 def operators_that_raise_or_do_not_fit(MPI: Any, comm: Any) -> Any:
     x, out, found = np.zeros(2), np.zeros(2), []
