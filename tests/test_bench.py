@@ -883,8 +883,15 @@ def test_table_of_a_job(mpi_jobs: None) -> None:
 
 
 def test_heading_has_the_settings(mpi_jobs: None) -> None:
-    done = bench(2, "--peers", "none", "--operations", "barrier", *QUICK, env={"UCX_TLS": "tcp,self"})
-    assert done.stdout.splitlines()[1].endswith(", UCX_TLS=tcp,self")
+    env = {
+        "UCX_TLS": "tcp,self",
+        "GLOOMPI_CHECKSUM": "1",
+        "GLOOMPI_TIMEOUT": "500",
+        "GLOOMPI_STORE": "redis://:hunter2@node7",
+    }
+    done = bench(2, "--peers", "none", "--operations", "barrier", *QUICK, env=env)
+    shown = ", UCX_TLS=tcp,self, GLOOMPI_STORE=redis://node7, GLOOMPI_CHECKSUM=1, GLOOMPI_TIMEOUT=500"
+    assert done.stdout.splitlines()[1].endswith(shown)
 
 
 def test_limit_of_a_job(mpi_jobs: None) -> None:

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..transport.device import TRANSPORTS, Device
+from ..settings import TRANSPORTS
+from ..transport.device import Device
 from .case import OPERATIONS, OPERATORS
 from .own import ALGORITHMS
 

@@ -17,6 +17,7 @@ from ..errors import GloompiError, RendezvousError
 from ..rendezvous.environment import exchange_from_env
 from ..rendezvous.exchange import Exchange
 from ..rendezvous.secret import shared_secret
+from ..settings import SETTINGS
 from ..stores.remote import extra
 from .examination import Examination
 from .facts import Facts
@@ -103,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gloompi doctor",
         description="Examine the hosts and connections of a job before it runs: mpiexec -n 8 python -m gloompi doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings (environment variables) that change what it does, as they do for programs:\n"
+        + "\n".join(f"  {setting.name:<23}{setting.meaning}" for setting in SETTINGS.values()),
     )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print everything as JSON, or write it to FILE")
     parser.add_argument("--plot", metavar="FILE", help="draw the matrix of all pairs to FILE (.png, .svg, .pdf)")

@@ -339,8 +339,10 @@ class Connections:
 
 
 def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
-    folder = os.environ.get("GLOOMPI_TRACE")
-    if not folder:
+    from ..settings import value
+
+    folder = value("GLOOMPI_TRACE")
+    if folder is None:
         return None
     from .trace import open_trace  # what it needs, no other program does
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
+from ..settings import value
 from ..stores.prefix import PrefixStore
 from ..stores.remote import without_password
 from ..stores.url import open_store
@@ -48,7 +49,7 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManag
     OSError
         Rank 0 cannot serve a store.
     """
-    url = os.environ.get("GLOOMPI_STORE")
+    url: str | None = value("GLOOMPI_STORE")
     launcher = started_by(guess=bool(url))
     if launcher is None and os.environ.get("RANK") and os.environ.get("WORLD_SIZE"):
         raise RendezvousError(
