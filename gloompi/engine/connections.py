@@ -22,7 +22,7 @@ from .farewell import abort_frame, linger
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
-from .recorder import Entry, tail
+from .recorder import Entry, annotate, tail
 from .task import Task, Waiting
 from .turn import Turn
 
@@ -221,10 +221,14 @@ class Connections:
         """Something else than the engine ended a wait: a signal, the user's operator, what an algorithm has found."""
         if self.error is not None:
             return
+        task = self._current
+        if isinstance(task, Task) and task.failure is exc and task.conversation is not None:
+            task.conversation.recorder.failed(task, type(exc).__name__)  # it is not under way any more
         if isinstance(exc, GloompiError):
             self._fail(exc)
         else:
             self._abort(summary(exc))
+            annotate(exc, getattr(self.error, "__notes__", []))
 
     def abort(self, reason: str) -> None:
         """Break the engine from this side; the peers get PeerLostError naming this rank and the reason.
@@ -290,7 +294,7 @@ class Connections:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
         text = tail([entry for conversation in self._conversations for entry in self.calls(conversation)], monotonic())
         if text:
-            error.__notes__ = [*getattr(error, "__notes__", []), text]
+            annotate(error, [text])
 
     def calls(self, conversation: Conversation) -> list[Entry]:
         """What is remembered of a conversation's calls, and those under way."""
