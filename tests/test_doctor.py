@@ -175,7 +175,6 @@ def test_missing_package_that_is_not_needed(mpi_jobs: None, package: str, args: 
     ("args", "text"),
     [
         (("--plot", "/nowhere/matrix.png"), "[Errno 2] No such file or directory: '/nowhere/matrix.png'"),
-        (("--plot", "matrix.doc"), "no picture can be written to 'matrix.doc': its name must end in .png, .svg or .pdf"),
         (("--json", "/nowhere/job.json"), "[Errno 2] No such file or directory: '/nowhere/job.json'"),
     ],
 )
@@ -184,6 +183,15 @@ def test_report_that_cannot_be_written(mpi_jobs: None, args: tuple[str, ...], te
     assert done.returncode == 1
     assert f"gloompi doctor: {text}\n" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", ["m.jpg", "m.doc", "m"])
+def test_picture_that_cannot_be_written_is_refused_before_anything_begins(mpi_jobs: None, name: str, n: int) -> None:
+    done = doctor(n, "--plot", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    text = f"argument --plot: no picture can be written to {name!r}: its name must end in .png, .svg or .pdf\n"
+    assert done.stderr.count(f"python -m gloompi doctor: error: {text}") == 1  # not by each rank
 
 
 @pytest.mark.parametrize("seconds", ["0", "inf", "soon"])

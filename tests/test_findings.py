@@ -193,7 +193,7 @@ def test_launcher_of_more_processes() -> None:
 
 @pytest.mark.parametrize(("bound", "crowded"), [([[0], [1]], False), ([[0], [0]], True), ([[0, 1], [0, 1]], False)])
 def test_more_ranks_than_cores(bound: list[list[int]], crowded: bool) -> None:
-    text = "node-a has 2 ranks on 1 cores: they wait for each other"
+    text = "node-a has 2 ranks on 1 core: they wait for each other"
     assert texts(examined("aa", cores=lambda rank: bound[rank]), Severity.NOTE) == [text] * crowded
 
 

@@ -13,6 +13,7 @@ import gloompi
 
 from .. import settings
 from ..context import Context
+from ..reports import counted
 from .options import Options
 
 __all__ = ["heading", "heading_text"]
@@ -65,7 +66,7 @@ def mpi_library(text: str) -> str:
 
 def heading_text(facts: dict[str, Any]) -> str:
     """The same for people."""
-    ranks, hosts, cores = (_count(facts[key], key[:-1]) for key in ("ranks", "hosts", "cores"))
+    ranks, hosts, cores = (counted(facts[key], key[:-1]) for key in ("ranks", "hosts", "cores"))
     variables = "".join(f", {name}={value}" for name, value in facts["settings"].items())
     torch = f"; torch {facts['torch']}" if facts["torch"] else ""
     return (
@@ -75,7 +76,3 @@ def heading_text(facts: dict[str, Any]) -> str:
         f"{facts['dtype']}, {facts['op']}; us: median and 99th percentile, of each call the slowest rank; ratio: gloompi's "
         f"median / the other's"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_interface
 
+from ..reports import counted
 from ..settings import INTERFACES
 from ..transport.endpoint import Nearness
 from ..transport.interfaces import Interface
@@ -173,8 +174,8 @@ def _limits(exam: Examination) -> Iterator[Finding]:
         if limit >= 0 and (limit < _FEW_FILES or possible < exam.size):
             yield Finding(
                 Severity.ERROR if possible < exam.size else Severity.WARNING,
-                f"{exam.who(facts.rank)} may open {limit} files and has {used} open: enough for {possible} ranks, there are "
-                f"{exam.size}",
+                f"{exam.who(facts.rank)} may open {limit} files and has {used} open: enough for "
+                f"{counted(possible, 'rank')}, there are {exam.size}",
                 _files_advice(exam, facts.rank),
             )
         if 0 < facts.somaxconn < exam.size:
@@ -249,7 +250,8 @@ def _software(exam: Examination) -> Iterator[Finding]:
     for host, name in enumerate(exam.hosts):
         if exam.crowded(host):
             ranks, cores = len(exam.ranks(host)), exam.cores(host)
-            yield Finding(Severity.NOTE, f"{name} has {ranks} ranks on {cores} cores: they wait for each other")
+            text = f"{name} has {counted(ranks, 'rank')} on {counted(cores, 'core')}: they wait for each other"
+            yield Finding(Severity.NOTE, text)
 
 
 def _clocks(exam: Examination) -> Iterator[Finding]:
