@@ -102,20 +102,19 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "testing"})
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr() -> None:
     """For people who cannot change the script: GLOOMPI_LOG_LEVEL makes the messages visible by itself."""
     import logging
+
+    from .settings import value
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s"))
     log = logging.getLogger("gloompi")
-    try:
-        log.setLevel(level.upper())
-    except ValueError:
-        raise ValueError(f"GLOOMPI_LOG_LEVEL must be debug, info, warning or error, not {level!r}") from None
+    log.setLevel(value("GLOOMPI_LOG_LEVEL"))
     log.addHandler(handler)
     log.propagate = False
 
 
 if _os.environ.get("GLOOMPI_LOG_LEVEL"):
-    _log_to_stderr(_os.environ["GLOOMPI_LOG_LEVEL"])
+    _log_to_stderr()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from operator import index
@@ -188,12 +187,13 @@ class Context(Operations):
         cls, exchange: Any, device: Device | None, timeout: float | None, deadline: Deadline, secret: bytes = b""
     ) -> Context:
         from .rendezvous.mesh import connect
+        from .settings import value
 
         mesh = connect(exchange, device, deadline, secret)
         engine = Engine(
             exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared, marker=mesh.marker
         )
-        return cls(engine, timeout)
+        return cls(engine, value("GLOOMPI_TIMEOUT", timeout) if timeout == _TIMEOUT else timeout)
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
@@ -336,13 +336,4 @@ def _budgets(device: Device | None, timeout: float | None, connect_timeout: floa
 
         if not isinstance(device, Device):
             raise TypeError(f"device must be a gloompi.Device, not {type(device).__name__}")
-    budget = _default_timeout() if timeout == _TIMEOUT else check_timeout(timeout)
-    return budget, Deadline(check_timeout(connect_timeout, "connect_timeout"))
-
-
-def _default_timeout() -> float | None:
-    text = os.environ.get("GLOOMPI_TIMEOUT") or str(_TIMEOUT)
-    try:
-        return check_timeout(float(text))
-    except ValueError:
-        raise ValueError(f"GLOOMPI_TIMEOUT must be seconds >= 0, not {text!r}") from None
+    return check_timeout(timeout), Deadline(check_timeout(connect_timeout, "connect_timeout"))

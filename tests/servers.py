@@ -160,6 +160,15 @@ def running(
         raise AssertionError(f"{process.args} did not come up; its log:\n{log.read_text(errors='replace')}")
 
 
+def ipv6_loopback() -> bool:
+    """Whether this host has ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_port() -> int:
     with socket.create_server((HOST, 0)) as listener:
         return int(listener.getsockname()[1])

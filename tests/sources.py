@@ -40,8 +40,8 @@ with command.main_context():
 
 
 def cache() -> Path:
-    """Where fetched files are kept: GLOOMPI_CACHE, else the user's cache folder."""
-    named = os.environ.get("GLOOMPI_CACHE")
+    """Where fetched files are kept: MPI4PY_TESTS_CACHE, else the user's cache folder."""
+    named = os.environ.get("MPI4PY_TESTS_CACHE")
     if named:
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gloompi"

@@ -169,6 +169,13 @@ WRONG = [
     ("rendezvous --csv a", "--csv and --plot are not for the rendezvous, which has few numbers: --json has them"),
     ("rendezvous --transport tcp,unix", "the rendezvous is measured with one --transport at a time"),
     ("rendezvous --peers mpi", "the rendezvous has no peer but gloo"),
+    *(
+        (
+            f"--plot lines.{ending}",
+            f"argument --plot: no picture can be written to 'lines.{ending}': its name must end in .png, .svg or .pdf",
+        )
+        for ending in ("doc", "jpg", "png.gz")
+    ),
 ]
 
 
@@ -883,8 +890,15 @@ def test_table_of_a_job(mpi_jobs: None) -> None:
 
 
 def test_heading_has_the_settings(mpi_jobs: None) -> None:
-    done = bench(2, "--peers", "none", "--operations", "barrier", *QUICK, env={"UCX_TLS": "tcp,self"})
-    assert done.stdout.splitlines()[1].endswith(", UCX_TLS=tcp,self")
+    env = {
+        "UCX_TLS": "tcp,self",
+        "GLOOMPI_CHECKSUM": "1",
+        "GLOOMPI_TIMEOUT": "500",
+        "GLOOMPI_STORE": "redis://:hunter2@node7",
+    }
+    done = bench(2, "--peers", "none", "--operations", "barrier", *QUICK, env=env)
+    shown = ", UCX_TLS=tcp,self, GLOOMPI_STORE=redis://node7, GLOOMPI_CHECKSUM=1, GLOOMPI_TIMEOUT=500"
+    assert done.stdout.splitlines()[1].endswith(shown)
 
 
 def test_limit_of_a_job(mpi_jobs: None) -> None:
@@ -968,7 +982,6 @@ def test_too_many_ranks(mpi_jobs: None) -> None:
     ("args", "text"),
     [
         (("--plot", "/nowhere/lines.png"), "[Errno 2] No such file or directory: '/nowhere/lines.png'"),
-        (("--plot", "lines.doc"), "no picture can be written to 'lines.doc': its name must end in .png, .svg or .pdf"),
         (("--json", "/nowhere/lines.json"), "[Errno 2] No such file or directory: '/nowhere/lines.json'"),
         (("rendezvous", "--json", "/nowhere/lines.json"), "[Errno 2] No such file or directory: '/nowhere/lines.json'"),
     ],

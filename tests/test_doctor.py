@@ -175,7 +175,6 @@ def test_missing_package_that_is_not_needed(mpi_jobs: None, package: str, args: 
     ("args", "text"),
     [
         (("--plot", "/nowhere/matrix.png"), "[Errno 2] No such file or directory: '/nowhere/matrix.png'"),
-        (("--plot", "matrix.doc"), "no picture can be written to 'matrix.doc': its name must end in .png, .svg or .pdf"),
         (("--json", "/nowhere/job.json"), "[Errno 2] No such file or directory: '/nowhere/job.json'"),
     ],
 )
@@ -184,6 +183,15 @@ def test_report_that_cannot_be_written(mpi_jobs: None, args: tuple[str, ...], te
     assert done.returncode == 1
     assert f"gloompi doctor: {text}\n" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", ["m.jpg", "m.doc", "m"])
+def test_picture_that_cannot_be_written_is_refused_before_anything_begins(mpi_jobs: None, name: str, n: int) -> None:
+    done = doctor(n, "--plot", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    text = f"argument --plot: no picture can be written to {name!r}: its name must end in .png, .svg or .pdf\n"
+    assert done.stderr.count(f"python -m gloompi doctor: error: {text}") == 1  # not by each rank
 
 
 @pytest.mark.parametrize("seconds", ["0", "inf", "soon"])
@@ -199,6 +207,29 @@ def test_fault_of_the_doctor_on_rank_0(mpi_jobs: None) -> None:
     assert done.returncode != 0
     assert "RuntimeError: this rank fails" in done.stderr
     assert "rendezvous" not in done.stderr  # the other rank knew at once
+
+
+# -- settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_setting_without_a_meaning(mpi_jobs: None) -> None:
+    done = ailing(2, "setting=GLOOMPI_TLS:yes", "1", "--no-measure")
+    assert done.returncode == 1
+    assert re.search(
+        r"^error rank 1 \(.*\) cannot listen: GLOOMPI_TLS must be 0 or 1, not 'yes'\n\Z", done.stdout, re.MULTILINE
+    )
+
+
+def test_variable_that_is_no_setting(mpi_jobs: None) -> None:
+    done = ailing(2, "setting=GLOOMPI_TRANPORT:tcp", "0,1", "--no-measure")
+    assert (done.returncode, done.stderr) == (1, "")  # said once, and not by each rank
+    text = "warning GLOOMPI_TRANPORT is no setting of gloompi and has no effect; did you mean GLOOMPI_TRANSPORT?\n"
+    assert done.stdout.endswith(text)
+
+
+def test_store_is_shown_as_it_is(tmp_path: Path) -> None:
+    (rank,) = over_a_store(1, "-m", "gloompi", "doctor", "--no-measure", GLOOMPI_STORE=f"file://{tmp_path}/store")
+    assert rank.stdout.splitlines()[1].endswith(f", GLOOMPI_STORE=file://{tmp_path}/store")
 
 
 # -- ranks that end or stop -----------------------------------------------------------------------------------------------
@@ -259,9 +290,9 @@ def test_too_few_open_files(mpi_jobs: None) -> None:
 # -- without MPI ----------------------------------------------------------------------------------------------------------
 
 
-def over_a_store(n: int, *program: object) -> list[Done]:
+def over_a_store(n: int, *program: object, **more: str) -> list[Done]:
     """Run n processes without a launcher."""
-    variables = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    variables = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
     ranks = [
         subprocess.Popen(
             [sys.executable, *map(str, program)],

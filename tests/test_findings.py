@@ -48,6 +48,12 @@ def test_order_of_findings() -> None:
             "no interface that is up matches GLOOMPI_SOCKET_IFNAME='ib0'",
             "set GLOOMPI_SOCKET_IFNAME to interfaces that every host has (eth0), or to a network such as 10.0.0.0/8",
         ),
+        (
+            "Device(tls=True) (GLOOMPI_TLS=1) needs the package cryptography: pip install 'gloompi[tls]'",
+            "install it on node-b, or set GLOOMPI_TLS=0 on all ranks",
+        ),
+        ("GLOOMPI_PORT_RANGE must be low:high, not 'many'", ""),
+        ("cannot listen on 10.0.0.4 (eth0): [Errno 105] No buffer space available", ""),
     ],
 )
 def test_rank_that_cannot_listen(failure: str, advice: str) -> None:
@@ -187,7 +193,7 @@ def test_launcher_of_more_processes() -> None:
 
 @pytest.mark.parametrize(("bound", "crowded"), [([[0], [1]], False), ([[0], [0]], True), ([[0, 1], [0, 1]], False)])
 def test_more_ranks_than_cores(bound: list[list[int]], crowded: bool) -> None:
-    text = "node-a has 2 ranks on 1 cores: they wait for each other"
+    text = "node-a has 2 ranks on 1 core: they wait for each other"
     assert texts(examined("aa", cores=lambda rank: bound[rank]), Severity.NOTE) == [text] * crowded
 
 
@@ -256,6 +262,13 @@ def test_slow_pair(hosts: str, rate: float, usual: int) -> None:
     assert [found for found in texts(exam) if "pair" in found] == [text] * bool(usual)
     exam.facts[:] = [replace(each, cores=[0]) for each in exam.facts]
     assert suspects(exam) == []  # crowded: these are the scheduler's times
+
+
+def test_variables_that_are_no_settings() -> None:
+    text = "GLOOMPI_TRANPORT is no setting of gloompi and has no effect; did you mean GLOOMPI_TRANSPORT?"
+    assert diagnose(examined("aabb", no_settings=lambda _: [text])) == [Finding(Severity.WARNING, text)]
+    some = examined("aabb", no_settings=lambda rank: [text] * (rank in (1, 3)))
+    assert diagnose(some) == [Finding(Severity.WARNING, f"{text} (set for rank 1, 3)")]
 
 
 # -- the rest -------------------------------------------------------------------------------------------------------------

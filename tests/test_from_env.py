@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from launch import JOBS, reports, run_job
-from servers import HOST, Server, free_port
+from servers import HOST, Server, free_port, ipv6_loopback
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -119,6 +119,35 @@ def test_several_times_in_a_row() -> None:
 
 def test_master_by_name() -> None:
     assert run(2, variables={**by_hand(2), "MASTER_ADDR": "localhost"}) == met(2)
+
+
+def test_master_by_ipv6_address_in_brackets() -> None:
+    if not ipv6_loopback():
+        pytest.skip("no IPv6 here")
+    assert run(2, variables={**by_hand(2), "MASTER_ADDR": "[::1]"}) == met(2)
+    port = free_port()
+    assert run(2, variables={"WORLD_SIZE": "2", "GLOOMPI_STORE": f"tcp://[::1]:{port}"}) == met(2)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(
+    ("variables", "named", "store"),
+    [
+        (
+            {"MASTER_ADDR": "node..7", "MASTER_PORT": "29500"},
+            "MASTER_ADDR=node..7, MASTER_PORT=29500",
+            "TCPStore('node..7', [29500, 29501, 29502, 29503])",
+        ),
+        ({"GLOOMPI_STORE": "tcp://node..7:29500"}, "GLOOMPI_STORE=tcp://node..7:29500", "TCPStore('node..7', 29500)"),
+    ],
+)
+def test_master_that_cannot_be_resolved(rank: str, variables: dict[str, str], named: str, store: str) -> None:
+    found = alone(RANK=rank, WORLD_SIZE="2", **variables)
+    assert found["error"] == "RendezvousError"
+    assert found["text"] == (
+        f"rendezvous failed: {named}: {store} cannot be found: {socket.gethostname()} cannot resolve 'node..7' (it is no "
+        "name of a host); check its spelling (getent hosts node..7), or give an IP address"
+    )
 
 
 @pytest.mark.parametrize("says", [b"", b"something else that is long enough"])

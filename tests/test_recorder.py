@@ -376,6 +376,52 @@ def test_a_result_that_could_not_be_made_is_the_error_of_its_call_alone() -> Non
     run_ranks(2, body)
 
 
+def test_a_collective_that_was_not_begun_has_no_number() -> None:
+    def body(ctx: Context) -> None:
+        def op(a: Any, b: Any) -> Any:
+            if a.size > 1:
+                for call in (ctx.barrier, ctx.ibarrier, lambda: ctx.send(np.ones(1), 0)):
+                    with pytest.raises(RuntimeError, match="was called from within allreduce #1"):
+                        call()
+            return a + b
+
+        ctx.allreduce(np.ones(3), op=op)
+        assert [(record.number, record.name, record.state) for record in ctx.history()] == [
+            (1, "allreduce", "done"),
+            (None, "barrier", "RuntimeError"),
+            (None, "barrier", "RuntimeError"),
+            (0, "send", "RuntimeError"),
+        ]
+        ctx.barrier()
+        assert last(ctx) == (2, "barrier", None, None, None, None, "done")
+
+    run_ranks(2, body)
+
+
+def test_a_collective_that_a_peer_has_called_otherwise_has_its_number() -> None:
+    """The peer was there first, so that the call ends in its begin."""
+
+    def body(ctx: Context) -> None:
+        ctx.barrier()
+        if ctx.rank == 0:
+            pending = ctx.iallreduce(np.ones(3))
+            ctx.send(np.ones(1), 1)
+            with pytest.raises(MismatchError):
+                pending.wait()
+        else:
+            ctx.recv(np.empty(1), 0)
+            with pytest.raises(MismatchError, match="ranks disagree on barrier #2") as caught:
+                ctx.barrier()
+            assert [timeless(line) for line in lines(caught.value.__notes__)] == [
+                "barrier #1: took T",
+                "recv (<f8, count 1) with rank 0: took T",
+                "barrier #2: under way for T",
+            ]
+            assert last(ctx) == (2, "barrier", None, None, None, None, "MismatchError")
+
+    run_ranks(2, body)
+
+
 def test_a_blocking_call_of_another_thread_is_under_way() -> None:
     looked = threading.Event()
 
@@ -618,6 +664,92 @@ def test_what_was_noted_on_an_error_before_stays() -> None:
     for mine, calls in kept:
         assert mine == "mine"
         assert lines([calls])[0].startswith("barrier #1: took")
+
+
+def lost_in(calls: Callable[[], object]) -> None:
+    """The peer's operator raises in one of these calls."""
+    with pytest.raises(PeerLostError, match="no sum"):
+        calls()
+
+
+class _Frozen(ArithmeticError):
+    """Lets nobody set an attribute."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("error", [ArithmeticError, _Frozen, KeyboardInterrupt])
+def test_an_operator_that_raises_is_in_its_error_and_in_all_later_ones(error: type[BaseException]) -> None:
+    def body(ctx: Context) -> None:
+        def op(a: Any, b: Any) -> Any:
+            if ctx.rank == 0 and a.size > 1:
+                raise error("no sum")
+            return a + b
+
+        ctx.barrier()
+        if ctx.rank == 1:
+            lost_in(lambda: (ctx.allreduce(np.ones(3), op=op), ctx.barrier()))
+            return
+        with pytest.raises(error) as caught:
+            ctx.allreduce(np.ones(3), op=op)
+        with pytest.raises(ContextClosedError) as later:
+            ctx.barrier()
+        for each in (caught.value, later.value):
+            first, culprit = (timeless(line) for line in lines(each.__notes__))
+            assert first == "barrier #1: took T"
+            assert re.fullmatch(rf"allreduce #2 \(.*<f8, count 3.*\): took T, {error.__name__}", culprit), culprit
+        assert names(ctx) == ["barrier", "allreduce"]  # once
+        assert last(ctx) == (2, "allreduce", None, "<f8", 3, 24, error.__name__)
+
+    run_ranks(2, body)
+
+
+def test_an_operator_that_raises_while_another_call_waits_is_in_that_ones_error() -> None:
+    def body(ctx: Context) -> None:
+        def op(a: Any, b: Any) -> Any:
+            if ctx.rank == 0 and a.size > 1:
+                raise ArithmeticError("no sum")
+            return a + b
+
+        if ctx.rank == 1:
+            ctx.recv(np.empty(1), 0)  # until rank 0 waits for what does not come
+            lost_in(lambda: (ctx.allreduce(np.ones(3), op=op), ctx.recv(np.empty(1), 0)))
+            return
+        request = ctx.iallreduce(np.ones(3), op=op)
+        ctx.send(np.ones(1), 1)
+        with pytest.raises(ArithmeticError) as caught:
+            ctx.recv(np.empty(1), 1)
+        assert [timeless(line) for line in lines(caught.value.__notes__)][-1] == (
+            "recv (<f8, count 1) with rank 1: under way for T"
+        )
+        assert any(
+            re.search(r"allreduce #1 .*: took T, ArithmeticError$", timeless(x)) for x in lines(caught.value.__notes__)
+        )
+        with pytest.raises((ArithmeticError, ContextClosedError)):
+            request.wait()
+        assert sorted(record.state for record in ctx.history()) == ["ArithmeticError", "ArithmeticError", "done"]
+
+    run_ranks(2, body)
+
+
+def test_an_exception_of_a_signal_handler_ends_with_the_calls() -> None:
+    def handler(*_: object) -> None:
+        raise InterruptedError("enough")
+
+    from test_lifecycle import connected
+
+    (ctx,) = connected(1)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(InterruptedError) as caught:
+            ctx.recv(np.empty(2), 0, timeout=30)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        ctx.close()
+    assert [timeless(line) for line in lines(caught.value.__notes__)] == ["recv (<f8, count 2) with rank 0: under way for T"]
 
 
 def test_an_error_with_notes_can_be_pickled_and_copied() -> None:

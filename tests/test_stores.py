@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from servers import HOST, Server, free_port, running_etcd, running_redis, running_zookeeper
+from servers import HOST, Server, free_port, ipv6_loopback, running_etcd, running_redis, running_zookeeper
 
 from gloompi import (
     EtcdStore,
@@ -25,7 +25,8 @@ from gloompi import (
     TCPStore,
     ZooKeeperStore,
 )
-from gloompi.stores.url import open_store
+from gloompi.stores.remote import without_password
+from gloompi.stores.url import SCHEMES, open_store
 from gloompi.testing import check_store
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -202,6 +203,31 @@ def test_url_that_names_no_store(url: str) -> None:
         open_store(url)
 
 
+def test_all_schemes_are_in_the_error_of_an_unknown_one() -> None:
+    with pytest.raises(ValueError, match=r"names no store") as caught:
+        open_store("etc://node7:2379")
+    assert str(caught.value) == (
+        "'etc://node7:2379' names no store; there are: redis://host:port/db, rediss://host:port/db, file:///folder, "
+        "etcd://host:port, etcds://host:port, zookeeper://host:port, tcp://host:port"
+    )
+    assert all(f"{scheme}://" in str(caught.value) for scheme in SCHEMES)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("file:///scratch/store", "file:///scratch/store"),
+        ("file:folder", "file:folder"),
+        ("redis://node7:6379/0?password=hunter2", "redis://node7:6379/0"),
+        ("redis://:hunter2@node7:6379/0", "redis://node7:6379/0"),
+        ("zookeeper://node7:2181,node8:2181/top", "zookeeper://node7:2181,node8:2181/top"),
+        ("", ""),
+    ],
+)
+def test_url_as_it_may_be_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -264,6 +290,48 @@ def test_nobody_is_there(url: str, shown: str, caplog: pytest.LogCaptureFixture)
             store.get("key", 5.0)
     assert shown.format(port=port) in str(caught.value)
     assert PASSWORD not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_address_with_or_without_brackets(host: str) -> None:
+    if not ipv6_loopback():
+        pytest.skip("no IPv6 here")
+    port = free_port()
+    with TCPStore(host, port, serve=True, clients=1) as served, TCPStore(host, port) as store:
+        store.set("key", b"value")
+        assert served.get("key", 0.0) == b"value"
+        assert repr(store) == f"TCPStore('::1', {port})"
+        store.close()
+
+
+def unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no name were known, without asking a server."""
+
+    def getaddrinfo(*arguments: object, **more: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("serve", [False, True])
+def test_host_that_nobody_knows(serve: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    unknown_names(monkeypatch)
+    with pytest.raises(RendezvousError) as caught:
+        TCPStore("noed7", 29500, serve=serve, timeout=0.2)
+    assert isinstance(caught.value.__cause__, socket.gaierror)
+    text = (
+        f"TCPStore('noed7', 29500) cannot be found: {socket.gethostname()} cannot resolve 'noed7' (Name or service not "
+        "known); check its spelling (getent hosts noed7), or give an IP address"
+    )
+    assert caught.value.reason == text
+    # A name that others have to make known first is tried for all of the budget, but not in silence.
+    assert caplog.messages == ([] if serve else [f"{text}; trying on"])
+
+
+@pytest.mark.parametrize("serve", [False, True])
+def test_host_that_is_no_name(serve: bool) -> None:
+    with pytest.raises(RendezvousError, match=r"cannot resolve 'node\.\.7' \(it is no name of a host\); check its spelling"):
+        TCPStore("node..7", 29500, serve=serve, timeout=20.0)
 
 
 def test_nobody_serves() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launch import run_job
+from launch import Job, run_job
 from test_lifecycle import in_subprocess
 
 from gloompi import Context, ContextClosedError, GloompiError, OperationTimeoutError
@@ -38,16 +38,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def events(path: Path) -> list[Event]:
-    """What a file holds, each line being JSON by itself."""
-    first, *lines = path.read_text().splitlines()
+def events(path: Path, ended: bool = True) -> list[Event]:
+    """What a file holds: one array, with an event a line, and its end once its Context has ended."""
+    text = path.read_text()
+    assert text.endswith("}\n]\n" if ended else "}")
+    first, *lines = text.removesuffix("\n]\n").splitlines()
     assert first == "["
-    assert all(line.endswith(",") for line in lines)
-    return [json.loads(line[:-1]) for line in lines]
+    assert all(line.endswith("},") for line in lines[:-1])
+    found = [json.loads(line.removesuffix(",")) for line in lines]
+    assert found == json.loads(text if ended else text + "]")
+    return found
 
 
-def calls(path: Path) -> list[Event]:
-    return [event for event in events(path) if event["ph"] == "X"]
+def calls(path: Path, ended: bool = True) -> list[Event]:
+    return [event for event in events(path, ended) if event["ph"] == "X"]
 
 
 def files(folder: Path, size: int, contexts: int = 1) -> list[list[Path]]:
@@ -238,7 +242,9 @@ def test_calls_are_written_while_the_job_runs(folder: Path, monkeypatch: pytest.
         for number in range(1, 6):
             ctx.barrier()
             (path,) = folder.iterdir()
-            assert [call["name"] for call in calls(path)] == [f"barrier #{each}" for each in range(1, number + 1)]
+            assert [call["name"] for call in calls(path, ended=False)] == [
+                f"barrier #{each}" for each in range(1, number + 1)
+            ]
 
     run_ranks(1, body)
 
@@ -309,6 +315,25 @@ print("done")
     assert [call["name"] for call in calls(*folder.iterdir())] == ["barrier #1"]
 
 
+@pytest.mark.parametrize("end", ["raise ValueError('mine')", "sys.exit(3)", "ctx.isend(bytes(1 << 20), 0)  # for nobody"])
+def test_a_program_that_leaves_its_context_broken_off(folder: Path, end: str) -> None:
+    code = f"""
+import os, sys, threading, time, warnings
+warnings.simplefilter("ignore")
+os.environ["GLOOMPI_TRACE"] = {str(folder)!r}
+from test_lifecycle import connected
+(ctx,) = connected(1)
+threading.Thread(target=lambda kept: time.sleep(60), args=[ctx], daemon=True).start()  # so that it is never collected
+ctx.barrier()
+{end}
+"""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parent), str(here)])
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=60, check=False)
+    assert calls(*folder.iterdir())[0]["name"] == "barrier #1"
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_forked_child_writes_nothing(folder: Path, broken: bool) -> None:
     code = f"""
@@ -339,6 +364,23 @@ ctx.close()
     assert in_subprocess(code) == ["refused"] * 3
     wanted = ["barrier #1"] if broken else ["barrier #1", "barrier #2"]
     assert [call["name"] for call in calls(*folder.iterdir())] == wanted
+
+
+def test_a_collective_that_was_not_begun_is_no_message(folder: Path) -> None:
+    def body(ctx: Context) -> None:
+        def op(a: Any, b: Any) -> Any:
+            if a.size > 1:
+                with pytest.raises(RuntimeError):
+                    ctx.barrier()
+            return a + b
+
+        ctx.allreduce(np.ones(3), op=op)
+
+    run_ranks(2, body)
+    for path in files(folder, 2)[0]:
+        found = [(call["name"], call["cat"], call["args"]["number"], call["args"]["state"]) for call in calls(path)]
+        assert found == [("barrier", "collective", None, "RuntimeError"), ("allreduce #1", "collective", 1, "done")]
+    assert [arrival.name for arrival in arrivals(read_traces(folder))] == ["allreduce #1"]
 
 
 # -- what cannot be written -------------------------------------------------------------------------------------------------
@@ -383,7 +425,7 @@ def test_a_full_disk_in_the_middle_of_a_job(folder: Path, monkeypatch: pytest.Mo
     with pytest.warns(RuntimeWarning) as record:
         run_ranks(1, body)
     assert warned(record) == ["GLOOMPI_TRACE: the trace of rank 0 ends here: [Errno 28] No space left on device"]
-    assert len(calls(folder / "whole")) == 1
+    assert len(calls(folder / "whole", ended=False)) == 1
 
 
 def test_a_warning_that_is_an_error_comes_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,10 +457,10 @@ def call(name: str, start: float, end: float, state: str = "done", context: str 
     return {"name": name, "ph": "X", "ts": start * 1e6, "dur": (end - start) * 1e6, "pid": 0, "tid": 0, "args": facts}
 
 
-def write(folder: Path, found: Sequence[Event], rank: int, context: str = "0123abcd-0", tail: str = "") -> Path:
+def write(folder: Path, found: Sequence[Event], rank: int, context: str = "0123abcd-0", tail: str = "\n]\n") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"gloompi-{context}-rank{rank}.json"
-    path.write_text("[\n" + "".join(json.dumps(event) + ",\n" for event in found) + tail)
+    path.write_text("[\n" + ",\n".join(json.dumps(event) for event in found) + tail)
     return path
 
 
@@ -427,7 +469,20 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("tail", ["", '{"name": "barr', '{"name": "barrier #2", "ph": "X", "ts": 1, "dur"', "]", "{"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "",
+        ",",
+        ",\n",
+        ',\n{"name": "barr',
+        ',\n{"name": "barrier #2", "ph": "X", "ts": 1, "dur"',
+        "\n",
+        "\n]",
+        "\n]\n",
+        ",\n{",
+    ],
+)
 def test_a_torn_file(tmp_path: Path, tail: str) -> None:
     write(tmp_path, [note(0, 1), call("barrier #1", 1.0, 1.5)], 0, tail=tail)
     (trace,) = read_traces(tmp_path)
@@ -481,6 +536,13 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "gloompi-0123abcd-0-rank0.json.bak").write_text("no")
     (tmp_path / "folder").mkdir()
     assert len(read_traces(tmp_path)) == 1
+
+
+def test_a_file_without_the_end_of_its_array_as_earlier_versions_wrote_it(tmp_path: Path) -> None:
+    path = write(tmp_path, [note(0, 1), call("barrier #1", 1.0, 1.5)], 0)
+    path.write_text(path.read_text().replace("}\n]", "},"))
+    (trace,) = read_traces(tmp_path)
+    assert [event.name for event in trace.events] == ["barrier #1"]
 
 
 def test_folders_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -591,7 +653,7 @@ def test_clocks_without_a_collective_that_all_leave_together_are_taken_as_they_a
     found[0].append(call("barrier #2", 2.0, 3.0, "OperationTimeoutError"))
     found[1].append(call("barrier #2", 9.0, 19.0, "PeerLostError"))
     write_all(tmp_path, found)
-    (first, _) = arrivals(aligned(read_traces(tmp_path)))
+    (first,) = arrivals(aligned(read_traces(tmp_path)))
     assert (first.last.rank, first.late) == (1, pytest.approx(7.0))
 
 
@@ -630,6 +692,23 @@ def test_a_rank_that_never_came(tmp_path: Path, capsys: pytest.CaptureFixture[st
     )
 
 
+def test_a_collective_that_has_failed_is_no_lateness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = late_by(3, {(1, 1): 0.25})
+    for rank, each in enumerate(found):  # rank 2 was 30 s late for it: the others had given it up
+        state = "OperationTimeoutError" if rank == 0 else "done" if rank == 1 else "PeerLostError"
+        each.append(call("allreduce #4", 14.0 + 30.0 * (rank == 2), 44.0, state))
+    write_all(tmp_path, found)
+    assert [arrival.name for arrival in arrivals(read_traces(tmp_path))] == ["barrier #1", "barrier #2", "barrier #3"]
+    _, out, _ = run(capsys, tmp_path)
+    assert out.startswith(
+        "3 ranks of 3, 12 calls, 4 collectives\n"
+        "rank 0 (node0, pid 100): allreduce #4 ended with OperationTimeoutError\n"
+        "rank 2 (node0, pid 102): allreduce #4 ended with PeerLostError\n"
+    )
+    assert "\nrank 1 (node0, pid 101) came late: last to 1 of 3 collectives, typically by 250.0 ms; " in out
+    assert "30000" not in out
+
+
 def test_a_rank_without_any_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_all(tmp_path, [[note(0, 2), call("barrier #1", 1.0, 2.0, "OperationTimeoutError")], [note(1, 2)]])
     code, out, _ = run(capsys, tmp_path, "-o", tmp_path / "all.json")
@@ -653,7 +732,7 @@ def test_one_rank_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     write_all(tmp_path, late_by(1, {}))
     code, out, _ = run(capsys, tmp_path, "--plot", tmp_path / "one.png")
     assert code == 0
-    assert out.startswith("1 ranks of 1, 3 calls, 0 collectives\n\nAll ranks are in ")
+    assert out.startswith("1 rank of 1, 3 calls, 0 collectives\n\nAll ranks are in ")
     assert (tmp_path / "one.png").stat().st_size > 1000
 
 
@@ -666,11 +745,38 @@ def test_several_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code == 0
     assert out.startswith("3 ranks in 2 Contexts, 9 calls, 3 collectives\nContext 1: no trace of rank 1.\n")
     assert "     1        3        3    250.000    250.000      750.0   rank 1 (node0, pid 101)\n" in out
+    assert "\n  barrier #1 of Context 0: rank 1 (node0, pid 101) came 250.000 ms late\n" in out
     merged = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     processes = {event["pid"]: event["args"]["name"] for event in merged if event["name"] == "process_name"}
     assert processes == {
         0: "rank 0 of 2 (node0, pid 100)", 1: "rank 0 of 2 (node0, pid 200)", 2: "rank 1 of 2 (node0, pid 101)"
     }  # fmt: skip
+
+
+def test_calls_of_two_contexts_with_one_number_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    child = "5d0c1f2a"
+    for context, moment in (("456789ab-0", 0.0), ("456789ab-1", 50.0)):
+        for rank in range(3):
+            found = [note(rank, 3)]
+            for name, start in (("", 1.0), (child, 3.0)):
+                late = 0.25 * (rank == 2)
+                found.append(call("allreduce #2", moment + start + late, moment + start + 0.5, context=name))
+            if context == "456789ab-1" and rank < 2:
+                found.append(call("allreduce #3", moment + 9.0, moment + 19.0, "OperationTimeoutError", context=child))
+            write(tmp_path, found, rank, context)
+    _, out, _ = run(capsys, tmp_path)
+    lines = out.splitlines()
+    assert lines[:4] == [
+        "3 ranks in 2 Contexts, 14 calls, 5 collectives",
+        f"rank 0 (node0, pid 100): allreduce #3 of Context 1, child {child} ended with OperationTimeoutError",
+        f"rank 1 (node0, pid 101): allreduce #3 of Context 1, child {child} ended with OperationTimeoutError",
+        f"rank 2 (node0, pid 102) never came to allreduce #3 of Context 1, child {child}, as far as its trace goes: its "
+        f"last call is allreduce #2 of Context 1, child {child}",
+    ]
+    assert sorted(line for line in lines if line.startswith("  allreduce")) == [
+        f"  allreduce #2 of Context {each}: rank 2 (node0, pid 102) came 250.000 ms late"
+        for each in (f"0, child {child}", "0", f"1, child {child}", "1")
+    ]
 
 
 # -- one file for all, and the picture --------------------------------------------------------------------------------------
@@ -732,8 +838,13 @@ def test_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_picture_that_cannot_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'gloompi[trace]'")
     write_all(tmp_path, late_by(2, {}))
-    text = "gloompi trace: no picture can be written to 'x.txt': its name must end in .png, .svg or .pdf\n"
-    assert run(capsys, tmp_path, "--plot", "x.txt") == (1, "", text)
+    for name in ("x.txt", "x.jpg"):
+        with pytest.raises(SystemExit) as caught:
+            main([str(tmp_path), "--plot", name])
+        assert caught.value.code == 2
+        text = f"argument --plot: no picture can be written to {name!r}: its name must end in .png, .svg or .pdf\n"
+        assert capsys.readouterr().err.endswith(text)
+    assert not (tmp_path / "trace.json").exists()
     code, _, err = run(capsys, tmp_path, "--plot", tmp_path / "none" / "x.png")
     assert code == 1
     assert err.startswith("gloompi trace: [Errno 2] No such file or directory: ")
@@ -772,6 +883,21 @@ def test_the_late_rank_of_a_job_is_named(mpi_jobs: None, folder: Path) -> None:
     assert done.stdout.count("rank 2 (") >= 10
     assert (folder / "late.png").stat().st_size > 10_000
     assert len(json.loads((folder / "trace.json").read_text())["traceEvents"]) == 88 + 4 * 3
+
+
+def test_the_programs_of_the_documentation(mpi_jobs: None, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "trace.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert programs
+    for number, program in enumerate(programs):
+        path, folder = tmp_path / f"{number}.py", tmp_path / f"traces{number}"
+        path.write_text(program)
+        done = Job(4, str(path), env={"GLOOMPI_TRACE": str(folder)}).finish()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len([json.loads(trace.read_text()) for trace in folder.iterdir()]) == 4
+    command = [sys.executable, "-m", "gloompi", "trace", str(tmp_path / "traces0")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert f"```\n{done.stdout.splitlines()[0]}\n" in text
 
 
 def test_a_killed_rank_leaves_what_it_had_written(survivors: None, folder: Path) -> None:

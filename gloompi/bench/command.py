@@ -68,9 +68,7 @@ def _check_report(comm: Any, options: Options) -> None:
         try:
             with extra("bench", "the picture"):
                 if options.plot:
-                    from ..picture import check_format
-
-                    check_format(options.plot)
+                    import matplotlib  # noqa: F401
             for path in (options.json, options.csv, options.plot):
                 if path not in (None, "-"):
                     with open(path, "ab"):

@@ -11,23 +11,17 @@ import numpy as np
 
 import gloompi
 
+from .. import settings
 from ..context import Context
+from ..reports import counted
 from .options import Options
 
 __all__ = ["heading", "heading_text"]
 
-# What changes the way that messages take, in MPI libraries and here. Not a prefix: launchers set dozens for themselves.
-_SETTINGS = (
+# What changes the way that messages take in MPI libraries. Not a prefix: launchers set dozens for themselves.
+_OF_MPI = (
     *("OMPI_MCA_pml", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_coll", "OMPI_MCA_btl_tcp_if_include"),
     *("UCX_TLS", "UCX_NET_DEVICES", "MPIR_CVAR_CH4_NETMOD", "MPIR_CVAR_NOLOCAL", "FI_PROVIDER", "I_MPI_FABRICS"),
-    *(
-        "GLOOMPI_TRANSPORT",
-        "GLOOMPI_SINGLE_COPY",
-        "GLOOMPI_CHECKSUM",
-        "GLOOMPI_SOCKET_IFNAME",
-        "GLOO_SOCKET_IFNAME",
-        "NCCL_SOCKET_IFNAME",
-    ),
 )
 
 
@@ -51,7 +45,7 @@ def heading(world: Context, options: Options) -> dict[str, Any]:
         "mpi4py": __version__,
         "mpi": mpi_library(MPI.Get_library_version()),
         "torch": _torch() if "gloo" in options.peers else None,
-        "settings": {name: os.environ[name] for name in _SETTINGS if os.environ.get(name)},
+        "settings": {name: os.environ[name] for name in _OF_MPI if os.environ.get(name)} | settings.given(),
         "dtype": options.dtype,
         "op": options.op,
     }
@@ -72,17 +66,13 @@ def mpi_library(text: str) -> str:
 
 def heading_text(facts: dict[str, Any]) -> str:
     """The same for people."""
-    ranks, hosts, cores = (_count(facts[key], key[:-1]) for key in ("ranks", "hosts", "cores"))
-    settings = "".join(f", {name}={value}" for name, value in facts["settings"].items())
+    ranks, hosts, cores = (counted(facts[key], key[:-1]) for key in ("ranks", "hosts", "cores"))
+    variables = "".join(f", {name}={value}" for name, value in facts["settings"].items())
     torch = f"; torch {facts['torch']}" if facts["torch"] else ""
     return (
         f"gloompi {facts['gloompi']}: {ranks} on {hosts} with {cores}; Python {facts['python']}, NumPy {facts['numpy']}, "
         f"{facts['system']}\n"
-        f"MPI: {facts['mpi']}, mpi4py {facts['mpi4py']}{settings}{torch}\n"
+        f"MPI: {facts['mpi']}, mpi4py {facts['mpi4py']}{variables}{torch}\n"
         f"{facts['dtype']}, {facts['op']}; us: median and 99th percentile, of each call the slowest rank; ratio: gloompi's "
         f"median / the other's"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..transport.device import TRANSPORTS, Device
+from ..reports import picture
+from ..settings import TRANSPORTS
+from ..transport.device import Device
 from .case import OPERATIONS, OPERATORS
 from .own import ALGORITHMS
 
@@ -238,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=_count, default=3, help="of the rendezvous (default %(default)s)")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write a JSON document; to stdout without FILE")
     parser.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write a CSV table; to stdout without FILE")
-    parser.add_argument("--plot", metavar="FILE", help="draw latency and bandwidth to FILE (.png, .svg, .pdf)")
+    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw latency and bandwidth to FILE (.png, .svg, .pdf)")
     return parser
 
 

@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from ..deadline import Deadline
 from ..errors import GloompiError, RendezvousError
+from ..launcher import started_by
 from ..rendezvous.environment import exchange_from_env
 from ..rendezvous.exchange import Exchange
 from ..rendezvous.secret import shared_secret
+from ..reports import picture
+from ..settings import SETTINGS
 from ..stores.remote import extra
 from .examination import Examination
 from .facts import Facts
@@ -99,13 +103,29 @@ def _only_rank_0(exchange: Exchange, action: Callable[[], None]) -> None:
         raise failure or SystemExit(1)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says on one rank what all would say; without the rendezvous, which has yet to begin."""
+
+    def error(self, message: str) -> NoReturn:
+        launcher = started_by()
+        if launcher is not None and launcher.rank:
+            time.sleep(_LAST_WORDS_SECONDS)  # a launcher may end the job, and with it rank 0, when a rank ends
+            raise SystemExit(2)
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m gloompi doctor",
         description="Examine the hosts and connections of a job before it runs: mpiexec -n 8 python -m gloompi doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings (environment variables) that change what it does, as they do for programs:\n"
+        + "\n".join(f"  {setting.name:<23}{setting.meaning}" for setting in SETTINGS.values()),
     )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print everything as JSON, or write it to FILE")
-    parser.add_argument("--plot", metavar="FILE", help="draw the matrix of all pairs to FILE (.png, .svg, .pdf)")
+    parser.add_argument(
+        "--plot", type=picture, metavar="FILE", help="draw the matrix of all pairs to FILE (.png, .svg, .pdf)"
+    )
     parser.add_argument("--timeout", type=_seconds, default=20.0, help="seconds to connect all pairs (default %(default)s)")
     parser.add_argument("--no-measure", action="store_true", help="only connect, do not measure")
     return parser
@@ -192,9 +212,7 @@ def _check_report(options: argparse.Namespace) -> None:
         if options.json is None:
             import rich  # noqa: F401
         if options.plot:
-            from ..picture import check_format
-
-            check_format(options.plot)
+            import matplotlib  # noqa: F401
     for path in (options.json, options.plot):
         if path not in (None, "-"):
             with open(path, "ab"):

@@ -10,14 +10,13 @@ import socket
 import sys
 from dataclasses import dataclass
 
+from .. import settings
 from ..launcher import batch_variables, started_by
-from ..stores.remote import without_password
 from ..transport.interfaces import host_id, interfaces
 
 __all__ = ["Facts", "Port"]
 
 _PACKAGES = ("gloompi", "numpy", "mpi4py")
-_SETTINGS = ("GLOOMPI_", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,9 @@ class Facts:
     buffers : dict
         The kernel's limits of socket buffers, bytes, by the name of the setting.
     settings : dict
-        Environment variables that choose interfaces, ports and so on.
+        The settings that are set, without passwords.
+    no_settings : list of str
+        A sentence for each environment variable that looks like a setting and is none.
     """
 
     rank: int
@@ -89,6 +90,7 @@ class Facts:
     somaxconn: int
     buffers: dict[str, str]
     settings: dict[str, str]
+    no_settings: list[str]
 
     @classmethod
     def of_this_process(cls, rank: int) -> Facts:
@@ -110,7 +112,8 @@ class Facts:
             open_files_used=len(os.listdir("/proc/self/fd")),
             somaxconn=int(_kernel("core/somaxconn") or 0),
             buffers={name: _kernel(name) for name in ("core/wmem_max", "core/rmem_max", "ipv4/tcp_wmem", "ipv4/tcp_rmem")},
-            settings=_settings(),
+            settings=settings.given(),
+            no_settings=settings.unknown(),
         )
 
     @classmethod
@@ -157,10 +160,3 @@ def _kernel(name: str) -> str:
             return " ".join(file.read().split())
     except OSError:  # core/wmem_max and rmem_max are hidden from network namespaces
         return ""
-
-
-def _settings() -> dict[str, str]:
-    found = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SETTINGS)}
-    if "GLOOMPI_STORE" in found:
-        found["GLOOMPI_STORE"] = without_password(found["GLOOMPI_STORE"])
-    return found

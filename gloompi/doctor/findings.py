@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_interface
 
+from ..reports import counted
+from ..settings import INTERFACES
 from ..transport.endpoint import Nearness
 from ..transport.interfaces import Interface
 from .examination import Examination
@@ -78,6 +80,10 @@ def _listening_advice(exam: Examination, rank: int, failure: str) -> str:
         return _files_advice(exam, rank)
     if "no free port" in failure:
         return "widen GLOOMPI_PORT_RANGE to at least twice the ranks of a host"
+    if "needs the package" in failure:
+        return f"install it on {exam.hosts[exam.host(rank)]}, or set GLOOMPI_TLS=0 on all ranks"
+    if not any(each in failure for each in ("no interface", *INTERFACES)):
+        return ""  # the text says what has to be different
     common = sorted(set.intersection(*(_usable(exam, host) for host in range(len(exam.hosts)))))
     return (
         f"set GLOOMPI_SOCKET_IFNAME to interfaces that every host has ({', '.join(common) or 'there are none'}), or to a "
@@ -168,8 +174,8 @@ def _limits(exam: Examination) -> Iterator[Finding]:
         if limit >= 0 and (limit < _FEW_FILES or possible < exam.size):
             yield Finding(
                 Severity.ERROR if possible < exam.size else Severity.WARNING,
-                f"{exam.who(facts.rank)} may open {limit} files and has {used} open: enough for {possible} ranks, there are "
-                f"{exam.size}",
+                f"{exam.who(facts.rank)} may open {limit} files and has {used} open: enough for "
+                f"{counted(possible, 'rank')}, there are {exam.size}",
                 _files_advice(exam, facts.rank),
             )
         if 0 < facts.somaxconn < exam.size:
@@ -213,6 +219,16 @@ def _state(exam: Examination, host: int, name: str) -> str:
     return "without address" if ports[name].up else "down"
 
 
+def _settings(exam: Examination) -> Iterator[Finding]:
+    ranks: dict[str, list[int]] = {}
+    for facts in exam.facts:
+        for text in facts.no_settings:
+            ranks.setdefault(text, []).append(facts.rank)
+    for text, those in ranks.items():
+        where = "" if len(those) == exam.size else f" (set for rank {', '.join(map(str, those))})"
+        yield Finding(Severity.WARNING, f"{text}{where}")
+
+
 def _software(exam: Examination) -> Iterator[Finding]:
     for name in sorted({name for facts in exam.facts for name in facts.versions}):
         versions = [facts.versions.get(name, "missing") for facts in exam.facts]
@@ -234,7 +250,8 @@ def _software(exam: Examination) -> Iterator[Finding]:
     for host, name in enumerate(exam.hosts):
         if exam.crowded(host):
             ranks, cores = len(exam.ranks(host)), exam.cores(host)
-            yield Finding(Severity.NOTE, f"{name} has {ranks} ranks on {cores} cores: they wait for each other")
+            text = f"{name} has {counted(ranks, 'rank')} on {counted(cores, 'core')}: they wait for each other"
+            yield Finding(Severity.NOTE, text)
 
 
 def _clocks(exam: Examination) -> Iterator[Finding]:
@@ -260,6 +277,7 @@ _LOOKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     _connections,
     _trouble,
     _limits,
+    _settings,
     _software,
     _interfaces,
     _speed,

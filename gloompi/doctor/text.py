@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..reports import counted
 from .examination import Examination
 from .facts import Port
 from .findings import Finding, Severity, wrong
@@ -25,7 +26,9 @@ def print_examination(exam: Examination, findings: Iterable[Finding], out: Conso
     """Print the tables, then the findings."""
     first = exam.facts[0]
     software = ", ".join(f"{name} {version}" for name, version in first.versions.items())
-    out.print(f"{_count(exam.size, 'rank')} on {_count(len(exam.hosts), 'host')}; {software}", markup=False, highlight=False)
+    out.print(
+        f"{counted(exam.size, 'rank')} on {counted(len(exam.hosts), 'host')}; {software}", markup=False, highlight=False
+    )
     launcher = first.launcher or "no launcher"
     job = "".join(f", {name}={value}" for name, value in {**first.job, **first.settings}.items())
     out.print(f"started by {launcher}{job}", markup=False, highlight=False)
@@ -43,10 +46,6 @@ def print_examination(exam: Examination, findings: Iterable[Finding], out: Conso
             out.print(f"        {finding.advice}", markup=False, highlight=False)
     if not wrong(findings):
         out.print("[green]nothing is wrong[/]")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _hosts(exam: Examination) -> Table:

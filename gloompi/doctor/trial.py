@@ -84,7 +84,7 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
         The ranks cannot even exchange records.
     """
     rank, size = exchange.rank, exchange.size
-    record, listeners = prepare(device, size)
+    record, listeners = prepare(device, size, warn=False)  # the doctor says itself what it finds
     try:
         packed = exchange(record.pack(), Deadline(seconds), no_watch) if size > 1 else [record.pack()]
         records = [Record.unpack(each) for each in packed]

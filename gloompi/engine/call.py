@@ -47,6 +47,8 @@ class Call(Task):
         In the Context, and so are all ranks here.
     """
 
+    number = -1
+
     def __init__(
         self,
         engine: Engine,
@@ -70,7 +72,8 @@ class Call(Task):
     def start(self, ready: deque[Task], prompt: bool) -> None:
         self._ready = ready
         self.prompt = prompt
-        self.number = number = self._messages.begin(self._channel, self.mark)
+        self.number = number = self._channel.sequence + 1  # first: if a peer was here and in another call, it ends at once
+        self._messages.begin(self._channel, self.mark)
         self._tag = number << STEP_BITS
         self._way = self.steps(self)
         self.advance()

@@ -22,7 +22,7 @@ from .farewell import abort_frame, linger
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
-from .recorder import Entry, tail
+from .recorder import Entry, annotate, tail
 from .sleepers import Sleepers
 from .task import Task, Waiting
 from .turn import Turn
@@ -224,10 +224,14 @@ class Connections:
         if not self.turn.mine():  # a signal came while it waited for the turn, which another thread has
             self.abort(summary(exc))
             return
+        task = self._current
+        if isinstance(task, Task) and task.failure is exc and task.conversation is not None:
+            task.conversation.recorder.failed(task, type(exc).__name__)  # it is not under way any more
         if isinstance(exc, GloompiError):
             self._fail(exc)
         else:
             self._abort(summary(exc))
+            annotate(exc, getattr(self.error, "__notes__", []))
 
     def abort(self, reason: str) -> None:
         """Break the engine from this side; the peers get PeerLostError naming this rank and the reason.
@@ -293,7 +297,7 @@ class Connections:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
         text = tail([entry for conversation in self._conversations for entry in self.calls(conversation)], monotonic())
         if text:
-            error.__notes__ = [*getattr(error, "__notes__", []), text]
+            annotate(error, [text])
 
     def calls(self, conversation: Conversation) -> list[Entry]:
         """What is remembered of a conversation's calls, and those under way."""
@@ -350,8 +354,10 @@ class Connections:
 
 
 def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
-    folder = os.environ.get("GLOOMPI_TRACE")
-    if not folder:
+    from ..settings import value
+
+    folder = value("GLOOMPI_TRACE")
+    if folder is None:
         return None
     from .trace import open_trace  # what it needs, no other program does
 

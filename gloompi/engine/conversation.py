@@ -81,13 +81,16 @@ class Conversation:
             self._record(task)
 
     def _record(self, task: Task) -> None:
-        self.recorder.ended(task, type(task.failure).__name__ if task.failure is not None else "")
+        if task.failure is None:
+            self.recorder.ended(task)
+        else:
+            self.recorder.failed(task, type(task.failure).__name__)
 
     def cut_off(self, failure: str) -> None:
         """What is under way will not end any more."""
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
-            self.recorder.ended(task, failure)
+            self.recorder.failed(task, failure)
 
     def entries(self, current: Iterable[Task] = ()) -> list[Entry]:
         """The calls that are remembered or under way, in the order of their begin."""

@@ -6,7 +6,7 @@ What is kept of a call is what its fingerprint says, not its arrays.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import localtime, monotonic, strftime, time
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .task import Task
     from .trace import Trace
 
-__all__ = ["CAPACITY", "CallRecord", "Entry", "Recorder", "child_name", "tail", "time_of_day"]
+__all__ = ["CAPACITY", "CallRecord", "Entry", "Recorder", "annotate", "child_name", "tail", "time_of_day"]
 
 # Calls that a Context remembers.
 CAPACITY = 256
@@ -47,8 +47,8 @@ class CallRecord:
 
     Attributes
     ----------
-    number : int
-        Of a collective, as in error texts; 0 for a message.
+    number : int or None
+        Of a collective, as in error texts; None if it has not begun, 0 for a message.
     name : str
         ``"allreduce"``.
     peer : int or None
@@ -65,7 +65,7 @@ class CallRecord:
         "done", "under way", or the name of the error that has ended it.
     """
 
-    number: int
+    number: int | None
     name: str
     peer: int | None
     dtype: str | None
@@ -81,8 +81,10 @@ class Entry(NamedTuple):
 
     Attributes
     ----------
-    name, number
-        As in `CallRecord`.
+    name : str
+        ``"allreduce"``.
+    number : int
+        Of a collective, -1 if it has not begun; 0 for a message.
     peer : int
         The other rank of a message, -1 if there is none.
     mark : bytes
@@ -107,7 +109,7 @@ class Entry(NamedTuple):
     @property
     def label(self) -> str:
         """``"allreduce #17"``."""
-        return f"{self.name} #{self.number}" if self.number else self.name
+        return f"{self.name} #{self.number}" if self.number > 0 else self.name
 
     @property
     def record(self) -> CallRecord:
@@ -115,7 +117,7 @@ class Entry(NamedTuple):
         root, count, dtype = read(self.mark)
         peer = self.peer if self.peer >= 0 else root
         return CallRecord(
-            self.number,
+            self.number if self.number >= 0 else None,
             self.name,
             peer if peer >= 0 else None,
             dtype or None,
@@ -164,6 +166,12 @@ class Recorder:
         if self._trace is not None:
             self._trace.write(Entry(*entry, self._context))
 
+    def failed(self, task: Task, failure: str) -> None:
+        """Keep a call that has failed, once: whoever meets the failure first may need it in the history."""
+        if not task.recorded:
+            task.recorded = True
+            self.ended(task, failure)
+
     def entries(self, under_way: Iterable[Task] = ()) -> list[Entry]:
         """The calls that are remembered, in the order of their begin."""
         past = [Entry(*entry, self._context) for entry in tuple(self._past)]  # another thread may be adding to it
@@ -179,6 +187,13 @@ def tail(entries: Iterable[Entry], now: float) -> str:
     """The latest calls, for the end of an error text; empty if there are none."""
     last = sorted(entries, key=lambda entry: entry.began)[-_SHOWN:]
     return "\n".join(["The last calls of this rank:", *(entry.line(now) for entry in last)]) if last else ""
+
+
+def annotate(exc: BaseException, notes: Sequence[str]) -> None:
+    """Let the traceback of any exception end with `notes` (from Python 3.11 on)."""
+    if notes:
+        # Not through the exception's own class, which may be a frozen one.
+        object.__setattr__(exc, "__notes__", [*getattr(exc, "__notes__", []), *notes])
 
 
 def _seconds(seconds: float) -> str:

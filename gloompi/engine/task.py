@@ -70,13 +70,15 @@ class Task:
     conversation : Conversation or None
         Whose call it is.
     number : int
-        In its Context; 0 if it has none.
+        In its Context; 0 if it has none, -1 if it gets one when it begins.
     ended : tuple of callable
         Called when the task is done.
     failure : exception or None
         What there is instead of a result.
     prompt : bool
         The caller waits for the result: a receive may be awaited for a moment where it is posted.
+    recorded : bool
+        It has failed, and is in the history.
     """
 
     asked = False
@@ -90,6 +92,7 @@ class Task:
     conversation: Conversation | None = None
     peer = -1
     prompt: bool
+    recorded = False
     _pending = 0
     _since = 0.0
     _way: Steps
@@ -106,7 +109,7 @@ class Task:
     @property
     def label(self) -> str:
         """``"allreduce #17"``."""
-        return f"{self.name} #{self.number}" if self.number else self.name
+        return f"{self.name} #{self.number}" if self.number > 0 else self.name
 
     def start(self, ready: deque[Task], prompt: bool) -> None:
         """Run it until it has to wait for something.

@@ -1,15 +1,17 @@
 """A trace: every call of a rank in a file that Perfetto and chrome://tracing open.
 
-The format is the Trace Event Format's array of complete events, a line each; the array may lack its end, so that what a
-killed rank has written can be read.
+The format is the Trace Event Format's array of complete events, a line each.  The array may lack its end, so that what a
+killed rank has written can be read; when a Context or the interpreter ends, its end is written too.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,9 @@ __all__ = ["Lanes", "Trace", "event", "microseconds", "note", "open_trace"]
 # Seconds for which calls are kept before they are written.
 _WRITE_SECONDS = 1.0
 
+_BEGIN, _BETWEEN, _END = b"[\n", b",\n", b"\n]\n"
+
+_alive: weakref.WeakSet[Trace] = weakref.WeakSet()
 _opened: Counter[tuple[int, int]] = Counter()
 
 
@@ -39,7 +44,9 @@ def open_trace(folder: str, rank: int, peers: Sequence[Peer]) -> Trace:
     _opened[members, rank] += 1
     # The program may go to another folder later.
     path = Path(os.path.abspath(folder), f"gloompi-{members:08x}-{number}-rank{rank}.json")
-    return Trace(path, peers[rank], len(peers))
+    trace = Trace(path, peers[rank], len(peers))
+    _alive.add(trace)
+    return trace
 
 
 def microseconds(seconds: float) -> float:
@@ -51,12 +58,12 @@ def microseconds(seconds: float) -> float:
 
 
 def event(
-    name: str, number: int, start: float, end: float, process: int, thread: int, facts: dict[str, Any]
+    name: str, number: int | None, start: float, end: float, process: int, thread: int, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """A call as a complete event; times in microseconds, `number` as in `CallRecord`."""
     return {
         "name": name,
-        "cat": "collective" if number else "message",
+        "cat": "message" if number == 0 else "collective",
         "ph": "X",
         "ts": start,
         "dur": round(end - start, 1),
@@ -104,8 +111,8 @@ class Trace:
     def __init__(self, path: Path, me: Peer, size: int) -> None:
         self._path: Path | None = path
         self._rank = me.rank
-        self._mode = "w"
-        self._lines = ["[\n"]
+        self._lines: list[str] = []
+        self._begun = self._ended = False  # what the file has of the array
         self._written = monotonic()
         self._lanes: dict[int, Lanes] = {}
         self._threads: dict[tuple[int, int], int] = {}
@@ -120,7 +127,7 @@ class Trace:
         self._put(note(kind, self._rank, thread, **facts))
 
     def _put(self, made: dict[str, Any]) -> None:
-        self._lines.append(json.dumps(made) + ",\n")
+        self._lines.append(json.dumps(made))
 
     def write(self, entry: Entry) -> None:
         """Add a call."""
@@ -144,7 +151,7 @@ class Trace:
             "context": child_name(entry.context),
         }
         thread = self._thread(entry.context, start, end)
-        self._put(event(entry.label, entry.number, start, end, self._rank, thread, facts))
+        self._put(event(entry.label, record.number, start, end, self._rank, thread, facts))
 
     def _thread(self, context: int, start: float, end: float) -> int:
         lane = self._lanes.setdefault(context, Lanes()).lane(start, end)
@@ -167,17 +174,27 @@ class Trace:
         self._lines.clear()
 
     def _flush(self) -> None:
-        path, mode = self._path, self._mode
-        if path is None:
+        path, lines, begun, ended = self._path, self._lines, self._begun, self._ended
+        if path is None or (ended and not lines):
             return
-        lines, self._lines, self._mode = self._lines, [], "a"
+        self._lines, self._begun, self._ended = [], True, self._over
         self._written = monotonic()
+        text = (_BETWEEN if begun else _BEGIN) + _BETWEEN.join(line.encode() for line in lines) if lines else b""
         try:
-            if mode == "w":
+            if not begun:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open(mode, encoding="utf-8") as file:
-                file.write("".join(lines))
+            with path.open("r+b" if ended else "ab" if begun else "wb") as file:
+                if ended:
+                    file.seek(-len(_END), os.SEEK_END)
+                file.write(text + (_END if self._over else b""))
         except OSError as exc:
             # A job that runs is worth more than its trace, and an error here would be this rank's alone.
             self.forsake()
             warnings.warn(f"GLOOMPI_TRACE: the trace of rank {self._rank} ends here: {exc}", RuntimeWarning, stacklevel=2)
+
+
+@atexit.register
+def _end_all() -> None:
+    """The interpreter ends; with it, Contexts that nobody has closed."""
+    for trace in tuple(_alive):
+        trace.end()

@@ -39,7 +39,7 @@ class Running:
         try:
             result = engine.exclusively(deadline, task.name, engine.run, task, deadline)
         except BaseException as exc:
-            conversation.recorder.ended(task, type(exc).__name__)
+            conversation.recorder.failed(task, type(exc).__name__)
             raise
         conversation.recorder.ended(task)
         return result
@@ -55,7 +55,7 @@ class Running:
             engine.exclusively(deadline, task.name, engine.start, task)
         except BaseException as exc:
             if not broken:
-                conversation.recorder.ended(task, type(exc).__name__)
+                conversation.recorder.failed(task, type(exc).__name__)
             raise
         conversation.note(task)
         return Request(engine, conversation, task, self.timeout)

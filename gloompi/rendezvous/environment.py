@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
+from ..settings import value
 from ..stores.prefix import PrefixStore
+from ..stores.remote import without_password
 from ..stores.url import open_store
 from .exchange import Exchange
 from .local import local_exchanges
@@ -47,7 +49,7 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManag
     OSError
         Rank 0 cannot serve a store.
     """
-    url = os.environ.get("GLOOMPI_STORE")
+    url: str | None = value("GLOOMPI_STORE")
     launcher = started_by(guess=bool(url))
     if launcher is None and os.environ.get("RANK") and os.environ.get("WORLD_SIZE"):
         raise RendezvousError(
@@ -94,8 +96,10 @@ def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) ->
     clients = launcher.size - 1 if serving else None
     try:
         store = open_store(url, clients=clients, rank=launcher.rank, timeout=deadline.remaining())
-    except ValueError as exc:
+    except ValueError as exc:  # what only the package of that store finds
         raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
+    except RendezvousError as exc:
+        raise RendezvousError(f"GLOOMPI_STORE={without_password(url)}: {exc.reason}") from exc
     with store:
         named = PrefixStore(launcher.job, store) if launcher.job else store
         with exchange_through(named, launcher.rank, launcher.size, secret, deadline) as exchange:
@@ -120,14 +124,17 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
         raise RendezvousError(f"MASTER_PORT={port} leaves rank 0 no port to serve on; 1 to {65535 - taken} would")
     from ..stores.tcp import TCPStore  # brings asyncio
 
-    store = TCPStore(
-        address,
-        ports,
-        serve=launcher.rank == 0,
-        clients=launcher.size - 1,
-        rank=launcher.rank,
-        timeout=deadline.remaining(),
-    )
+    try:
+        store = TCPStore(
+            address,
+            ports,
+            serve=launcher.rank == 0,
+            clients=launcher.size - 1,
+            rank=launcher.rank,
+            timeout=deadline.remaining(),
+        )
+    except RendezvousError as exc:
+        raise RendezvousError(f"MASTER_ADDR={address}, MASTER_PORT={port}: {exc.reason}") from exc
     # The store is this job's own: it needs no prefix, which spellings of MASTER_ADDR could tell apart.
     with store, exchange_through(store, launcher.rank, launcher.size, secret, deadline) as exchange:
         yield exchange

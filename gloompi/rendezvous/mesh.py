@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import settings
 from ..deadline import Deadline
 from ..errors import RendezvousError, summary
 from ..transport.device import Device, Listeners
@@ -83,7 +84,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     """
     rank, size = exchange.rank, exchange.size
     if size == 1:
-        return Mesh([Peer(0, socket.gethostname(), os.getpid(), "self", "")], [None])
+        return _alone(device)
     mine, listeners = prepare(device, size)
     try:
         records = _unpack(exchange(mine.pack(), deadline, no_watch))
@@ -139,20 +140,48 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     return mesh._replace(marker=session.marker)
 
 
-def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
-    """Open the listening sockets; a failure becomes part of the record, so that all ranks learn of it."""
+def _alone(device: Device | None) -> Mesh:
+    """The mesh of one rank.  What is wrong with its settings is an error here too, and not only once there are more."""
+    host, pid = socket.gethostname(), os.getpid()
+    try:
+        settings.warn_of_unknown()
+        _configured(device).check()
+    except Exception as exc:  # as `prepare`
+        raise RendezvousError(_reason(exc), 0, host, pid) from exc
+    return Mesh([Peer(0, host, pid, "self", "")], [None])
+
+
+def prepare(device: Device | None, size: int, *, warn: bool = True) -> tuple[Record, Listeners]:
+    """Open the listening sockets; a failure becomes part of the record, so that all ranks learn of it.
+
+    Parameters
+    ----------
+    warn : bool
+        Of variables that are no settings.
+    """
     entropy = os.urandom(32)
     try:
+        if warn:
+            settings.warn_of_unknown()
         _check_descriptors(size)
-        listeners = (device or Device()).listen(backlog=size + 64)
+        listeners = _configured(device).listen(backlog=size + 64)
         return Record(listeners.endpoint, entropy), listeners
     except Exception as exc:  # whatever it is: the others must not wait for this rank
-        if isinstance(exc, OSError) and exc.filename is None and exc.strerror:
-            text = exc.strerror
-        else:
-            text = str(exc) if isinstance(exc, (OSError, ValueError, ImportError)) else f"{type(exc).__name__}: {exc}"
         nobody = Endpoint(socket.gethostname(), os.getpid(), 1, bytes(16), b"", ())
-        return Record(nobody, entropy, text), Listeners([], nobody)
+        return Record(nobody, entropy, _reason(exc)), Listeners([], nobody)
+
+
+def _configured(device: Device | None) -> Device:
+    """The device to use, by default the one that the environment describes; raises what is wrong with any setting."""
+    settings.check()
+    return device or Device()
+
+
+def _reason(exc: Exception) -> str:
+    """What the ranks are told of an exception of one of them."""
+    if isinstance(exc, OSError) and exc.filename is None and exc.strerror:
+        return exc.strerror
+    return str(exc) if isinstance(exc, (OSError, ValueError, ImportError)) else f"{type(exc).__name__}: {exc}"
 
 
 def _check_descriptors(size: int) -> None:

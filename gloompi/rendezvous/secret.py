@@ -6,6 +6,8 @@ import logging
 import os
 import stat
 
+from ..settings import value
+
 __all__ = ["shared_secret"]
 
 _log = logging.getLogger("gloompi")
@@ -29,16 +31,9 @@ def shared_secret(secret: bytes | str | None) -> bytes:
         if not secret:
             raise ValueError("secret must not be empty; None is no secret")
         return secret.encode() if isinstance(secret, str) else secret
-    path = os.environ.get(_VARIABLE)
-    if not path:
-        return b""
-    try:
-        with open(path, "rb") as file:
-            content, mode = file.read().strip(), os.fstat(file.fileno()).st_mode
-    except OSError as exc:
-        raise OSError(exc.errno, f"cannot read the file that {_VARIABLE} names: {exc.strerror}", path) from exc
-    if not content:
-        raise ValueError(f"{_VARIABLE}={path}: the file is empty; fill it with random text: openssl rand -hex 32")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        _log.warning("%s=%s: other users may read it; chmod 600 %s", _VARIABLE, path, path)
+    content: bytes = value(_VARIABLE, b"")
+    if content:
+        path = os.environ[_VARIABLE]
+        if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            _log.warning("%s=%s: other users may read it; chmod 600 %s", _VARIABLE, path, path)
     return content

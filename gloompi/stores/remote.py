@@ -23,6 +23,8 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 def without_password(url: str) -> str:
     """A URL as it may be shown: no user, password or options."""
+    if "@" not in url:
+        return url.partition("?")[0].partition("#")[0]
     try:
         parts = urlsplit(url)
         clear = bool(parts.hostname) and (parts.port or 1) and "@" not in parts.path + parts.fragment
@@ -31,10 +33,9 @@ def without_password(url: str) -> str:
     if clear:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     # Not a URL as it should be: whatever is before the last "@" may be a password.
-    scheme, colon, rest = url.partition(":")
-    if "@" in url:
-        scheme, rest = (scheme if colon and "@" not in scheme else ""), url.rpartition("@")[2]
-    return f"{scheme}://{rest.partition('?')[0].lstrip('/')}"
+    scheme, colon, _ = url.partition(":")
+    rest = url.rpartition("@")[2].partition("?")[0].lstrip("/")
+    return f"{scheme if colon and '@' not in scheme else ''}://{rest}"
 
 
 def unreachable(store: Store, server: str, why: object) -> RendezvousError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,8 @@ from .store import Store
 
 __all__ = ["TCPStore"]
 
+_log = logging.getLogger("gloompi")
+
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
 _RETRY_SECONDS = 0.05
@@ -35,7 +38,7 @@ class TCPStore(Store):
     Parameters
     ----------
     host : str
-        Name or address of the host that serves, the same for all.
+        Name or address of the host that serves, the same for all; an IPv6 address with or without brackets.
     port : int or sequence of int
         Ports to try in this order: the first that is free is served, the first that answers is used.
     serve : bool
@@ -50,7 +53,7 @@ class TCPStore(Store):
     Raises
     ------
     RendezvousError
-        Nobody serves there within the budget.
+        Nobody serves there within the budget, or `host` cannot be resolved.
     OSError
         All ports are taken.
 
@@ -71,7 +74,7 @@ class TCPStore(Store):
         timeout: float | None = Store.timeout,
     ) -> None:
         self.timeout = check_timeout(timeout)
-        self._host = host
+        self._host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         self._ports = [port] if isinstance(port, int) else list(port)
         if not self._ports or not all(0 < each < 65536 for each in self._ports):
             raise ValueError(f"port must be one or several of 1-65535, not {port!r}")
@@ -81,7 +84,11 @@ class TCPStore(Store):
         self._sock: socket.socket | None = None
         if serve:
             self._items = HashStore()
-            self._server = Server(self._items, listen(host, self._ports), self._ports[0], clients)
+            try:
+                listeners = listen(self._host, self._ports)
+            except (socket.gaierror, UnicodeError) as exc:
+                raise self._unresolved(exc) from exc
+            self._server = Server(self._items, listeners, self._ports[0], clients)
         else:
             self._sock = self._connect(Deadline(self.timeout))
             self._ask(b"join", (token_hex(8) if rank is None else str(rank)).encode())
@@ -92,18 +99,35 @@ class TCPStore(Store):
 
     def _connect(self, deadline: Deadline) -> socket.socket:
         failure: OSError | None = None
+        warned = False
         while True:
             for port in self._ports:
                 try:
                     return self._greet(port, deadline)
+                except UnicodeError as exc:
+                    raise self._unresolved(exc) from exc
                 except OSError as exc:
                     failure = exc
-            if deadline.expired():
+            if isinstance(failure, socket.gaierror):
+                error = self._unresolved(failure)
+                if deadline.expired():
+                    raise error from failure
+                if not warned:  # it may become known in time, or be misspelt
+                    _log.warning("%s; trying on", error.reason)
+                    warned = True
+            elif deadline.expired():
                 raise RendezvousError(
                     f"nobody serves {self!r}: {failure} after {deadline.timeout or 0:.1f} s; the rank that serves is late, "
                     f"has died or is behind a firewall, or host and port are wrong"
                 ) from failure
             sleep(_RETRY_SECONDS)
+
+    def _unresolved(self, why: socket.gaierror | UnicodeError) -> RendezvousError:
+        text = why.strerror if isinstance(why, OSError) else "it is no name of a host"
+        return RendezvousError(
+            f"{self!r} cannot be found: {socket.gethostname()} cannot resolve {self._host!r} ({text}); check its spelling "
+            f"(getent hosts {self._host}), or give an IP address"
+        )
 
     def _greet(self, port: int, deadline: Deadline) -> socket.socket:
         sock = socket.create_connection((self._host, port), deadline.before(_CONNECT_SECONDS).timeout or 0.001)

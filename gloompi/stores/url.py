@@ -2,17 +2,104 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .file import FileStore
 from .remote import without_password
 from .store import Store
 
-__all__ = ["open_store"]
+__all__ = ["SCHEMES", "check_url", "open_store"]
 
-_FORMS = (
-    "redis://host:port/db, rediss://host:port/db, file:///folder, etcd://host:port, zookeeper://host:port, tcp://host:port"
-)
+
+class _Serving(NamedTuple):
+    """What only a store needs that one of its users serves; as for `open_store`."""
+
+    clients: int | None
+    rank: int | None
+    timeout: float | None
+
+
+class _Scheme(NamedTuple):
+    """What URLs of a scheme look like, and the store that they name.
+
+    Attributes
+    ----------
+    form : str
+        For people.
+    fits : callable
+        Whether the parts of a URL are as in the form.
+    make : callable
+        The store, of the URL, its parts and a `_Serving`.
+    """
+
+    form: str
+    fits: Callable[[SplitResult], object]
+    make: Callable[[str, SplitResult, _Serving], Store]
+
+
+def _redis(url: str, parts: SplitResult, serving: _Serving) -> Store:
+    from .redis import RedisStore
+
+    return RedisStore(url)
+
+
+def _etcd(url: str, parts: SplitResult, serving: _Serving) -> Store:
+    from .etcd import EtcdStore
+
+    return EtcdStore(f"{'https' if parts.scheme == 'etcds' else 'http'}://{parts.netloc}")
+
+
+def _zookeeper(url: str, parts: SplitResult, serving: _Serving) -> Store:
+    from .zookeeper import ZooKeeperStore
+
+    return ZooKeeperStore(parts.netloc.rpartition("@")[2] + parts.path)
+
+
+def _file(url: str, parts: SplitResult, serving: _Serving) -> Store:
+    return FileStore(unquote(parts.path))
+
+
+def _tcp(url: str, parts: SplitResult, serving: _Serving) -> Store:
+    from .tcp import TCPStore  # brings asyncio
+
+    assert parts.hostname is not None
+    assert parts.port is not None
+    clients, rank, timeout = serving
+    return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients, rank=rank, timeout=timeout)
+
+
+# RedisStore knows better what else its URLs may have.
+SCHEMES = {
+    "redis": _Scheme("redis://host:port/db", lambda parts: True, _redis),
+    "rediss": _Scheme("rediss://host:port/db", lambda parts: True, _redis),
+    "file": _Scheme("file:///folder", lambda parts: not parts.netloc and parts.path.startswith("/"), _file),
+    "etcd": _Scheme("etcd://host:port", lambda parts: parts.netloc, _etcd),
+    "etcds": _Scheme("etcds://host:port", lambda parts: parts.netloc, _etcd),
+    "zookeeper": _Scheme("zookeeper://host:port", lambda parts: parts.netloc, _zookeeper),
+    "tcp": _Scheme("tcp://host:port", lambda parts: parts.hostname and parts.port, _tcp),
+}
+"""The kinds of URLs that there are."""
+
+
+def check_url(url: str) -> SplitResult:
+    """Return the parts of a URL that names a store; opens nothing.
+
+    Raises
+    ------
+    ValueError
+        The URL names no store.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port if parts.scheme != "zookeeper" else None
+    except ValueError:
+        raise ValueError(f"{without_password(url)!r} has no port that is a number") from None
+    if parts.scheme not in SCHEMES or not SCHEMES[parts.scheme].fits(parts):
+        forms = ", ".join(scheme.form for scheme in SCHEMES.values())
+        raise ValueError(f"{without_password(url)!r} names no store; there are: {forms}")
+    return parts
 
 
 def open_store(
@@ -37,27 +124,5 @@ def open_store(
     ImportError
         The store's package is missing; the text names the extra.
     """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port if parts.scheme != "zookeeper" else None
-    except ValueError:
-        raise ValueError(f"{without_password(url)!r} has no port that is a number") from None
-    if parts.scheme in ("redis", "rediss"):
-        from .redis import RedisStore
-
-        return RedisStore(url)
-    if parts.scheme in ("etcd", "etcds") and parts.netloc:
-        from .etcd import EtcdStore
-
-        return EtcdStore(f"{'https' if parts.scheme == 'etcds' else 'http'}://{parts.netloc}")
-    if parts.scheme == "zookeeper" and parts.netloc:
-        from .zookeeper import ZooKeeperStore
-
-        return ZooKeeperStore(parts.netloc.rpartition("@")[2] + parts.path)
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        return FileStore(unquote(parts.path))
-    if parts.scheme == "tcp" and parts.hostname and parts.port:
-        from .tcp import TCPStore  # brings asyncio
-
-        return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients, rank=rank, timeout=timeout)
-    raise ValueError(f"{without_password(url)!r} names no store; there are: {_FORMS}")
+    parts = check_url(url)
+    return SCHEMES[parts.scheme].make(url, parts, _Serving(clients, rank, timeout))

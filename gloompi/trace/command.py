@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..reports import counted, picture
 from ..stores.remote import extra
-from .files import RankTrace, read_traces
-from .lateness import Arrival, Late, absences, aligned, arrivals, latecomers
+from .files import Event, RankTrace, context_name, read_traces
+from .lateness import Arrival, Late, absences, aligned, arrivals, collectives, latecomers
 from .merge import merge
 
 __all__ = ["main"]
@@ -27,9 +28,7 @@ def main(arguments: list[str]) -> int:
     try:
         if options.plot is not None:
             with extra("trace", "--plot"):
-                from ..picture import check_format
                 from .plot import plot
-            check_format(options.plot)
         traces = aligned(read_traces(options.folder))
         if not any(trace.events for trace in traces):
             raise ValueError(f"the traces in {options.folder} have no calls")
@@ -53,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, help="what GLOOMPI_TRACE named")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the merged trace (default: FOLDER/trace.json)")
-    parser.add_argument("--plot", metavar="FILE", help="draw it: .png, .svg or .pdf (needs matplotlib)")
+    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw it: .png, .svg or .pdf (needs matplotlib)")
     return parser
 
 
@@ -62,17 +61,24 @@ def _report(traces: Sequence[RankTrace], found: Sequence[Arrival]) -> str:
     contexts = 1 + max(trace.context for trace in traces)
     calls = sum(len(trace.events) for trace in traces)
     whole = f" of {traces[0].member.size}" if contexts == 1 else f" in {contexts} Contexts"
-    lines = [f"{len(members)} ranks{whole}, {calls} calls, {len(found)} collectives"]
+    together = sum(len(each) > 1 for each in collectives(traces))
+    lines = [f"{counted(len(members), 'rank')}{whole}, {counted(calls, 'call')}, {counted(together, 'collective')}"]
     lines += [text for context in range(contexts) for text in _missing(traces, context, contexts)][:_MOST]
-    lines += _failures(traces)
+    several = len({event.context for trace in traces for event in trace.events}) > 1
+    lines += _failures(traces, several)
     rows = latecomers(found)
     if rows:
         lines += ["", f"{'rank':>6}{'calls':>9}{'last':>9}{'median':>11}{'worst':>11}{'total':>11}   late by, ms"]
         lines += [_row(row, contexts) for row in rows[:_MOST]]
         lines += ["", _verdict(rows[0], len(found)), "", "The longest waits:"]
         worst = sorted(found, key=lambda arrival: -arrival.late)[:_MOST]
-        lines += [f"  {arrival.name}: {arrival.last} came {1e3 * arrival.late:.3f} ms late" for arrival in worst]
+        lines += [f"  {_named(each, several)}: {each.last} came {1e3 * each.late:.3f} ms late" for each in worst]
     return "\n".join(lines)
+
+
+def _named(call: Event | Arrival, several: bool) -> str:
+    """What a call is called; with its Context, where there are several, each of which counts its own."""
+    return f"{call.name} of {context_name(call.context)}" if several else call.name
 
 
 def _missing(traces: Sequence[RankTrace], context: int, contexts: int) -> list[str]:
@@ -84,10 +90,10 @@ def _missing(traces: Sequence[RankTrace], context: int, contexts: int) -> list[s
     return [f"{where} trace of rank {', '.join(map(str, missing[:_MOST]))}{' and others' * (len(missing) > _MOST)}."]
 
 
-def _failures(traces: Sequence[RankTrace]) -> list[str]:
+def _failures(traces: Sequence[RankTrace], several: bool) -> list[str]:
     failed = [(trace.member, event) for trace in traces for event in trace.events if event.state != "done"]
-    lines = [f"{member}: {event.name} ended with {event.state}" for member, event in failed[:_MOST]]
-    for member, (name, last) in list(absences(traces).items())[:_MOST]:
+    lines = [f"{member}: {_named(event, several)} ended with {event.state}" for member, event in failed[:_MOST]]
+    for member, (name, last) in list(absences(traces, lambda event: _named(event, several)).items())[:_MOST]:
         own = f"its last call is {last}" if last else "it has no call at all"
         lines.append(f"{member} never came to {name}, as far as its trace goes: {own}")
     return lines
@@ -104,5 +110,5 @@ def _row(row: Late, contexts: int) -> str:
 def _verdict(row: Late, calls: int) -> str:
     if row.typical < _PUNCTUAL_SECONDS:
         return "No rank is late as a rule."
-    often = f"last to {row.times_last} of {calls} collectives, typically by {1e3 * row.typical:.1f} ms"
+    often = f"last to {row.times_last} of {counted(calls, 'collective')}, typically by {1e3 * row.typical:.1f} ms"
     return f"{row.member} came late: {often}; the others waited {row.total:.3f} s for it"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Event", "Member", "RankTrace", "read_traces"]
+__all__ = ["Event", "Member", "RankTrace", "context_name", "read_traces"]
 
 _NAME = re.compile(r"gloompi-([0-9a-f]{8}-\d+)-rank\d+\.json")
 
@@ -40,8 +40,8 @@ class Event(NamedTuple):
         Which Context of the folder, in the order of their first calls, and which of its children, empty for itself.
     name : str
         ``"allreduce #17"``.
-    number : int
-        Of a collective; 0 for a message.
+    number : int or None
+        Of a collective, None if it has not begun; 0 for a message.
     start, end : float
         Seconds since the epoch, by the clock of the rank's host.
     facts : dict
@@ -50,7 +50,7 @@ class Event(NamedTuple):
 
     context: tuple[int, str]
     name: str
-    number: int
+    number: int | None
     start: float
     end: float
     facts: dict[str, Any]
@@ -64,6 +64,12 @@ class Event(NamedTuple):
     def state(self) -> str:
         """``"done"``, or the name of an error."""
         return str(self.facts["state"])
+
+
+def context_name(context: tuple[int, str]) -> str:
+    """What the report and the merged trace call a Context: ``"Context 0, child 5d0c1f2a"``."""
+    number, child = context
+    return f"Context {number}, child {child}" if child else f"Context {number}"
 
 
 class RankTrace(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from statistics import median
 from typing import NamedTuple
 
 from .files import Event, Member, RankTrace
 
-__all__ = ["Arrival", "Late", "absences", "aligned", "arrivals", "latecomers"]
+__all__ = ["Arrival", "Late", "absences", "aligned", "arrivals", "collectives", "latecomers"]
 
 # Nobody can leave these before all have come: their ends are the same moment, whatever the hosts' clocks say.
 _TOGETHER = frozenset(
@@ -40,12 +41,15 @@ class Arrival(NamedTuple):
         Who came last.
     late : float
         Seconds between the median of the others and the last.
+    context : tuple of int and str
+        As in `Event`.
     """
 
     name: str
     starts: dict[Member, float]
     last: Member
     late: float
+    context: tuple[int, str]
 
 
 class Late(NamedTuple):
@@ -92,7 +96,7 @@ def _shifted(trace: RankTrace, seconds: float) -> RankTrace:
     return trace._replace(events=events)
 
 
-def _collectives(traces: Sequence[RankTrace]) -> list[dict[Member, Event]]:
+def collectives(traces: Sequence[RankTrace]) -> list[dict[Member, Event]]:
     """The calls with one number in one Context, by rank."""
     found: dict[tuple[object, int], dict[Member, Event]] = defaultdict(dict)
     for trace in traces:
@@ -103,14 +107,17 @@ def _collectives(traces: Sequence[RankTrace]) -> list[dict[Member, Event]]:
 
 
 def arrivals(traces: Sequence[RankTrace]) -> list[Arrival]:
-    """The collectives that two ranks or more have called, in the order of the last arrivals."""
+    """The collectives that two ranks or more have called, in the order of the last arrivals.
+
+    Not those that have failed: nobody has waited until the last one came.
+    """
     found = []
-    for by_member in _collectives(traces):
-        if len(by_member) > 1:
+    for by_member in collectives(traces):
+        if len(by_member) > 1 and all(event.state == "done" for event in by_member.values()):
             starts = {member: event.start for member, event in by_member.items()}
             last = max(starts, key=lambda member: starts[member])
             others = median(start for member, start in starts.items() if member != last)
-            found.append(Arrival(by_member[last].name, starts, last, starts[last] - others))
+            found.append(Arrival(by_member[last].name, starts, last, starts[last] - others, by_member[last].context))
     return sorted(found, key=lambda arrival: arrival.starts[arrival.last])
 
 
@@ -129,8 +136,16 @@ def latecomers(found: Sequence[Arrival]) -> list[Late]:
     return sorted(rows, key=lambda row: (-row.total, row.member))
 
 
-def absences(traces: Sequence[RankTrace]) -> dict[Member, tuple[str, str]]:
-    """The ranks that a collective which failed has waited for in vain: its name, and that of the rank's own last call."""
+def absences(
+    traces: Sequence[RankTrace], named: Callable[[Event], str] = attrgetter("name")
+) -> dict[Member, tuple[str, str]]:
+    """The ranks that a collective which failed has waited for in vain: its name, and that of the rank's own last call.
+
+    Parameters
+    ----------
+    named : callable
+        The name of a call.
+    """
     members: dict[object, set[Member]] = defaultdict(set)
     latest: dict[tuple[object, Member], Event] = {}
     for trace in traces:
@@ -141,10 +156,10 @@ def absences(traces: Sequence[RankTrace]) -> dict[Member, tuple[str, str]]:
             if before is None or event.start > before.start:
                 latest[event.context, trace.member] = event
     found: dict[Member, tuple[str, str]] = {}
-    for by_member in _collectives(traces):
+    for by_member in collectives(traces):
         failed = next((event for event in by_member.values() if event.state != "done"), None)
         if failed is not None:
             for member in sorted(members[failed.context] - by_member.keys()):
                 own = latest.get((failed.context, member))
-                found.setdefault(member, (failed.name, own.name if own is not None else ""))
+                found.setdefault(member, (named(failed), named(own) if own is not None else ""))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.trace import Lanes, event, microseconds, note
-from .files import Event, Member, RankTrace
+from .files import Event, Member, RankTrace, context_name
 
 __all__ = ["merge"]
 
@@ -43,6 +43,5 @@ def _process(member: Member, process: int, events: Sequence[Event], origin: floa
         thread = threads.setdefault((call.context, lane), len(threads))
         found.append(event(call.name, call.number, start, end, process, thread, call.facts))
     for (context, lane), thread in threads.items():
-        text = f"Context {context[0]}" + (f", child {context[1]}" if context[1] else "") + (", overlapping" if lane else "")
-        found.append(note("thread_name", process, thread, name=text))
+        found.append(note("thread_name", process, thread, name=context_name(context) + (", overlapping" if lane else "")))
     return found

@@ -6,9 +6,10 @@ import errno
 import logging
 import os
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import settings
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
 from .memory import is_permitted
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Device", "Listeners"]
 
 _log = logging.getLogger("gloompi")
-
-TRANSPORTS = ("auto", "tcp", "unix")
-# The interface setting of a job may be there under another library's name.
-_INTERFACE_VARIABLES = ("GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 class Listeners(NamedTuple):
@@ -113,24 +110,27 @@ class Device:
             raise ValueError(f"family must be 4, 6 or None, not {family!r}")
         self.interface, self._interface_source = interface, "interface"
         if interface is None and host is None:
-            for variable in _INTERFACE_VARIABLES:
-                if os.environ.get(variable):
-                    self.interface, self._interface_source = os.environ[variable], variable
+            for variable in settings.INTERFACES:
+                self.interface = settings.value(variable)
+                if self.interface is not None:
+                    self._interface_source = variable
                     break
         self.host = host
         if host is not None and ip_address(host).is_unspecified:
             raise ValueError(f"host must be one address of this host, not {host}: gloompi never listens on all")
-        advertise = advertise or os.environ.get("GLOOMPI_ADVERTISE") or None
-        self.advertise = None if advertise is None else _reachable(advertise)
-        self.ports = _port_range(port)
+        if advertise:
+            self.advertise = settings.reachable("advertise", str(advertise))
+        else:
+            self.advertise = settings.value("GLOOMPI_ADVERTISE")
+        self.ports = settings.ports("port", port) if port != 0 else settings.value("GLOOMPI_PORT_RANGE", (0, 0))
         self.family = family
-        self.transport = transport or os.environ.get("GLOOMPI_TRANSPORT") or "auto"
-        if self.transport not in TRANSPORTS:
-            source = "GLOOMPI_TRANSPORT" if transport is None else "transport"
-            raise ValueError(f"{source} must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}")
-        self.single_copy = _switch("GLOOMPI_SINGLE_COPY", True) if single_copy is None else bool(single_copy)
-        self.tls = _switch("GLOOMPI_TLS", False) if tls is None else bool(tls)
-        self.checksum = _switch("GLOOMPI_CHECKSUM", False) if checksum is None else bool(checksum)
+        if transport:
+            self.transport = settings.transport("transport", transport)
+        else:
+            self.transport = settings.value("GLOOMPI_TRANSPORT", "auto")
+        self.single_copy = settings.value("GLOOMPI_SINGLE_COPY", True) if single_copy is None else bool(single_copy)
+        self.tls = settings.value("GLOOMPI_TLS", False) if tls is None else bool(tls)
+        self.checksum = settings.value("GLOOMPI_CHECKSUM", False) if checksum is None else bool(checksum)
 
     def __repr__(self) -> str:
         low, high = self.ports
@@ -141,6 +141,19 @@ class Device:
             f"family={self.family}, transport={self.transport!r}{'' if self.single_copy else ', single_copy=False'}"
             f"{', tls=True' if self.tls else ''}{', checksum=True' if self.checksum else ''})"
         )
+
+    def check(self) -> None:
+        """Find the addresses that were asked for, and open nothing: for a rank that is alone.
+
+        Raises
+        ------
+        ValueError
+            There is no such interface or address; if none was asked for, none is needed.
+        """
+        asked = any(each is not None for each in (self.interface, self.host, self.family, self.advertise))
+        if asked and self.transport != "unix":
+            low = self.ports[0]
+            self._advertised([_address(interface, address, low) for interface, address in self._addresses()])
 
     def listen(self, backlog: int) -> Listeners:
         """Open one listening socket per published address, bound to that address alone.
@@ -179,9 +192,9 @@ class Device:
                     continue
                 sockets.append(listener)
                 port = listener.getsockname()[1]
-                nearness = interface.nearness(address)
-                addresses.append(Address(address, port, nearness, interface.index))
-                _log.debug("listening on %s:%d (%s, %s)", address.ip, port, interface.name, nearness.name.lower())
+                addresses.append(_address(interface, address, port))
+                nearness = addresses[-1].nearness.name.lower()
+                _log.debug("listening on %s:%d (%s, %s)", address.ip, port, interface.name, nearness)
             if unusable is not None and not addresses:
                 raise unusable
             addresses = self._advertised(addresses)
@@ -265,14 +278,8 @@ class Device:
         )
 
 
-def _reachable(advertise: str) -> IPv4Address | IPv6Address:
-    try:
-        address = ip_address(str(advertise))
-    except ValueError as exc:
-        raise ValueError(f"advertise (GLOOMPI_ADVERTISE) must be an IP address, not {advertise!r}") from exc
-    if address.is_unspecified or address.is_multicast or "%" in str(address):
-        raise ValueError(f"advertise (GLOOMPI_ADVERTISE) must be an address that others can reach, not {advertise!r}")
-    return address
+def _address(interface: Interface, address: IPInterface, port: int) -> Address:
+    return Address(address, port, interface.nearness(address), interface.index)
 
 
 def _listen_unix(name: bytes, backlog: int) -> socket.socket:
@@ -290,24 +297,3 @@ def _listen_unix(name: bytes, backlog: int) -> socket.socket:
 def unix_address(name: bytes) -> str:
     """The abstract AF_UNIX address for the 16 bytes in an endpoint."""
     return f"\0gloompi-{name.hex()}"
-
-
-def _switch(variable: str, default: bool) -> bool:
-    text = os.environ.get(variable) or str(int(default))
-    if text not in ("0", "1"):
-        raise ValueError(f"{variable} must be 0 or 1, not {text!r}")
-    return text == "1"
-
-
-def _port_range(port: int | tuple[int, int]) -> tuple[int, int]:
-    source = "port"
-    if port == 0 and os.environ.get("GLOOMPI_PORT_RANGE"):
-        source, text = "GLOOMPI_PORT_RANGE", os.environ["GLOOMPI_PORT_RANGE"]
-        low_text, _, high_text = text.partition(":")
-        if not (low_text.isdecimal() and high_text.isdecimal()):
-            raise ValueError(f"{source} must be low:high, not {text!r}")
-        port = (int(low_text), int(high_text))
-    low, high = (port, port) if isinstance(port, int) else port
-    if not (0 <= low <= high <= 65535 and (low > 0 or high == 0)):
-        raise ValueError(f"{source} must be 0, a port or a range low <= high within 1-65535, not {port!r}")
-    return low, high

@@ -43,6 +43,7 @@ def examined(hosts: str, **changes: Callable[[int], Any]) -> Examination:
             somaxconn=4096,
             buffers={},
             settings={},
+            no_settings=[],
         )
         for rank, host in enumerate(hosts)
     ]
