@@ -168,7 +168,7 @@ class Engine(Parting):
                     began = 0.0
                     if tries & 63 or task.done or not deadline.expired():
                         continue
-                    self._fail(late(task, deadline, self.peers))  # however much moves, for others perhaps
+                    self._fail(late(task, deadline, self.peers, self.shortages))  # however much moves, for others perhaps
                     raise self._broken()
                 now = monotonic()
                 began = began or now
@@ -177,7 +177,7 @@ class Engine(Parting):
                     continue
                 remaining = deadline.remaining()
                 if remaining == 0:
-                    self._fail(late(task, deadline, self.peers))
+                    self._fail(late(task, deadline, self.peers, self.shortages))
                     raise self._broken()
                 if task.asked or (remaining is not None and remaining <= _ASK_SECONDS):
                     self._ask(task)

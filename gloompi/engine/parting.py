@@ -47,7 +47,9 @@ class Parting(Connections):
         self.error = ContextClosedError("this Context is closed")
         self._release()
         if silent:
-            raise unsent([pair.rank for pair in silent], deadline, self.peers)
+            raise unsent(
+                [pair.rank for pair in silent], deadline, self.peers, [pair.shortage for pair in silent if pair.shortage]
+            )
 
     def leave(self, conversation: Conversation, deadline: Deadline) -> None:
         """End a conversation, and if it is the last, close the engine.
@@ -81,7 +83,7 @@ class Parting(Connections):
     def _finish_sends(self, unfinished: Callable[[], list[int]], deadline: Deadline) -> None:
         while self.error is None and unfinished():
             if deadline.expired():
-                self._fail(unsent(unfinished(), deadline, self.peers))
+                self._fail(unsent(unfinished(), deadline, self.peers, self.shortages))
             else:
                 self._serve(deadline.remaining())
                 self._resume()
