@@ -23,6 +23,7 @@ from .errors import (
     OperationTimeoutError,
     PeerLostError,
     RendezvousError,
+    SystemCallError,
 )
 from .message import Message
 from .plans.messages import Status
@@ -65,6 +66,7 @@ __all__ = [
     "Request",
     "Status",
     "Store",
+    "SystemCallError",
     "TCPStore",
     "ZooKeeperStore",
     "wait_all",

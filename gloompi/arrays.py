@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Array", "address", "byte_bounds", "flat_input", "flat_output", "view"]
+__all__ = ["Array", "address", "address_of", "byte_bounds", "flat_input", "flat_output", "view"]
 
 Array = np.ndarray[Any, Any]
 
@@ -57,6 +57,11 @@ def address(array: Array) -> int:
     """Of the first item of an array."""
     start: int = array.__array_interface__["data"][0]
     return start
+
+
+def address_of(memory: memoryview) -> int:
+    """Of the first byte of contiguous memory that is not empty."""
+    return address(np.frombuffer(memory, np.uint8))
 
 
 def byte_bounds(array: Array) -> tuple[int, int]:

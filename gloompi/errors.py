@@ -17,6 +17,7 @@ __all__ = [
     "OperationTimeoutError",
     "PeerLostError",
     "RendezvousError",
+    "SystemCallError",
 ]
 
 
@@ -139,6 +140,35 @@ class OperationTimeoutError(GloompiError, TimeoutError):
         return f"{self.operation} timed out after {self.timeout:.1f} s: {self.reason}"
 
 
+class SystemCallError(GloompiError, OSError):
+    """A system call has failed for a reason of one rank's own, such as memory that cannot be read or a closed descriptor.
+
+    Attributes
+    ----------
+    rank : int
+        The rank on which it failed.
+    operation : str or None
+        What that rank was doing, such as ``"send"``; None between operations.
+    errno : int
+        As of any OSError.
+    reason : str
+        Which bytes were being moved, between whom, the likely cause, and the next step.
+    """
+
+    _facts = ("rank", "operation", "errno", "reason")
+
+    def __init__(self, rank: int, operation: str | None, errno: int, reason: str) -> None:
+        super().__init__(reason)
+        self.rank, self.operation, self.errno = rank, operation, errno
+
+    def _is_elsewhere(self) -> bool:
+        return self.interrupted not in ("", self.operation)
+
+    def _text(self) -> str:
+        doing = f"in {self.operation}" if self.operation else "between operations"
+        return f"a system call of rank {self.rank} failed {doing}: {self.reason}"
+
+
 class MismatchError(GloompiError, ValueError):
     """Two ranks disagree about an operation: which one it is, dtype, count, root, op or algorithm.
 
@@ -181,6 +211,7 @@ _BY_NAME: dict[str, type[GloompiError]] = {
         RendezvousError,
         PeerLostError,
         OperationTimeoutError,
+        SystemCallError,
         MismatchError,
         ContextClosedError,
         AuthenticationError,

@@ -1,7 +1,10 @@
-"""Who a pair reports to in the tests: writes down what it is told."""
+"""The ends of a pair in the tests: who it reports to, and a socket whose system calls fail."""
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from typing import Any
 
 from gloompi.transport.frames import Kind
@@ -43,7 +46,7 @@ class Payload:
 
 
 class Handler:
-    """A pair's handler; closes the pair at the frame with the number `close_at_frame`.
+    """A pair's handler; closes the pair at the frame with the number `close_at_frame`, and raises the first failure.
 
     Attributes
     ----------
@@ -55,6 +58,9 @@ class Handler:
         self.headers: list[tuple[int, int, int, int, bytes]] = []
         self.payloads: list[Payload] = []
         self.losses: list[tuple[str, OSError | None]] = []
+        self.failures: list[tuple[str, OSError]] = []
+        self.broken = False  # knows of an error
+        self.held = 0
         self.watched: list[bool] = []
         self.close_at_frame = -1
         self._window = window
@@ -78,8 +84,17 @@ class Handler:
         self.losses.append((reason, cause))
         pair.close()
 
+    def failed(self, pair: Pair, reason: str, cause: OSError) -> None:
+        self.failures.append((reason, cause))
+        if not self.broken:
+            self.broken = True
+            raise cause
+
     def watch(self, pair: Pair, writing: bool) -> None:
         self.watched.append(writing)
+
+    def hold(self, pair: Pair) -> None:
+        self.held += 1
 
     def received(self) -> list[bytes]:
         assert all(payload.finished for payload in self.payloads)
@@ -94,3 +109,43 @@ class Completion:
 
     def complete(self) -> None:
         self.told.append(self)
+
+
+class Failing(socket.socket):
+    """A socket whose system calls fail when they are told to.
+
+    Attributes
+    ----------
+    sending, receiving : list of int
+        Numbers of errors, one for each call that is to fail, the next one first; 0 lets a call through.
+    most : int
+        Bytes that a call takes or gives at most.
+    calls : int
+        How often sending was tried.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(fileno=sock.detach())
+        self.setblocking(False)
+        self.sending: list[int] = []
+        self.receiving: list[int] = []
+        self.most = sys.maxsize
+        self.calls = 0
+
+    def send(self, data: Any, *flags: int) -> int:
+        self._fail(self.sending)
+        return super().send(memoryview(data)[: self.most], *flags)
+
+    def sendmsg(self, pieces: Any, *others: Any) -> int:
+        self._fail(self.sending)
+        whole = memoryview(b"".join(pieces))[: self.most]
+        return super().send(whole)
+
+    def recv_into(self, window: Any, nbytes: int = 0, *flags: int) -> int:
+        self._fail(self.receiving)
+        return super().recv_into(memoryview(window)[: self.most], nbytes, *flags)
+
+    def _fail(self, codes: list[int]) -> None:
+        self.calls += codes is self.sending
+        if codes and (code := codes.pop(0)):
+            raise OSError(code, os.strerror(code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
 from typing import Any
 
@@ -17,6 +18,7 @@ from gloompi.errors import (
     OperationTimeoutError,
     PeerLostError,
     RendezvousError,
+    SystemCallError,
     rebuild,
 )
 
@@ -65,6 +67,16 @@ CASES: dict[str, tuple[GloompiError, str, dict[str, Any]]] = {
         OperationTimeoutError("allreduce #17", 30, "rank 3 has sent 4096 of 65536 bytes"),
         "allreduce #17 timed out after 30.0 s: rank 3 has sent 4096 of 65536 bytes",
         {"operation": "allreduce #17", "timeout": 30, "reason": "rank 3 has sent 4096 of 65536 bytes"},
+    ),
+    "SystemCallError": (
+        SystemCallError(2, "allreduce #17", errno.EFAULT, "sending 8 bytes failed"),
+        "a system call of rank 2 failed in allreduce #17: sending 8 bytes failed",
+        {"rank": 2, "operation": "allreduce #17", "errno": errno.EFAULT, "reason": "sending 8 bytes failed"},
+    ),
+    "SystemCallError while idle": (
+        SystemCallError(0, None, errno.EBADF, "receiving failed"),
+        "a system call of rank 0 failed between operations: receiving failed",
+        {"rank": 0, "operation": None, "errno": errno.EBADF, "reason": "receiving failed"},
     ),
     "MismatchError": (
         MismatchError("allreduce #2", 0, "allreduce(sum, <f4, count 10)", 3, "allreduce(max, <f4, count 10)"),
@@ -141,6 +153,9 @@ def test_an_error_of_another_rank_says_where_this_one_was() -> None:
     assert str(rebuild("PeerLostError", facts, 3, "recv")) == f"{text} (reported by rank 3)"  # it tells of itself
     late = rebuild("OperationTimeoutError", {"operation": "barrier #2", "timeout": 3.0, "reason": "no"}, 1, "recv")
     assert str(late) == "barrier #2 timed out after 3.0 s: no (reported by rank 1; this rank was in recv)"
+    facts = {"rank": 1, "operation": "send", "errno": errno.EFAULT, "reason": "no"}
+    failed = rebuild("SystemCallError", facts, 1, "recv")
+    assert str(failed) == "a system call of rank 1 failed in send: no (reported by rank 1; this rank was in recv)"
 
 
 def test_rebuild_of_an_unknown_class() -> None:
@@ -155,6 +170,7 @@ def test_rebuild_of_an_unknown_class() -> None:
         (PeerLostError, ConnectionError),
         (PeerLostError, OSError),
         (OperationTimeoutError, TimeoutError),
+        (SystemCallError, OSError),
         (MismatchError, ValueError),
     ],
 )

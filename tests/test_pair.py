@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
-from handlers import Completion, Handler
+from handlers import Completion, Failing, Handler
 
 from gloompi.transport.endpoint import Peer
+from gloompi.transport.failures import GONE, SHORTAGE
 from gloompi.transport.frames import HEADER_NBYTES, NO_FINGERPRINT, VERSION, Kind, pack_header
 from gloompi.transport.link import Loopback
 from gloompi.transport.pair import SLICE_NBYTES, STAGING_NBYTES, Pair
@@ -380,6 +384,174 @@ def test_closed_pair_does_nothing(narrow: tuple[Pair, socket.socket], handler: H
     assert pair.receive() is False
     assert pair.write(pack_header(Kind.CLEAR, 5, 1, 0)) is True
     assert handler.losses == []
+
+
+# -- system calls that fail although the peer is there -------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(ends: tuple[Pair, socket.socket]) -> tuple[Pair, Failing, socket.socket]:
+    """A pair, its socket, and that of its peer."""
+    pair, far = ends
+    assert pair.sock is not None
+    pair.sock = sock = Failing(pair.sock)
+    return pair, sock, far
+
+
+OWN = (errno.EFAULT, errno.EMSGSIZE, errno.EINVAL, errno.EBADF, errno.EIO, errno.EPERM, errno.ENOTSOCK)
+ABORT = frame(Kind.ABORT, 0, b"sorry")
+
+
+def test_send_that_fails_for_a_reason_of_its_own_says_what_was_sent_and_why(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler
+) -> None:
+    pair, sock, _ = failing
+    x = np.ones(1000)
+    start = x.ctypes.data
+    sock.sending = [errno.EFAULT]
+    with pytest.raises(OSError, match="Bad address"):
+        pair.write(pack_header(Kind.MESSAGE, 5, 1, 8000, MARK), x.view("u1").data)
+    ((reason, cause),) = handler.failures
+    assert reason == (
+        f"sending 8000 bytes at {start:#x}-{start + 8000:#x} to rank 3 (node7, pid 4121, unix @gloompi-ab) failed with "
+        f"EFAULT (Bad address): the file behind a mapped array was truncated or the memory unmapped; keep arrays mapped, "
+        f"and their files as long as they are, until the operation is done"
+    )
+    assert cause.errno == errno.EFAULT
+
+
+@pytest.mark.parametrize("code", OWN, ids=errno.errorcode.get)
+@pytest.mark.parametrize("behind", [False, True], ids=["at once", "behind others"])
+def test_peer_can_be_told_where_no_frame_has_begun(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler, code: int, behind: bool
+) -> None:
+    pair, sock, far = failing
+    payload = memoryview(pattern(100))
+    if behind:
+        sock.sending = [errno.EAGAIN]
+        assert pair.write(pack_header(Kind.CLEAR, 5, 1, 0, MARK)) is False
+        assert pair.write(pack_header(Kind.MESSAGE, 5, 2, 100, MARK), payload) is False
+        pair.when_taken(Completion())
+        sock.sending = [code]
+        with pytest.raises(OSError):  # noqa: PT011 - the one that it was told
+            pair.flush()
+        assert handler.watched == [True, False]
+    else:
+        sock.sending = [code]
+        with pytest.raises(OSError):  # noqa: PT011
+            pair.write(pack_header(Kind.MESSAGE, 5, 2, 100, MARK), payload)
+    assert not pair.sending
+    assert not pair.cut_short
+    assert pair.write(ABORT) is True
+    assert received(far, len(ABORT)) == ABORT
+    assert [cause.errno for _, cause in handler.failures] == [code]
+
+
+@pytest.mark.parametrize("taken", [1, HEADER_NBYTES - 1, HEADER_NBYTES, HEADER_NBYTES + 10])
+def test_nothing_follows_half_a_frame(failing: tuple[Pair, Failing, socket.socket], handler: Handler, taken: int) -> None:
+    pair, sock, far = failing
+    sock.most, sock.sending = taken, [0, errno.EFAULT]
+    assert pair.write(pack_header(Kind.MESSAGE, 5, 2, 100, MARK), memoryview(pattern(100))) is False
+    with pytest.raises(OSError, match="Bad address"):
+        pair.flush()
+    sock.most = 1000
+    assert pair.cut_short
+    assert pair.write(ABORT) is True
+    pair.close()
+    assert received(far, taken) == frame(Kind.MESSAGE, 2, pattern(100))[:taken]
+    assert far.recv(1) == b""
+
+
+def test_nothing_follows_where_the_peer_could_not_be_told(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler
+) -> None:
+    pair, sock, _ = failing
+    sock.sending = [errno.EBADF, errno.EBADF]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pair.write(ABORT)
+    assert pair.write(ABORT) is True
+    assert pair.write(ABORT) is True
+    assert (sock.calls, len(handler.failures), pair.cut_short) == (2, 2, True)
+
+
+@pytest.mark.parametrize("code", SHORTAGE, ids=errno.errorcode.get)
+def test_send_without_memory_in_the_kernel_is_tried_again(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler, code: int
+) -> None:
+    pair, sock, far = failing
+    payload, completion = pattern(100), Completion()
+    sock.sending = [code, code]
+    assert pair.write(pack_header(Kind.MESSAGE, 5, 2, 100, MARK), memoryview(payload)) is False
+    pair.when_taken(completion)
+    assert (handler.held, handler.watched) == (1, [True])
+    assert pair.flush() is False
+    assert handler.held == 2
+    assert pair.shortage == (
+        f"the kernel had no memory for the connection to rank 3 (node7, pid 4121, unix @gloompi-ab): "
+        f"{errno.errorcode[code]} ({os.strerror(code)})"
+    )
+    assert completion.told == []
+    assert pair.flush() is True
+    assert (pair.shortage, pair.sending, completion.told) == ("", False, [completion])
+    stream = frame(Kind.MESSAGE, 2, payload)
+    assert received(far, len(stream)) == stream
+    assert handler.failures == []
+
+
+@pytest.mark.parametrize("code", sorted(GONE), ids=errno.errorcode.get)
+@pytest.mark.parametrize("flush", [False, True], ids=["write", "flush"])
+def test_what_says_that_the_connection_is_gone_is_left_to_the_reading_side(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler, code: int, flush: bool
+) -> None:
+    pair, sock, far = failing
+    far.sendall(ABORT)
+    sock.sending = [errno.EAGAIN, code] if flush else [code]
+    pair.write(pack_header(Kind.MESSAGE, 5, 2, 0, MARK))
+    if flush:
+        assert pair.flush() is True
+    assert (handler.failures, handler.losses, pair.sending) == ([], [], False)
+    assert pair.receive() is True
+    assert handler.received() == [b"sorry"]
+    sock.receiving = [code]
+    assert pair.receive() is True
+    ((reason, cause),) = handler.losses
+    assert (reason, cause and cause.errno) == (os.strerror(code), code)
+
+
+@pytest.mark.parametrize("code", OWN, ids=errno.errorcode.get)
+def test_receive_that_fails_for_a_reason_of_its_own(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler, code: int
+) -> None:
+    pair, sock, far = failing
+    far.sendall(frame(Kind.DATA, 1, bytes(100))[:-30])
+    take_all(pair)
+    window = handler.payloads[0].window()
+    start = np.frombuffer(window, "u1").ctypes.data
+    sock.receiving = [code]
+    with pytest.raises(OSError):  # noqa: PT011
+        pair.receive()
+    ((reason, cause),) = handler.failures
+    assert reason.startswith(
+        f"receiving 30 bytes at {start:#x}-{start + 30:#x} from rank 3 (node7, pid 4121, unix @gloompi-ab) failed with "
+        f"{errno.errorcode[code]} ({os.strerror(code)}): "
+    )
+    assert (cause.errno, handler.losses) == (code, [])
+    assert pair.write(ABORT) is True
+    assert received(far, len(ABORT)) == ABORT
+
+
+@pytest.mark.parametrize("code", SHORTAGE, ids=errno.errorcode.get)
+def test_receive_without_memory_in_the_kernel_is_tried_again(
+    failing: tuple[Pair, Failing, socket.socket], handler: Handler, code: int
+) -> None:
+    pair, sock, far = failing
+    far.sendall(frame(Kind.MESSAGE, 1, b"abc"))
+    sock.receiving = [code]
+    assert pair.receive() is False
+    assert (handler.held, bool(pair.shortage)) == (1, True)
+    assert pair.receive() is True
+    assert handler.received() == [b"abc"]
+    assert (handler.failures, handler.losses) == ([], [])
 
 
 # -- the way to oneself -------------------------------------------------------------------------------------------------

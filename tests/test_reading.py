@@ -879,7 +879,7 @@ def test_a_peer_that_fails_while_a_reduction_reads(reads: Reads, number: int) ->
             one.allreduce(x)
 
 
-@pytest.mark.parametrize("code", [errno.EFAULT, errno.EPERM, errno.ENOMEM])
+@pytest.mark.parametrize("code", [errno.EFAULT, errno.EPERM])
 def test_memory_that_cannot_be_read_to_its_end(reads: Reads, code: int) -> None:
     """The receive has used what was read already, so the message cannot come in another way."""
 
@@ -900,6 +900,41 @@ def test_memory_that_cannot_be_read_to_its_end(reads: Reads, code: int) -> None:
         told = r"\(reported by rank 1; this rank was in send\)"
         with pytest.raises(PeerLostError, match=rf"(?m)could be read in its memory, then: .* {told}$"):
             request.wait()
+
+
+@pytest.mark.parametrize("numbers", [{1}, {2}, {1, 2, 4, 5}])
+def test_read_without_memory_in_the_kernel_is_tried_again(reads: Reads, numbers: set[int]) -> None:
+    def before(name: str, number: int) -> None:
+        if number in numbers:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    reads.before = before
+    with both() as (sender, receiver):
+        request = sender.isend(values(0, 0, SLICES), 1)
+        out = np.empty(SLICES)
+        receiver.recv(out, 0)
+        request.wait()
+    np.testing.assert_array_equal(out, values(0, 0, SLICES))
+    assert reads.nbytes == out.nbytes
+
+
+def test_budget_of_a_read_ends_with_the_shortage_in_the_text(reads: Reads) -> None:
+    tries = []
+
+    def before(name: str, number: int) -> None:
+        tries.append(number)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    reads.before = before
+    with both() as (sender, receiver):
+        sender.isend(values(0, 0, SLICES), 1)
+        with pytest.raises(OperationTimeoutError) as caught:
+            receiver.recv(np.empty(SLICES), 0, timeout=0.3)
+    shortage = (
+        f"the kernel had no memory for reading that of {receiver.peers[0]}: ENOMEM (Cannot allocate memory); see free -m"
+    )
+    assert shortage in str(caught.value)
+    assert len(tries) < 200
 
 
 class Interrupted(Exception):

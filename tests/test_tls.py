@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 import socket
@@ -11,11 +12,12 @@ from contextlib import suppress
 
 import pytest
 from encrypted import encrypt
-from handlers import Completion, Handler
+from handlers import Completion, Failing, Handler
 
 from gloompi.deadline import Deadline
 from gloompi.engine.farewell import linger
 from gloompi.transport.endpoint import Peer
+from gloompi.transport.failures import SHORTAGE
 from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header
 from gloompi.transport.pair import EXPECTED_NBYTES, STAGING_NBYTES, Pair
 from gloompi.transport.tls import RECORD_NBYTES, SEAL_NBYTES, TlsPair
@@ -187,6 +189,83 @@ def test_nothing_that_is_sent_can_be_read_on_the_wire(line: Line) -> None:
         assert len(seen) > 150_000
         assert words[:8] not in seen
         assert MARK[:8] not in seen
+
+
+# -- system calls that fail although the peer is there -------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(line: Line) -> Failing:
+    """The socket of the first pair."""
+    pair = line.pairs[0]
+    assert pair.sock is not None
+    pair.sock = sock = Failing(pair.sock)
+    return sock
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_nothing_follows_a_record_that_could_not_be_sent(line: Line, failing: Failing, number: int) -> None:
+    pair, handler = line.pairs[0], line.handlers[0]
+    failing.most, failing.sending = 100, [0] * number + [errno.EIO]
+    with pytest.raises(OSError, match="Input/output error"):
+        pair.write(header(1, 200), memoryview(pattern(200)))
+    ((reason, _),) = handler.failures
+    left = 200 + HEADER_NBYTES + RECORD_OVERHEAD - 100 * number
+    assert reason.startswith(f"sending {left} bytes to rank 3 (node7, pid 4121, tls 10.0.0.4:40112) failed with EIO (")
+    assert pair.cut_short
+    failing.most = 1000
+    assert pair.write(header(2, 3), memoryview(b"abc")) is True
+    line.carry(0)
+    assert line.handlers[1].frames == []
+
+
+@pytest.mark.parametrize("code", SHORTAGE, ids=errno.errorcode.get)
+@pytest.mark.parametrize("nbytes", [10, 200_000, 2_000_000])
+def test_records_are_kept_until_the_kernel_has_memory(line: Line, failing: Failing, nbytes: int, code: int) -> None:
+    pair, handler = line.pairs[0], line.handlers[0]
+    payload, completion = pattern(nbytes), Completion()
+    failing.sending = [code, code, 0, code]
+    assert pair.write(header(1, nbytes), memoryview(payload)) is False
+    pair.when_taken(completion)
+    assert (handler.held, bool(pair.shortage)) == (1, True)
+    assert pair.flush() is False
+    assert (handler.held, completion.told) == (2, [])
+    while not completion.told:
+        line.carry(0)
+    assert pair.shortage == ""
+    line.carry(0)
+    assert line.handlers[1].received() == [payload]
+    assert handler.failures == []
+
+
+def test_records_are_read_when_the_kernel_has_memory(line: Line, failing: Failing) -> None:
+    write(line.pairs[1], 1, b"abc")
+    failing.receiving = [errno.ENOMEM, errno.ENOBUFS]
+    line.sockets[0].send(line.take(1))
+    assert line.pairs[0].receive() is False
+    assert line.pairs[0].receive() is False
+    assert line.handlers[0].held == 2
+    assert line.pairs[0].receive() is True
+    assert line.handlers[0].received() == [b"abc"]
+
+
+def test_receive_that_fails_for_a_reason_of_its_own(line: Line, failing: Failing) -> None:
+    failing.receiving = [errno.EBADF]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        line.pairs[0].receive()
+    ((reason, _),) = line.handlers[0].failures
+    assert reason.startswith("receiving from rank 3 (node7, pid 4121, tls 10.0.0.4:40112) failed with EBADF (")
+    assert line.handlers[0].losses == []
+
+
+def test_what_tls_cannot_seal_is_a_loss(line: Line) -> None:
+    """Its reading side may never say anything: nobody else has noticed."""
+    pair = line.pairs[0]
+    pair.end()
+    assert write(pair, 1, b"abc")
+    ((reason, cause),) = line.handlers[0].losses
+    assert reason == f"TLS cannot seal what is to be sent ({cause.reason})"  # type: ignore[union-attr]
+    assert isinstance(cause, ssl.SSLError)
 
 
 # -- what counts as sent ------------------------------------------------------------------------------------------------

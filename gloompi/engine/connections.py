@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, PeerLostError, summary
+from ..errors import ContextClosedError, GloompiError, PeerLostError, SystemCallError, summary
 from ..transport.link import Link, Loopback
 from ..transport.pair import STAGING_NBYTES, Pair
 from .conversation import ROOT, Conversation
@@ -96,6 +96,7 @@ class Connections:
         self._poller = Poller(crowded, shared, self.turn.woken)
         self.sleepers = Sleepers(self.turn, self._poller)
         self.watch = self._poller.watch
+        self.hold = self._poller.hold
         self._suspecting = False
         self._links: list[Link] = []
         self.messages = Messages(rank, self._links, self._fail, self._lose, self._poller)
@@ -195,6 +196,26 @@ class Connections:
     def damaged(self, pair: Pair, reason: str) -> None:
         """What has come is not what was sent: this breaks the engine, and the peer is told too."""
         self._lose(pair, reason)
+
+    def failed(self, pair: Pair, reason: str, cause: OSError) -> None:
+        """A system call has failed for a reason of this rank's own, of which nobody would hear: this breaks the engine.
+
+        Raises
+        ------
+        SystemCallError
+            Unless the engine was broken before.
+        """
+        if self.error is None:
+            error = SystemCallError(self.rank, self._label() or None, cause.errno or 0, reason)
+            error.__cause__ = cause
+            self._fail(error)
+            raise error
+
+    @property
+    def shortages(self) -> list[str]:
+        """What the kernel had no memory for at the last try, for error texts."""
+        found = [pair.shortage for pair in self._poller.held]
+        return [*found, self.messages.reading.shortage] if self.messages.reading.shortage else found
 
     def left_error(self, rank: int) -> PeerLostError:
         """The error that a peer has closed its Context, for a call that can do without it."""

@@ -206,7 +206,7 @@ class Engine(Parting):
                         continue
                 remaining = deadline.remaining()
                 if remaining == 0:  # however much moves, for others perhaps
-                    self._fail(late(task, deadline, self.peers))
+                    self._fail(late(task, deadline, self.peers, self.shortages))
                     raise self._broken()
                 # Asked is whoever has been waited for so long, however much comes from others meanwhile.
                 if now >= look or departures != self.messages.departures:

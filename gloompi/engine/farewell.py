@@ -94,7 +94,8 @@ def linger(pairs: Iterable[Pair], deadline: Deadline) -> list[Pair]:
             if _drained(_socket(pair), trash) or (fd in shut and is_delivered(pair)):
                 del left[fd]
             else:
-                waiting.register(fd, POLLIN | (POLLOUT if pair.sending else 0))
+                # For a pair that lacks memory it would be ready all the time.
+                waiting.register(fd, POLLIN | (POLLOUT if pair.sending and not pair.shortage else 0))
         if left:
             if deadline.expired():
                 break

@@ -21,12 +21,19 @@ __all__ = ["late", "unsent"]
 _MOST = 4
 
 
-def late(task: Waiting, deadline: Deadline, peers: Sequence[Peer]) -> OperationTimeoutError:
-    """The error of a call that is not done when its budget is spent."""
+def late(task: Waiting, deadline: Deadline, peers: Sequence[Peer], shortages: Sequence[str] = ()) -> OperationTimeoutError:
+    """The error of a call that is not done when its budget is spent; `shortages`: what the kernel had no memory for."""
     assert deadline.timeout is not None
     states = [_state(operation, task.name, peers) for operation in task.awaited if not operation.done]
     more = f"; and {len(states) - _MOST} more" if len(states) > _MOST else ""
-    return OperationTimeoutError(task.label, deadline.timeout, "; ".join(states[:_MOST]) + more)
+    return OperationTimeoutError(task.label, deadline.timeout, "; ".join(states[:_MOST]) + more + _shortage(shortages))
+
+
+def _shortage(shortages: Sequence[str]) -> str:
+    if not shortages:
+        return ""
+    more = f", and so for {len(shortages) - 1} more" if len(shortages) > 1 else ""
+    return f"; {shortages[0]}{more}; see free -m, the limits of the control group, and dmesg"
 
 
 def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
@@ -44,8 +51,11 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
     return f"{what}, which may have stopped or not entered {name}; see its log"
 
 
-def unsent(dests: list[int], deadline: Deadline, peers: Sequence[Peer]) -> OperationTimeoutError:
-    """The error of a close that leaves messages behind."""
+def unsent(
+    dests: list[int], deadline: Deadline, peers: Sequence[Peer], shortages: Sequence[str] = ()
+) -> OperationTimeoutError:
+    """The error of a close that leaves messages behind; for `shortages` see `late`."""
     assert deadline.timeout is not None
     names = ", ".join(str(peers[dest]) for dest in dests[:_MOST])
-    return OperationTimeoutError("close", deadline.timeout, f"messages to {names} were never received there")
+    reason = f"messages to {names} were never received there{_shortage(shortages)}"
+    return OperationTimeoutError("close", deadline.timeout, reason)

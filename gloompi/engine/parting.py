@@ -75,7 +75,9 @@ class Parting(Connections):
         self.error = ContextClosedError("this Context is closed")
         self._release()
         if silent:
-            raise unsent([pair.rank for pair in silent], deadline, self.peers)
+            raise unsent(
+                [pair.rank for pair in silent], deadline, self.peers, [pair.shortage for pair in silent if pair.shortage]
+            )
 
     def leave(self, conversation: Conversation, deadline: Deadline) -> None:
         """End a conversation, and if it is the last, close the engine.
@@ -122,7 +124,7 @@ class Parting(Connections):
             if refused:
                 self._lose(self._links[refused[0]], CLOSED)
             elif deadline.expired():
-                self._fail(unsent(unfinished(), deadline, self.peers))
+                self._fail(unsent(unfinished(), deadline, self.peers, self.shortages))
             elif not self._move():
                 self.sleepers.sleep(waiting, deadline.before(_LOOK_SECONDS).timeout)
         if self.error is not None:

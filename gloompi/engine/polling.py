@@ -35,6 +35,8 @@ _ALONE_SECONDS = 500e-6
 
 # So long does the thread that polls for all stand aside when something has come and another thread has the turn.
 _ASIDE_SECONDS = 200e-6
+# How long a pair is left alone for which the kernel has no memory.
+_HOLD_SECONDS = 5e-3
 
 # epoll counts milliseconds in a C int; whoever waits for longer looks again.
 _LONGEST_SECONDS = 3600.0
@@ -65,7 +67,8 @@ class Poller:
     failed : bool
         A write has failed since.
     due : float
-        When to look for connections that are not answered, by `time.monotonic`; `poll` does it.
+        When to look for connections that are not answered, and to serve again those that are held, by `time.monotonic`;
+        `poll` does it.
     """
 
     def __init__(self, crowded: bool, shared: bool, woken: Callable[[], None]) -> None:
@@ -82,6 +85,7 @@ class Poller:
         self._pairs: dict[int, Pair] = {}
         self.writing: dict[int, Pair] = {}
         self._armed: set[int] = set()
+        self._held: dict[int, Pair] = {}
         self._skipped = 0
         self.looked = 0.0
         self.failed = False
@@ -102,18 +106,33 @@ class Poller:
                 self._epoll.unregister(pair.fd)
             self.writing.pop(pair.fd, None)
             self._armed.discard(pair.fd)
+            self._held.pop(pair.fd, None)
 
     def pairs(self) -> list[Pair]:
         return list(self._pairs.values())
 
     def watch(self, pair: Pair, writing: bool) -> None:
         """Note whether a pair has something to send."""
-        if writing:
-            self.writing[pair.fd] = pair
-        else:
+        if not writing:
             self.writing.pop(pair.fd, None)
             if pair.failed:
                 self.failed, self.looked = True, 0.0
+        elif pair.fd not in self._held:
+            self.writing[pair.fd] = pair
+
+    def hold(self, pair: Pair) -> None:
+        """Leave a pair alone for a moment: the kernel has no memory for it, and would say all the time that it is ready."""
+        if pair.fd in self._pairs and pair.fd not in self._held:
+            self._epoll.unregister(pair.fd)
+            self._armed.discard(pair.fd)
+            self._held[pair.fd] = pair
+            self.due = min(self.due, monotonic() + _HOLD_SECONDS)
+        self.writing.pop(pair.fd, None)
+
+    @property
+    def held(self) -> list[Pair]:
+        """The pairs for which the kernel has no memory."""
+        return list(self._held.values())
 
     def flush(self) -> bool:
         """Send what the kernel takes; return whether it took any."""
@@ -182,17 +201,24 @@ class Poller:
             if event & ~select.EPOLLOUT:
                 moved |= pair.receive()
         if self.looked >= self.due:
-            moved |= self._keep_vigil()
+            moved |= self._come_due()
         return moved
 
-    def _keep_vigil(self) -> bool:
-        """Once in some seconds, give up the connections that are not answered; return whether there were any."""
-        assert self._vigil is not None
-        lost = self._vigil.look(self._pairs.values())
-        self.due = self._vigil.due
+    def _come_due(self) -> bool:
+        """Serve those again that are held; give up, once in some seconds, the connections that are not answered."""
+        held, self._held = self._held, {}
+        for fd, pair in held.items():
+            self._epoll.register(fd, select.EPOLLIN)
+            pair.shortage = ""
+            if pair.sending:
+                self.writing[fd] = pair
+        lost = []
+        if self._vigil is not None and (not held or self.looked >= self._vigil.due):
+            lost = self._vigil.look(self._pairs.values())
+        self.due = self._vigil.due if self._vigil is not None else inf
         for pair, reason in lost:
             pair.give_up(reason)
-        return bool(lost)
+        return bool(held or lost)
 
     def prepare_sleep(self) -> int:
         """Have the kernel note what is waited for; return a descriptor that is readable when something of it has come."""
@@ -237,6 +263,7 @@ class Poller:
         self._pairs.clear()
         self.writing.clear()
         self._armed.clear()
+        self._held.clear()
         if self._sleeping:
             self._closing = True
             self.wake()

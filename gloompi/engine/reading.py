@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import sleep
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..transport.failures import SHORTAGE, extent, name
 from ..transport.frames import Kind, pack_header
 from ..transport.link import Link
-from ..transport.memory import OFFER_NBYTES, Offer, Reader
+from ..transport.memory import OFFER_NBYTES, Offer, Reader, Unwritable
+from ..transport.pair import Pair
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -21,6 +24,9 @@ __all__ = ["Offered", "Reading"]
 # Bytes taken in one turn, so that other connections have theirs. Reads of 1 MiB had 0.93 of the rate of those of 16 MiB,
 # reads of 256 KiB 0.75.
 SLICE_NBYTES = 4 * 1024 * 1024
+
+# How long to leave a read alone for which the kernel has no memory.
+_SHORTAGE_SECONDS = 5e-3
 
 
 class _Read(NamedTuple):
@@ -46,6 +52,8 @@ class Reading:
     ----------
     queue : deque
         What is to be taken.
+    shortage : str
+        Why the last try has moved nothing, if the kernel lacked memory.
     """
 
     def __init__(self, request: Callable[[Channel, Receive | Arrival], None], lose: Callable[[Link, str], None]) -> None:
@@ -53,6 +61,7 @@ class Reading:
         self._lose = lose
         self._reader = Reader()
         self.queue: deque[_Read] = deque()
+        self.shortage = ""
         self._position = 0  # in the first of them
 
     def __bool__(self) -> bool:
@@ -99,14 +108,19 @@ class Reading:
             self.queue.popleft()
             self._request(channel, wanted)
             return
+        self.shortage = ""
         limit = min(self._position + SLICE_NBYTES, offer.nbytes)
         while self._position < limit:
             window = wanted.window()[: limit - self._position]
             try:
                 self._reader.read(link.peer.pid, offer, self._position, window)
             except OSError as exc:
+                if exc.errno in SHORTAGE:  # it passes, as a rule
+                    self.shortage = f"the kernel had no memory for reading that of {link.peer}: {name(exc)}"
+                    sleep(_SHORTAGE_SECONDS)
+                    return
                 self.queue.popleft()
-                self._failed(read, offer.nbytes, exc)
+                self._failed(read, offer.nbytes, window, exc)
                 return
             self._position += len(window)
             wanted.advance(len(window))
@@ -116,7 +130,7 @@ class Reading:
             link.write(pack_header(Kind.TAKEN, channel.id, wanted.tag, 0, wanted.fingerprint))
             wanted.finish()
 
-    def _failed(self, read: _Read, nbytes: int, exc: OSError) -> None:
+    def _failed(self, read: _Read, nbytes: int, window: memoryview, exc: OSError) -> None:
         link, position, self._position = read.link, self._position, 0
         link.readable = False
         if not position:
@@ -128,6 +142,9 @@ class Reading:
             for refused in (read, *(other for other in self.queue if other.link is link)):
                 self._request(refused.channel, refused.wanted)
             self.queue = deque(other for other in self.queue if other.link is not link)
+        elif isinstance(exc, Unwritable):
+            assert isinstance(link, Pair)
+            link.fail(f"receiving {extent((window,))}, of a message of {nbytes} from {link.peer},", exc)
         elif exc.errno not in (errno.ESTALE, errno.ESRCH):  # else it has ended, and the connection says why
             reason = (
                 f"{position} bytes of a message of {nbytes} could be read in its memory, then: {exc.strerror}; its program "

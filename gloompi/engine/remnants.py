@@ -188,9 +188,9 @@ class Remnants:
         A pair that has not sent all by `deadline` is closed: its peer must not wait for the rest.  Except those whose peers
         have aborted: they wait for nothing, and may have ceased to read.
         """
+        for pair in list(self._pairs.values()):
+            pair.flush()
         while not deadline.expired():
-            for pair in list(self._pairs.values()):
-                pair.flush()
             if all(self._settled(pair) for pair in self._pairs.values()):
                 break
             self.listen(_PAUSE_SECONDS)  # peers that cannot send to us cannot hear us either
@@ -204,7 +204,7 @@ class Remnants:
 
     def _settled(self, pair: Pair) -> bool:
         """Whether there is nothing to wait for: the peer has been told, or has broken its side too and waits for nothing."""
-        return pair.aborted or pair.rank in self._unread or (not pair.sending and is_delivered(pair))
+        return pair.aborted or pair.rank in self._unread or pair.cut_short or (not pair.sending and is_delivered(pair))
 
     def wake(self) -> None:
         """Begin to talk and to listen."""
@@ -232,8 +232,11 @@ class Remnants:
         """Wait for something to come, up to `seconds`, and take it; send what waits."""
         waiting = poll()
         served = {}
-        for rank, pair in self._pairs.items():
-            wanted = (POLLOUT if pair.sending else 0) | (0 if rank in self._unread else POLLIN)
+        for rank, pair in list(self._pairs.items()):
+            if pair.shortage:  # it would be ready all the time
+                pair.flush()
+                seconds = min(seconds, _PAUSE_SECONDS)
+            wanted = (POLLOUT if pair.sending and not pair.shortage else 0) | (0 if rank in self._unread else POLLIN)
             if wanted:
                 served[pair.fd] = pair
                 waiting.register(pair.fd, wanted)
@@ -306,5 +309,11 @@ class Remnants:
         if self._pairs.pop(pair.rank, None) is not None:
             self._close(pair)
 
+    def failed(self, pair: Pair, reason: str, cause: OSError) -> None:
+        self.lost(pair, reason, cause)
+
     def watch(self, pair: Pair, writing: bool) -> None:
+        """`listen` looks by itself."""
+
+    def hold(self, pair: Pair) -> None:
         """`listen` looks by itself."""

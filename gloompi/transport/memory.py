@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import address
+from ..arrays import address_of
 
-__all__ = ["OFFER_NBYTES", "Offer", "Owner", "Reader", "is_permitted"]
+__all__ = ["OFFER_NBYTES", "Offer", "Owner", "Reader", "Unwritable", "is_permitted"]
 
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 
@@ -67,11 +67,11 @@ class Owner:
 
     def __init__(self) -> None:
         self._proof = np.frombuffer(os.urandom(_PROOF_NBYTES), np.uint8).copy()
-        self._address = _address(self._proof.data)
+        self._address = address_of(self._proof.data)
 
     def offer(self, memory: memoryview) -> bytes:
         """Pack the offer of contiguous bytes, not empty, which must stay as they are until they have been taken."""
-        return Offer(len(memory), _address(memory), self._address, self._proof.tobytes()).pack()
+        return Offer(len(memory), address_of(memory), self._address, self._proof.tobytes()).pack()
 
     def revoke(self) -> None:
         """From now on nothing that is read counts, even if it was read before this."""
@@ -93,6 +93,10 @@ def _system_call() -> ctypes._NamedFuncPointer | None:
     return call
 
 
+class Unwritable(OSError):
+    """What is read has no place in the memory of the process that reads."""
+
+
 class Reader:
     """Reads what other processes offer."""
 
@@ -100,7 +104,7 @@ class Reader:
         self._call = _system_call()
         self._proof = np.empty(_PROOF_NBYTES, np.uint8)
         self._local, self._remote = (_Piece * 2)(), (_Piece * 2)()
-        self._local[1].start, self._local[1].nbytes = _address(self._proof.data), _PROOF_NBYTES
+        self._local[1].start, self._local[1].nbytes = address_of(self._proof.data), _PROOF_NBYTES
         self._remote[1].nbytes = _PROOF_NBYTES
 
     def read(self, pid: int, offer: Offer, position: int, into: memoryview) -> None:
@@ -108,14 +112,16 @@ class Reader:
 
         Raises
         ------
+        Unwritable
+            They are there, but there is no memory at `into`.
         OSError
-            They cannot be read: ENOSYS, EPERM, ESRCH, EFAULT, or ESTALE where the proof is not there.  What has been written
-            to `into` means nothing then.
+            They cannot be read: ENOSYS, EPERM, ESRCH, EFAULT, ENOMEM, or ESTALE where the proof is not there.  What has been
+            written to `into` means nothing then.
         """
         if self._call is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         here, there = self._local[0], self._remote[0]
-        here.start, here.nbytes = _address(into), len(into)
+        here.start, here.nbytes = address_of(into), len(into)
         there.start, there.nbytes = offer.address + position, len(into)
         self._remote[1].start = offer.proof_address
         self._proof[:] = 0
@@ -126,9 +132,13 @@ class Reader:
             self._call(pid, ctypes.byref(self._local[1]), 1, ctypes.byref(self._remote[1]), 1, 0)
         if code in (0, errno.EFAULT) and self._proof.tobytes() != offer.proof:
             raise OSError(errno.ESTALE, "the memory of that process is not what was offered")
+        if code == errno.EFAULT and self._is_readable(pid, there.start + max(came, 0)):
+            raise Unwritable(code, os.strerror(code))
         if code:
             raise OSError(code, os.strerror(code))
 
-
-def _address(memory: memoryview) -> int:
-    return address(np.frombuffer(memory, np.uint8))
+    def _is_readable(self, pid: int, start: int) -> bool:
+        """Whether there is memory at an address of a process."""
+        there = _Piece(start, 1)
+        came: int = self._call(pid, ctypes.byref(self._local[1]), 1, ctypes.byref(there), 1, 0)  # type: ignore[misc]
+        return came == 1

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from .failures import GONE, SHORTAGE, explain, extent, name
 from .frames import HEADER_NBYTES, VERSION, unpack_header
 from .link import Completion, Handler, Link, Patience, Sink
 
@@ -43,6 +45,12 @@ class PairHandler(Handler, Protocol):
     def lost(self, pair: Pair, reason: str, cause: OSError | None) -> None:
         """The stream has ended."""
 
+    def failed(self, pair: Pair, reason: str, cause: OSError) -> None:
+        """A system call has failed, and not because the stream has ended; raises that, or has known of an error before."""
+
+    def hold(self, pair: Pair) -> None:
+        """The kernel has no memory for the pair, although it may say that it is ready: serve it again in a moment."""
+
     def watch(self, pair: Pair, writing: bool) -> None:
         """The pair has begun or ceased to wait for room to write."""
 
@@ -71,6 +79,7 @@ class Pair(Link):
         "_staging",
         "_write_error",
         "fd",
+        "shortage",
         "sock",
     )
 
@@ -84,11 +93,13 @@ class Pair(Link):
         self._reading = staging[:_READ_NBYTES]
         assert isinstance(staging.obj, bytearray)
         self._begins_with = staging.obj.startswith
-        self._queue: deque[tuple[memoryview, Completion | None]] = deque()
+        # A header is bytes as long as nothing of it was sent: then all that was is whole frames.
+        self._queue: deque[tuple[bytes | memoryview, Completion | None]] = deque()
         self._kept = b""  # the start of a header whose rest has not come
         self._sink: Sink | None = None  # of a payload whose rest has not come
         self._left = 0
         self._write_error: OSError | None = None
+        self.shortage = ""  # why the last try has moved nothing, if the kernel lacked memory
         # Nothing more can be sent: closed, failed, or, for as long as a system call goes on, in the middle of a frame. A
         # signal handler may raise between the call and the note of what it took: then nobody knows any more where the
         # stream is, and nothing may follow.
@@ -135,20 +146,24 @@ class Pair(Link):
         except BlockingIOError:
             sent, total = 0, -1
         except OSError as exc:
-            self._fail(exc)
-            self.owes |= payload is not None
-            return True
+            if not self._lacks(exc):
+                self._refused(exc, (header,) if payload is None else (header, payload), whole=True)
+                self.owes |= payload is not None
+                return True
+            sent, total = 0, -1
         if sent == total:
             self._mute = False
             return True
         queue = self._queue
         if sent < len(header):
-            queue.append((memoryview(header)[sent:], None))
+            queue.append((memoryview(header)[sent:] if sent else header, None))
             sent = len(header)
         if payload is not None:
             queue.append((payload[sent - len(header) :], None))
         self._mute = False
         self._handler.watch(self, True)
+        if self.shortage:
+            self._handler.hold(self)
         return False
 
     def _write_behind(self, header: bytes, payload: memoryview | None) -> bool:
@@ -156,7 +171,7 @@ class Pair(Link):
             if self.sock is None or self._write_error is not None:
                 self.owes |= payload is not None  # whoever reads from this pair learns why
             return True
-        self._queue.append((memoryview(header), None))
+        self._queue.append((header, None))
         if payload is not None:
             self._queue.append((payload, None))
         return False
@@ -170,6 +185,7 @@ class Pair(Link):
         if not queue or self.sock is None or self._mute:
             return False
         self._mute = True
+        self.shortage = ""
         try:
             if len(queue) == 1:
                 sent = self.sock.send(queue[0][0][:SLICE_NBYTES])
@@ -179,12 +195,17 @@ class Pair(Link):
             self._mute = False
             return False
         except OSError as exc:
-            self._fail(exc)
+            if self._lacks(exc):
+                self._mute = False
+                self._handler.hold(self)
+                return False
+            self._refused(exc, tuple(self._pieces()), whole=isinstance(queue[0][0], bytes))
             return True
         while queue:
             piece, completion = queue[0]
             if sent < len(piece):
-                queue[0] = (piece[sent:], completion)
+                if sent:
+                    queue[0] = (memoryview(piece)[sent:], completion)
                 break
             queue.popleft()
             sent -= len(piece)
@@ -195,7 +216,7 @@ class Pair(Link):
             self._handler.watch(self, False)
         return True
 
-    def _pieces(self) -> Iterator[memoryview]:
+    def _pieces(self) -> Iterator[bytes | memoryview]:
         room = SLICE_NBYTES
         for index, (piece, _) in enumerate(self._queue):
             if not room or index == _MAX_PIECES:
@@ -203,11 +224,24 @@ class Pair(Link):
             yield piece[:room]
             room -= min(room, len(piece))
 
-    def _fail(self, exc: OSError) -> None:
-        # Not yet lost: what the peer sent before it went may say why, so the reading side decides.
-        self._write_error = exc
+    def _lacks(self, exc: OSError) -> bool:
+        """Whether the kernel lacks memory; if so, that is noted."""
+        if exc.errno not in SHORTAGE:
+            return False
+        self.shortage = f"the kernel had no memory for the connection to {self.peer}: {name(exc)}"
+        return True
+
+    def _refused(self, exc: OSError, pieces: Sequence[bytes | memoryview], whole: bool) -> None:
+        """The kernel has taken nothing, and will not; `whole`: what it has taken before are whole frames."""
         self._drop()
         self._handler.watch(self, False)
+        if exc.errno in GONE:
+            # Not yet lost: what the peer sent before it went may say why, so the reading side decides.
+            self._write_error = exc
+            return
+        self._mute = not whole  # then the peer can be told
+        self._handler.failed(self, explain(f"sending {extent(pieces)} to {self.peer}", exc), exc)
+        self._mute = True  # it could not be told
 
     def _drop(self) -> None:
         """Forget what waits to be sent."""
@@ -231,8 +265,7 @@ class Pair(Link):
         except BlockingIOError:
             return False
         except OSError as exc:
-            self._ended(exc)
-            return True
+            return self._unreadable(exc, None if sink is None else sink.window())
         if not received:
             self._ended(None)
         elif sink is None:
@@ -263,7 +296,7 @@ class Pair(Link):
                 waits.pause(now - began)
             except OSError as exc:
                 self._parse(came)
-                self._ended(exc)
+                self._unreadable(exc, None)
                 return None
             else:
                 if not received:
@@ -277,6 +310,22 @@ class Pair(Link):
             return staging[HEADER_NBYTES:total]
         self._parse(came)
         return None
+
+    def _unreadable(self, exc: OSError, window: memoryview | None) -> bool:
+        """Nothing could be read, into `window` if that is the user's; return whether that has changed anything."""
+        if self._lacks(exc):
+            self._handler.hold(self)
+            return False
+        if exc.errno in GONE:
+            self._ended(exc)
+        else:
+            what = "" if window is None else f" {extent((window,))}"
+            self.fail(f"receiving{what} from {self.peer}", exc)
+        return True
+
+    def fail(self, doing: str, exc: OSError) -> None:
+        """Report a system call that has failed although the stream goes on; `doing` names bytes and peer."""
+        self._handler.failed(self, explain(doing, exc), exc)
 
     def _ended(self, cause: OSError | None) -> None:
         """Report the end of the stream, or the error that reading has met."""
@@ -389,4 +438,5 @@ class Pair(Link):
             self._mute = True
             self._drop()
             self._sink = None
-            sock.close()
+            with suppress(OSError):  # the program has closed the descriptor already
+                sock.close()

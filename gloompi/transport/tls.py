@@ -93,7 +93,7 @@ class TlsPair(Pair):
     def write(self, header: bytes, payload: memoryview | None = None) -> bool:
         if self._mute or self._queue or self._sealed:
             return self._write_behind(header, payload)
-        self._queue.append((memoryview(header), None))
+        self._queue.append((header, None))
         if payload is not None:
             self._queue.append((payload, None))
         self._send()
@@ -103,6 +103,8 @@ class TlsPair(Pair):
         if not self._queue and not self._sealed:
             return True
         self._handler.watch(self, True)
+        if self.shortage:
+            self._handler.hold(self)
         return False
 
     def when_taken(self, completion: Completion) -> None:
@@ -114,8 +116,11 @@ class TlsPair(Pair):
     def flush(self) -> bool:
         if self.sock is None or self._mute or not (self._queue or self._sealed):
             return False
+        self.shortage = ""
         took = self._send()
-        if not self._queue and not self._sealed and not self._mute:
+        if self.shortage:
+            self._handler.hold(self)
+        elif not self._queue and not self._sealed and not self._mute:
             self._handler.watch(self, False)
         return took
 
@@ -140,9 +145,13 @@ class TlsPair(Pair):
                         completion.complete()
         except BlockingIOError:
             pass
-        except OSError as exc:
-            self._fail(exc)
+        except ssl.SSLError as exc:
+            self._handler.lost(self, f"TLS cannot seal what is to be sent ({exc.reason})", exc)
             return True
+        except OSError as exc:
+            if not self._lacks(exc):
+                self._refused(exc, (self._sealed,), whole=False)
+                return True
         self._mute = False
         return took
 
@@ -154,12 +163,13 @@ class TlsPair(Pair):
             if len(piece) < RECORD_NBYTES:
                 plain = self._gathered()
             elif len(piece) <= room:
-                plain = piece
+                plain = memoryview(piece)
                 queue.popleft()
                 if completion is not None:
                     self._telling.append(completion)
             else:
-                plain, queue[0] = piece[:room], (piece[room:], completion)
+                rest = memoryview(piece)
+                plain, queue[0] = rest[:room], (rest[room:], completion)
             room -= len(plain)
             while plain:  # a record at a time, as Python sets OpenSSL up
                 plain = plain[tls.write(plain) :]
@@ -207,8 +217,7 @@ class TlsPair(Pair):
         except BlockingIOError:
             return False
         except OSError as exc:
-            self._ended(exc)
-            return True
+            return self._unreadable(exc, None)
         if received:
             self._incoming.write(self._staging[:received])
             self._open()
@@ -278,7 +287,7 @@ class TlsPair(Pair):
                 continue
             except OSError as exc:
                 self._parse(came)
-                self._ended(exc)
+                self._unreadable(exc, None)
                 return None
             if not received:
                 self._parse(came)
