@@ -30,6 +30,7 @@ from gloompi import (
     Status,
     wait_any,
 )
+from gloompi.engine.conversation import descendant
 from gloompi.testing import RankError, run_ranks
 
 LARGE = 100_003
@@ -64,6 +65,54 @@ def child_of(ctx: Context, color: int | None, key: int = 0) -> Context:
     child = ctx.split(color, key)
     assert child is not None
     return child
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_what_is_made_differently_differ() -> None:
+    origins: list[tuple[int | str | tuple[int, ...], ...]] = [(kind, n) for kind in ("dup", "group") for n in range(99)]
+    origins += [("split", n, color) for n in range(20) for color in range(-20, 20)]
+    origins += [("group", members, tag, n) for members in ((0, 1), (1, 0), (0, 1, 2)) for tag in range(50) for n in (1, 2)]
+    origins += [("group", (0, 1), 2052441290, 1), ("group", (0, 1), 1536558932, 1), ("group", (0,), 11)]
+    found = {descendant(key, parent, *origin) for key in (b"", b"k" * 32) for parent in (0, 2**63) for origin in origins}
+    assert len(found) == 4 * len(set(origins))
+    assert all(number % 2 == 0 and 0 < number < 2**64 for number in found)
+    assert descendant(b"key", 6, "dup", 7) == descendant(b"key", 6, "dup", 7)
+
+
+def test_numbers_are_those_of_one_session() -> None:
+    """What a program chooses, tags and colors, cannot bring two of them together: that takes the key."""
+
+    def body(ctx: Context) -> int:
+        with ctx.dup() as child:
+            return child._conversation.number
+
+    first, second = run_ranks(2, body), run_ranks(2, body)
+    assert first[0] == first[1] != second[0] == second[1]
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed here"])
+def test_two_contexts_of_one_number_are_an_error(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    """Also on a rank that has only one of them, which would wait for the others."""
+    monkeypatch.setattr("gloompi.engine.connections.descendant", lambda *origin: 42 << 32)
+
+    def overlap(ctx: Context) -> None:
+        low = ctx.split(0 if ctx.rank < 2 else None)
+        if low is not None and closed and ctx.rank == 1:  # it is not over as long as 0 has not closed it
+            low.close()
+        high = ctx.split(0 if ctx.rank > 0 else None)
+        (high or ctx).barrier()
+
+    def body(ctx: Context) -> str:
+        with pytest.raises(GloompiError) as caught:
+            overlap(ctx)
+        assert ctx.closed
+        return str(caught.value)
+
+    texts = run_ranks(3, body)
+    assert texts[1].startswith("the new Context of 2 ranks has the number of another one, 0000002a00000000, so that each ")
+    assert {text.partition(" (reported by rank 1")[0] for text in texts} == {texts[1]}
 
 
 # -- who belongs to it --------------------------------------------------------------------------------------------------

@@ -6,12 +6,11 @@ import threading
 from collections import defaultdict
 from itertools import count
 from typing import Any, NoReturn
-from zlib import crc32
 
 from mpi4py import MPI as mpi
 
 from ..context import Context
-from . import attributes
+from . import attributes, groups
 from .codes import exception
 from .pickling import PICKLER
 from .requests import Request
@@ -137,17 +136,7 @@ class CommBase:
         return self._context.size
 
     def Get_group(self) -> mpi.Group:
-        ranks = self._context._conversation.ranks
-        if max(ranks) >= mpi.COMM_WORLD.size:
-            raise NotImplementedError(
-                f"groups are mpi4py's, whose world has {mpi.COMM_WORLD.size} ranks here: the ranks of gloompi.MPI have met "
-                f"without MPI (GLOOMPI_STORE or torchrun); start them with mpiexec to have groups"
-            )
-        world = mpi.COMM_WORLD.Get_group()
-        try:
-            return world.Incl(list(ranks))
-        finally:
-            world.Free()
+        return groups.group_of(self._context)
 
     @property
     def group(self) -> mpi.Group:
@@ -214,22 +203,18 @@ class CommBase:
         context = self._context
         if split_type not in (mpi.COMM_TYPE_SHARED, mpi.UNDEFINED):
             raise exception(mpi.ERR_ARG, f"split_type must be COMM_TYPE_SHARED or UNDEFINED, not {split_type}")
-        host = crc32(context.peers[context.rank].host_id)
-        return self._plain._of(context.split(None if split_type == mpi.UNDEFINED else host, key))
+        hosts = [peer.host_id for peer in context.peers]
+        first = hosts.index(hosts[context.rank])  # of the ranks of this host
+        return self._plain._of(context.split(None if split_type == mpi.UNDEFINED else first, key))
 
     def Create(self, group: mpi.Group) -> Any:
         context = self._context
-        mine = self.Get_group()
-        members = list(group.Translate_ranks(None, mine))
-        mine.Free()
-        inside = context.rank in members
-        return self._plain._of(context.split(0 if inside else None, members.index(context.rank) if inside else 0))
+        made = context._run(context._plan.create(groups.members(group, context)), None)
+        return self._plain._of(None if made is None else context._child(made))
 
     def Create_group(self, group: mpi.Group, tag: int = 0) -> Any:
         context = self._context
-        mine = self.Get_group()
-        members = tuple(group.Translate_ranks(None, mine))
-        mine.Free()
+        members = groups.members(group, context)
         if context.rank not in members:
             return self._plain._of(None)
         return self._plain._of(context._child(context._run(context._plan.group(members, tag), None)))
