@@ -892,6 +892,59 @@ def test_a_dropped_child_warns_and_the_parent_goes_on() -> None:
     run_ranks(2, body)
 
 
+class Owner:
+    """Closes its Context when it is collected; in a cycle, so that the collector does it."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx, self.itself = ctx, self
+
+    def __del__(self) -> None:
+        self.ctx.close()
+
+
+def test_a_child_that_is_closed_inside_a_call_ends_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the garbage collector runs a __del__: there it may not wait, nor can it say anything to anybody."""
+    unraised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: unraised.append(repr(args.exc_value)))
+
+    def body(ctx: Context) -> None:
+        child, busy = ctx.dup(), ctx.dup()
+        if ctx.rank == 0:
+            Owner(child)
+        received = np.zeros(1)
+        request = busy.irecv(received, 1 - ctx.rank)
+        inside: list[bool] = []
+
+        def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            if ctx.rank == 0 and ctx._engine.turn.mine() and not inside:
+                gc.collect()
+                busy.close()
+                inside.append(busy.closed)
+            return np.asarray(a + b)
+
+        before = state(ctx)
+        assert ctx.allreduce(np.full(3, ctx.rank), op=add).tolist() == [1, 1, 1]
+        assert inside == [False] * (ctx.rank == 0)  # not yet: a receive is under way
+        busy.send(np.array([ctx.rank + 5.0]), 1 - ctx.rank)
+        request.wait()
+        assert received == [6 - ctx.rank]
+        if ctx.rank == 1:
+            child.close()
+            busy.close()
+        settle(ctx)
+        settle(ctx)
+        assert busy.closed
+        assert state(ctx) == (before[0] - 4, before[1] - 2)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run_ranks(2, body)
+    finally:
+        gc.enable()
+    assert unraised == []
+
+
 def test_what_came_for_a_dropped_child_does_not_stall_the_parent() -> None:
     """catch_warnings is not for threads: the main one does the dropping."""
     children: list[Context] = []

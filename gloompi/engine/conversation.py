@@ -41,10 +41,12 @@ class Conversation:
     rank, size : int
         In this Context.
     closed : bool
+    freed : bool
+        Its user has let go of it: it ends as soon as it is idle.
     recorder : Recorder
     """
 
-    __slots__ = ("_tasks", "collectives", "messages", "number", "rank", "ranks", "recorder", "size")
+    __slots__ = ("_tasks", "collectives", "freed", "messages", "number", "rank", "ranks", "recorder", "size")
 
     def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int, trace: Trace | None = None) -> None:
         self.number = number
@@ -52,6 +54,7 @@ class Conversation:
         self.ranks = ranks
         self.rank = ranks.index(me)
         self.size = len(ranks)
+        self.freed = False
         self.messages: Channel = messages.channel(number)
         self.collectives: Channel = messages.channel(number + 1)
         self._tasks: set[Task] = set()

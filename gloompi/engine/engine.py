@@ -61,8 +61,8 @@ class Engine(Parting):
             turn.busy = True
             if self.error is not None:
                 raise self._broken()
-            while self._dropped:
-                self._say_goodbye(self._dropped.pop())
+            if self._dropped:
+                self._say_goodbyes()
             return action(*arguments)
         finally:
             turn.busy = False  # a bare assignment comes first: no signal handler can get in before it

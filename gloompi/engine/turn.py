@@ -35,7 +35,8 @@ class Turn:
         self._asked: str | None = None
         self.busy = False
 
-    def _mine(self) -> bool:
+    def mine(self) -> bool:
+        """Whether the calling thread has it."""
         return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # what Condition uses too
 
     def take(self, deadline: Deadline, what: str, doing: Callable[[], str]) -> None:
@@ -77,7 +78,7 @@ class Turn:
     def abort(self, reason: str, wake: Callable[[], None], timeout: float) -> None:
         """Have the holder abort, or do it if there is none; any thread may call it, and a signal handler."""
         self._asked = reason
-        if self._mine() and self.busy:
+        if self.mine() and self.busy:
             wake()  # a signal handler: the operation that it interrupts goes on when it returns
             return
         if not self._lock.acquire(blocking=False):

@@ -11,24 +11,21 @@ from mpi4py import MPI as mpi
 
 from ..context import Context
 from . import attributes, groups
-from .codes import exception
+from .codes import HandleError, exception
 from .pickling import PICKLER
 from .requests import Request
 from .work import Completion, Work
 
-__all__ = ["CommBase", "Standing"]
-
-# Contexts that the program has freed while something was under way.
-_freed: list[Context] = []
+__all__ = ["CommBase", "CommContext", "Standing"]
 
 
-def _free(context: Context) -> None:
-    """Close a Context as soon as what was begun in it has ended: Free does not wait for it, and does not stop it."""
-    _freed.append(context)
-    for each in tuple(_freed):
-        if each.closed or each._conversation.idle:
-            _freed.remove(each)
-            each.close()
+class CommContext(Context):
+    """The Context of a communicator, which a program need not free: without a word about it, that is done for it."""
+
+    def __del__(self) -> None:
+        conversation = getattr(self, "_conversation", None)
+        if conversation is not None and not conversation.freed:
+            self._engine.free(conversation)
 
 
 class Standing:
@@ -65,6 +62,7 @@ class CommBase:
     """Handle of a communicator."""
 
     _standing: Standing
+    _hash: int
     _plain: type[CommBase]
     """What Split and its like make, also of a class of the program's: Intracomm."""
 
@@ -74,15 +72,19 @@ class CommBase:
                 f"Argument 'comm' must be a communicator of gloompi.MPI, not {type(comm).__module__}.{type(comm).__name__}"
             )
         self = super().__new__(cls)
-        self._standing = _NULL if comm is None else comm._standing
+        self._stand_for(_NULL if comm is None else comm._standing)
         return self
+
+    def _stand_for(self, standing: Standing) -> None:
+        self._standing = standing
+        self._hash = id(standing)
 
     @classmethod
     def _of(cls, context: Context | None, name: str = "", predefined: bool = False) -> Any:
         self = cls.__new__(cls)
         if context is not None:
             context._plan.pickler = PICKLER
-            self._standing = Standing(context, name, predefined)
+            self._stand_for(Standing(context, name, predefined))
         return self
 
     @property
@@ -98,7 +100,7 @@ class CommBase:
         return self._standing is other._standing or self._standing.context is other._standing.context is None
 
     def __hash__(self) -> int:
-        return hash(id(self._standing.context))
+        return self._hash  # of what it has stood for first: Free must not change the hash of what may be a key
 
     def __bool__(self) -> bool:
         return self._standing.context is not None
@@ -112,7 +114,10 @@ class CommBase:
                 return name
             if self == constant:
                 return type(self), (constant,)
-        raise ValueError("cannot pickle a communicator that is not COMM_WORLD, COMM_SELF or null: it is of this process")
+        raise HandleError(
+            "cannot copy or pickle a communicator that is not COMM_WORLD, COMM_SELF or null: it is of this process; Dup() "
+            "makes another one of the same ranks"
+        )
 
     def __repr__(self) -> str:
         context = self._standing.context
@@ -227,7 +232,7 @@ class CommBase:
             self.Delete_attr(keyval)
         if self._standing.inner:
             self._standing.inner.Free()
-        _free(context)
+        context._engine.free(context._conversation)  # which may be inside a call: what collects garbage runs anywhere
         self._standing.context = None
         self._standing = _NULL
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -333,6 +336,97 @@ def freeing_early_does_not_disturb_those_who_probe(MPI: Any, comm: Any) -> None:
             assert dup.improbe(left) is None
         dup.Free()
     assert comm.allgather(comm.rank) == list(range(comm.size))
+
+
+@contextlib.contextmanager
+def nothing_unraised() -> Iterator[None]:
+    """Fail if a __del__ has failed, or has warned."""
+    unraised: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda args: unraised.append(f"{args.object}: {args.exc_value!r}")
+    try:
+        yield
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert unraised == [], unraised
+
+
+class Holder:
+    """What ends something when it is collected; in a cycle, so that the collector does it."""
+
+    def __init__(self, end: Any) -> None:
+        self.end, self.itself = end, self
+
+    def __del__(self) -> None:
+        self.end()
+
+
+@CHECKS.ours
+def freed_by_the_collector_inside_a_call(MPI: Any, comm: Any) -> None:
+    left, right = neighbours(comm)
+    out = [np.zeros(4, "i4") for _ in range(3)]
+    gaps = MPI.INT.Create_vector(2, 1, 2).Commit()
+    conversations = comm._context._engine._conversations
+    collected: list[int] = []
+
+    def add(a: Any, b: Any, datatype: Any) -> None:
+        if not collected:  # once, inside the call of this rank
+            collected.append(gc.collect())
+        np.frombuffer(b, "i8")[:] += np.frombuffer(a, "i8")
+
+    op = MPI.Op.Create(add, commute=True)
+    with nothing_unraised():
+        before = len(conversations)
+        dups = [comm.Dup() for _ in range(3)]
+        under_way = comm.Dup()
+        requests = [under_way.Irecv([each, 1, gaps], left, tag) for tag, each in enumerate(out)]
+        under_way.Send(np.array([5, 6], "i4"), right, 0)
+        comm.Barrier()
+        gc.collect()
+        gc.disable()
+        for end in (dups[0].Free, dups[1].Disconnect, under_way.Free, requests[0].Free, requests[1].Free):
+            Holder(end)
+        dups[2].Irecv(bytearray(1), left)  # is never matched
+        Holder(dups[2].free)
+        x = np.full(3, comm.rank)
+        comm.Allreduce(MPI.IN_PLACE, x, op)
+        gc.enable()
+        assert x.tolist() == [sum(range(comm.size))] * 3
+        assert collected or comm.rank == 0  # which has nothing to add up in some algorithms
+        gc.collect()
+        assert not any(dups)
+        assert not under_way
+        comm.Barrier()
+        assert len(conversations) == before + 2  # nothing is under way in the first two, which have said goodbye
+    gaps.Free()
+    op.Free()
+
+
+@CHECKS.ours
+def nobody_frees_and_nothing_is_said(MPI: Any, comm: Any) -> None:
+    """Warnings are errors here; what is collected is freed as soon as nothing is under way in it."""
+    conversations = comm._context._engine._conversations
+    with nothing_unraised():
+        before = len(conversations)
+        assert comm.Split(0, 0).allreduce(1) == comm.size
+        assert comm.Dup().bcast(comm.rank) == 0
+        dup, out = comm.Dup(), np.zeros(100_000)
+        if comm.rank == 0 and comm.size > 1:
+            MPI.Attach_buffer(bytearray(800_000 + MPI.BSEND_OVERHEAD))
+            dup.Bsend(np.arange(100_000.0), 1)
+            dup = None
+            gc.collect()  # what is on its way is not lost with it
+        comm.Barrier()
+        if comm.rank == 1:
+            dup.Recv(out, 0)
+            assert out[-1] == 99_999
+        if comm.rank == 0:
+            MPI.Detach_buffer()
+        dup = None
+        gc.collect()
+        comm.Barrier()
+        comm.Barrier()
+        assert len(conversations) == before
 
 
 @CHECKS.ours
