@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from operator import index
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .deadline import Deadline, check_timeout
 from .engine.conversation import Conversation
@@ -195,6 +195,12 @@ class Context(Operations):
         )
         return cls(engine, value("GLOOMPI_TIMEOUT", timeout) if timeout == _TIMEOUT else timeout)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Context cannot be copied or pickled: it is connections of this process; ctx.dup() makes another one of the "
+            "same ranks, and another process makes its own"
+        )
+
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<gloompi.Context rank {self.rank} of {self.size}{state}>"
@@ -282,7 +288,9 @@ class Context(Operations):
         """Finish what was begun to be sent, say goodbye to the peers, close the connections.
 
         Not collective, and safe to call twice.  Peers that still need this rank get a PeerLostError.  The connections stay
-        open as long as another Context made by `dup` or `split` uses them.  When the interpreter ends, other than by an
+        open as long as another Context made by `dup` or `split` uses them.  Inside a call on one of those, as in a
+        ``__del__`` that the garbage collector runs, it does not wait: this one then ends when what was begun in it has, and
+        the next call says goodbye.  When the interpreter ends, other than by an
         exception, a Context that is still open says goodbye too, unless a peer has yet to ask for a message that was begun
         to be sent: that is not waited for, and the peers take it for a loss.
 
@@ -292,7 +300,7 @@ class Context(Operations):
             A message that was begun to be sent was not received within the budget.
         """
         try:
-            if not self.closed:
+            if not self.closed and not self._engine.free_inside(self._conversation):
                 deadline = self._deadline(timeout)
                 self._engine.exclusively(deadline, "close", self._engine.leave, self._conversation, deadline)
         finally:
@@ -323,7 +331,7 @@ class Context(Operations):
             return
         if self._engine.closed:
             self._engine.drop(conversation)
-        elif not conversation.closed:
+        elif not (conversation.closed or conversation.freed):
             text = f"{self!r} was not closed"
             self._engine.drop(conversation)  # first: a warning may be an error
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)

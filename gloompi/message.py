@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .engine.matching import Arrival
 from .engine.task import Task
@@ -29,6 +29,9 @@ class Message:
         self._context = context
         self._arrival: Arrival | None = arrival
         self.source, self.tag, self.nbytes = status
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Message cannot be copied or pickled: it is received once, by this process; send what it holds")
 
     def __repr__(self) -> str:
         received = ", received" if self._arrival is None else ""

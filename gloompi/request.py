@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 from .deadline import Deadline, check_timeout
 from .engine.conversation import Conversation
@@ -28,6 +28,11 @@ class Request:
         self._conversation = conversation
         self._task = task
         self._timeout = timeout
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Request cannot be copied or pickled: it is an operation of this process that is under way; send its result"
+        )
 
     def __repr__(self) -> str:
         return f"<Request {self._task.label}, {'done' if self.done else 'under way'}>"

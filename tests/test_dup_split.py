@@ -33,6 +33,7 @@ from gloompi import (
     wait_any,
 )
 from gloompi.engine import polling
+from gloompi.engine.conversation import descendant
 from gloompi.testing import RankError, run_ranks
 
 LARGE = 100_003
@@ -67,6 +68,54 @@ def child_of(ctx: Context, color: int | None, key: int = 0) -> Context:
     child = ctx.split(color, key)
     assert child is not None
     return child
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_what_is_made_differently_differ() -> None:
+    origins: list[tuple[int | str | tuple[int, ...], ...]] = [(kind, n) for kind in ("dup", "group") for n in range(99)]
+    origins += [("split", n, color) for n in range(20) for color in range(-20, 20)]
+    origins += [("group", members, tag, n) for members in ((0, 1), (1, 0), (0, 1, 2)) for tag in range(50) for n in (1, 2)]
+    origins += [("group", (0, 1), 2052441290, 1), ("group", (0, 1), 1536558932, 1), ("group", (0,), 11)]
+    found = {descendant(key, parent, *origin) for key in (b"", b"k" * 32) for parent in (0, 2**63) for origin in origins}
+    assert len(found) == 4 * len(set(origins))
+    assert all(number % 2 == 0 and 0 < number < 2**64 for number in found)
+    assert descendant(b"key", 6, "dup", 7) == descendant(b"key", 6, "dup", 7)
+
+
+def test_numbers_are_those_of_one_session() -> None:
+    """What a program chooses, tags and colors, cannot bring two of them together: that takes the key."""
+
+    def body(ctx: Context) -> int:
+        with ctx.dup() as child:
+            return child._conversation.number
+
+    first, second = run_ranks(2, body), run_ranks(2, body)
+    assert first[0] == first[1] != second[0] == second[1]
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed here"])
+def test_two_contexts_of_one_number_are_an_error(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    """Also on a rank that has only one of them, which would wait for the others."""
+    monkeypatch.setattr("gloompi.engine.connections.descendant", lambda *origin: 42 << 32)
+
+    def overlap(ctx: Context) -> None:
+        low = ctx.split(0 if ctx.rank < 2 else None)
+        if low is not None and closed and ctx.rank == 1:  # it is not over as long as 0 has not closed it
+            low.close()
+        high = ctx.split(0 if ctx.rank > 0 else None)
+        (high or ctx).barrier()
+
+    def body(ctx: Context) -> str:
+        with pytest.raises(GloompiError) as caught:
+            overlap(ctx)
+        assert ctx.closed
+        return str(caught.value)
+
+    texts = run_ranks(3, body)
+    assert texts[1].startswith("the new Context of 2 ranks has the number of another one, 0000002a00000000, so that each ")
+    assert {text.partition(" (reported by rank 1")[0] for text in texts} == {texts[1]}
 
 
 # -- who belongs to it --------------------------------------------------------------------------------------------------
@@ -848,6 +897,59 @@ def test_a_dropped_child_warns_and_the_parent_goes_on() -> None:
         assert ctx.allreduce(np.ones(1)).tolist() == [2]
 
     run_ranks(2, body)
+
+
+class Owner:
+    """Closes its Context when it is collected; in a cycle, so that the collector does it."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx, self.itself = ctx, self
+
+    def __del__(self) -> None:
+        self.ctx.close()
+
+
+def test_a_child_that_is_closed_inside_a_call_ends_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the garbage collector runs a __del__: there it may not wait, nor can it say anything to anybody."""
+    unraised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: unraised.append(repr(args.exc_value)))
+
+    def body(ctx: Context) -> None:
+        child, busy = ctx.dup(), ctx.dup()
+        if ctx.rank == 0:
+            Owner(child)
+        received = np.zeros(1)
+        request = busy.irecv(received, 1 - ctx.rank)
+        inside: list[bool] = []
+
+        def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            if ctx.rank == 0 and ctx._engine.turn.mine() and not inside:
+                gc.collect()
+                busy.close()
+                inside.append(busy.closed)
+            return np.asarray(a + b)
+
+        before = state(ctx)
+        assert ctx.allreduce(np.full(3, ctx.rank), op=add).tolist() == [1, 1, 1]
+        assert inside == [False] * (ctx.rank == 0)  # not yet: a receive is under way
+        busy.send(np.array([ctx.rank + 5.0]), 1 - ctx.rank)
+        request.wait()
+        assert received == [6 - ctx.rank]
+        if ctx.rank == 1:
+            child.close()
+            busy.close()
+        settle(ctx)
+        settle(ctx)
+        assert busy.closed
+        assert state(ctx) == (before[0] - 4, before[1] - 2)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run_ranks(2, body)
+    finally:
+        gc.enable()
+    assert unraised == []
 
 
 def test_what_came_for_a_dropped_child_does_not_stall_the_parent() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -383,6 +386,32 @@ def test_a_long_reason_is_cut() -> None:
             with pytest.raises(PeerLostError, match="it aborted: very very ") as caught:
                 ctx.recv(np.empty(1), 0)
             assert len(str(caught.value)) < 9000
+
+    run_ranks(2, body)
+
+
+# -- copying ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_handles_cannot_be_copied(copied: Callable[[Any], Any]) -> None:
+    """The copy would end what the original stands for when it is collected."""
+
+    def body(ctx: Context) -> None:
+        request = ctx.irecv(np.empty(1), ctx.rank)
+        with pytest.raises(TypeError, match=r"^a Context cannot be copied or pickled: .*; ctx\.dup\(\) makes another"):
+            copied(ctx)
+        with pytest.raises(TypeError, match=r"^a Request cannot be copied or pickled: .*; send its result$"):
+            copied(request)
+        ctx.send(np.ones(1), ctx.rank)
+        request.wait()
+        ctx.send(np.ones(1), ctx.rank)
+        message = ctx.mprobe(ctx.rank)
+        with pytest.raises(TypeError, match=r"^a Message cannot be copied or pickled: .*; send what it holds$"):
+            copied(message)
+        message.recv(np.empty(1))
+        gc.collect()
+        assert ctx.allreduce(np.ones(1)).tolist() == [2]
 
     run_ranks(2, body)
 

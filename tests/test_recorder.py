@@ -818,7 +818,7 @@ def test_text_of_each_kind_of_line(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
     try:
         began = NOON - time_of_day(0.0)
-        child = descendant(0, 3, 1)
+        child = descendant(b"", 0, "split", 3, 1)
         f4 = np.dtype("f4")
         entries = [
             entry("barrier", began, 8.4e-6, number=1, mark=fingerprint("barrier", np.dtype("u1"), 0)),

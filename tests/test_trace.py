@@ -60,7 +60,7 @@ def files(folder: Path, size: int, contexts: int = 1) -> list[list[Path]]:
     groups = sorted({path.name.rpartition("-")[0] for path in folder.iterdir()})
     found = [[folder / f"{group}-rank{rank}.json" for rank in range(size)] for group in groups]
     assert sorted(itertools.chain(*found)) == sorted(folder.iterdir())
-    assert all(re.fullmatch(r"gloompi-[0-9a-f]{8}-\d+", group) for group in groups)
+    assert all(re.fullmatch(r"gloompi-[0-9a-f]{16}-\d+", group) for group in groups)
     return found
 
 
@@ -457,7 +457,9 @@ def call(name: str, start: float, end: float, state: str = "done", context: str 
     return {"name": name, "ph": "X", "ts": start * 1e6, "dur": (end - start) * 1e6, "pid": 0, "tid": 0, "args": facts}
 
 
-def write(folder: Path, found: Sequence[Event], rank: int, context: str = "0123abcd-0", tail: str = "\n]\n") -> Path:
+def write(
+    folder: Path, found: Sequence[Event], rank: int, context: str = "0123456789abcdef-0", tail: str = "\n]\n"
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"gloompi-{context}-rank{rank}.json"
     path.write_text("[\n" + ",\n".join(json.dumps(event) for event in found) + tail)
@@ -533,7 +535,7 @@ def test_a_foreign_file_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFi
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     write(tmp_path, [note(0, 1), call("barrier #1", 1.0, 1.5)], 0)
     (tmp_path / "trace.json").write_text("{}")
-    (tmp_path / "gloompi-0123abcd-0-rank0.json.bak").write_text("no")
+    (tmp_path / "gloompi-0123456789abcdef-0-rank0.json.bak").write_text("no")
     (tmp_path / "folder").mkdir()
     assert len(read_traces(tmp_path)) == 1
 
@@ -740,7 +742,9 @@ def test_several_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     """Two halves of a job: both have a rank 0."""
     write_all(tmp_path, late_by(2, {(1, 1): 0.25, (1, 2): 0.25, (1, 3): 0.25}))
     other = [[note(rank, 2, pid=200), *each[1:]] for rank, each in enumerate(late_by(2, {(0, 2): 0.5}))]
-    write(tmp_path, [each if each["ph"] == "M" else {**each, "ts": each["ts"] + 1e6} for each in other[0]], 0, "456789ab-0")
+    write(
+        tmp_path, [each if each["ph"] == "M" else {**each, "ts": each["ts"] + 1e6} for each in other[0]], 0, "f" * 16 + "-0"
+    )
     code, out, _ = run(capsys, tmp_path)
     assert code == 0
     assert out.startswith("3 ranks in 2 Contexts, 9 calls, 3 collectives\nContext 1: no trace of rank 1.\n")

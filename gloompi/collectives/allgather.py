@@ -85,19 +85,21 @@ def direct(call: Call, x: Array, out: Array) -> Steps:
 ALGORITHMS = {"bruck": bruck, "ring": ring, "direct": direct}
 
 
-def allgatherv(call: Call, x: Array, pieces: list[Array]) -> Steps:
+def allgatherv(call: Call, x: Array, pieces: list[Array], room: bool = False) -> Steps:
     """Put `x` of rank r, bytes of any number, into pieces r of all ranks; into new ones where the list is empty.
 
-    The ring above, with a length for each block.
+    With `room`, the pieces may be longer than what comes.  The ring above, with a length for each block.
     """
     rank, size = call.rank, call.size
     after, before = (rank + 1) % size, (rank - 1) % size
     sources = [(rank - step - 1) % size for step in range(size - 1)]
     if pieces:
-        received = [call.receive_piece(before, step, pieces[source]) for step, source in enumerate(sources)]
-        pieces[rank][:] = x
-        for step in range(size - 1):
-            yield received[step], call.send(after, step, pieces[(rank - step) % size])
+        received = [call.receive_piece(before, step, pieces[source], room=room) for step, source in enumerate(sources)]
+        part = pieces[rank][: len(x)]
+        part[:] = x
+        for step, source in enumerate(sources):
+            yield received[step], call.send(after, step, part)
+            part = pieces[source][: received[step].nbytes]
         return
     pieces[:] = [x.copy()] * size
     came = [call.receive_any(before, step) for step in range(size - 1)]

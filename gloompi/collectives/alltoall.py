@@ -67,18 +67,18 @@ def bruck(call: Call, x: Array, out: Array) -> Steps:
     places[[(rank - row) % size for row in range(size)]] = way
 
 
-def alltoallv(call: Call, pieces: list[Array], out: list[Array]) -> Steps:
+def alltoallv(call: Call, pieces: list[Array], out: list[Array], room: bool = False) -> Steps:
     """Put piece s of rank r into `out[r]` of rank s: 1-d, contiguous; into new arrays of bytes where the list is empty.
 
-    Pairwise, as above, with a length for each pair of ranks.
+    With `room`, the arrays may be longer than what comes.  Pairwise, as above, with a length for each pair of ranks.
     """
     rank, size = call.rank, call.size
     dests = [(rank + distance) % size for distance in range(1, size)]
     sources = [(rank - distance) % size for distance in range(1, size)]
     if out:
-        out[rank][:] = pieces[rank]
+        out[rank][: len(pieces[rank])] = pieces[rank]
         given = [(dest, pieces[dest]) for dest in dests]
-        yield call.exchange_all(0, given, [(source, out[source]) for source in sources], pieces=True)
+        yield call.exchange_all(0, given, [(source, out[source]) for source in sources], pieces=True, room=room)
         return
     came = [call.receive_any(source, 0) for source in sources]
     sent = [call.send(dest, 0, pieces[dest]) for dest in dests]

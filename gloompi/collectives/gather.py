@@ -23,10 +23,10 @@ def gather(call: Call, x: Array, out: Array | None, root: int) -> Steps:
     yield call.exchange_all(0, [], [(rank, rows[rank]) for rank in range(call.size) if rank != root])
 
 
-def gatherv(call: Call, x: Array, pieces: list[Array] | None, root: int) -> Steps:
+def gatherv(call: Call, x: Array, pieces: list[Array] | None, root: int, room: bool = False) -> Steps:
     """Put `x` of rank r, bytes of any number, into the root's list: its pieces r, or new ones where it is empty.
 
-    Linear, as `gather`.
+    With `room`, the pieces may be longer than what comes.  Linear, as `gather`.
     """
     if call.rank != root:
         yield call.send(root, 0, x)
@@ -34,8 +34,8 @@ def gatherv(call: Call, x: Array, pieces: list[Array] | None, root: int) -> Step
     assert pieces is not None
     others = [rank for rank in range(call.size) if rank != root]
     if pieces:
-        pieces[root][:] = x
-        yield call.exchange_all(0, [], [(rank, pieces[rank]) for rank in others], pieces=True)
+        pieces[root][: len(x)] = x
+        yield call.exchange_all(0, [], [(rank, pieces[rank]) for rank in others], pieces=True, room=room)
         return
     came = [call.receive_any(rank, 0) for rank in others]
     mine = x.copy()

@@ -24,21 +24,23 @@ def scatter(call: Call, x: Array | None, out: Array, root: int) -> Steps:
     yield sent
 
 
-def scatterv(call: Call, pieces: list[Array] | None, out: list[Array], root: int, step: int = 0) -> Steps:
+def scatterv(
+    call: Call, pieces: list[Array] | None, out: list[Array], root: int, step: int = 0, room: bool = False
+) -> Steps:
     """Give piece r of the root, bytes of any number, to rank r: into the array in `out`, or a new one where it is empty.
 
-    Linear, as `scatter`.
+    With `room`, the array may be longer than what comes.  Linear, as `scatter`.
     """
     if call.rank == root:
         assert pieces is not None
         sent = [call.send(rank, step, pieces[rank]) for rank in range(call.size) if rank != root]
         if out:
-            out[0][:] = pieces[root]
+            out[0][: len(pieces[root])] = pieces[root]
         else:
             out.append(pieces[root].copy())
         yield sent
     elif out:
-        yield call.receive_piece(root, step, out[0], now=True)
+        yield call.receive_piece(root, step, out[0], now=True, room=room)
     else:
         came = call.receive_any(root, step)
         yield came

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..arrays import Array
 from ..reduction import Reduction
 from .channel import STEP_BITS
 from .messages import EAGER_NBYTES
-from .operation import DONE, OpenReceive, Operation, PieceReceive, Receive, ReducingReceive, Steps
+from .operation import DONE, OpenReceive, Operation, PieceReceive, Receive, ReducingReceive, RoomReceive, Steps
 from .task import Task
 
 if TYPE_CHECKING:
@@ -111,13 +112,18 @@ class Call(Task):
         )
 
     def exchange_all(
-        self, step: int, given: Sequence[tuple[int, Array]], wanted: Sequence[tuple[int, Array]], pieces: bool = False
+        self,
+        step: int,
+        given: Sequence[tuple[int, Array]],
+        wanted: Sequence[tuple[int, Array]],
+        pieces: bool = False,
+        room: bool = False,
     ) -> Sequence[Operation]:
         """Send to several ranks and receive from several; `given` and `wanted` are of ranks and 1-d, contiguous arrays.
 
-        With `pieces`, each length is a matter of the two ranks alone; else all are the same.
+        With `pieces`, each length is a matter of the two ranks alone, for `room` see `receive_piece`; else all are the same.
         """
-        receive = self.receive_piece if pieces else self.receive
+        receive = partial(self.receive_piece, room=room) if pieces else self.receive
         if self.prompt and all(out.nbytes <= EAGER_NBYTES for _, out in wanted):
             sent = [self.send(dest, step, data) for dest, data in given]
             return [*sent, *[receive(source, step, out, now=True) for source, out in wanted]]
@@ -125,10 +131,14 @@ class Call(Task):
         came = [receive(source, step, out) for source, out in wanted]
         return [*came, *[self.send(dest, step, data) for dest, data in given]]
 
-    def receive_piece(self, source: int, step: int, out: Array, now: bool = False) -> Operation:
-        """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone."""
+    def receive_piece(self, source: int, step: int, out: Array, now: bool = False, room: bool = False) -> Receive:
+        """Receive into `out`, as `receive`, where its length is a matter of this rank and the source alone.
+
+        With `room`, less may come than `out` has room for: what is beyond it is left alone.
+        """
         buffer = as_bytes(out)
-        receive = PieceReceive(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self.mark)
+        kind = RoomReceive if room else PieceReceive
+        receive = kind(self._channel, self._ranks[source], self._tag | step, buffer, len(buffer), self.mark)
         return self._messages.receive(receive, now and self.prompt)
 
     def receive_any(self, source: int, step: int) -> OpenReceive:

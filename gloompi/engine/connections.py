@@ -17,12 +17,12 @@ from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, PeerLostError, SystemCallError, summary
 from ..transport.link import Link, Loopback
 from ..transport.pair import STAGING_NBYTES, Pair
-from .conversation import ROOT, Conversation
+from .conversation import ROOT, Conversation, descendant
 from .farewell import abort_frame, linger
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
-from .recorder import Entry, annotate, tail
+from .recorder import Entry, annotate, child_name, tail
 from .sleepers import Sleepers
 from .task import Task, Waiting
 from .turn import Turn
@@ -113,7 +113,7 @@ class Connections:
         self._crowded, self._shared, self._marker = crowded, shared, marker
         self._remnants: Remnants | None = None
         self._given_up = False
-        self._trace = _trace(rank, self.peers)
+        self._trace = _trace(rank, self.peers, marker)
         self.watches: list[Callable[[], None]] = []
         self._conversations: set[Conversation] = set()
         self._dropped: list[Conversation] = []
@@ -131,8 +131,28 @@ class Connections:
             return CheckedPair(sock, peer, self, CREDIT_NBYTES, staging)
         return Pair(sock, peer, self, CREDIT_NBYTES, staging)
 
+    def descendant(self, parent: Conversation, *origin: int | str | tuple[int, ...]) -> int:
+        """The number of a conversation that is made of another one; see `gloompi.engine.conversation.descendant`."""
+        return descendant(self._marker, parent.number, *origin)
+
     def join(self, number: int, ranks: Sequence[int]) -> Conversation:
-        """Begin a conversation of some ranks: no message is needed, they all do the same."""
+        """Begin a conversation of some ranks: no message is needed, they all do the same.
+
+        Raises
+        ------
+        GloompiError
+            Another one that is not over has this number.  The engine is broken then: a rank that has only one of the two
+            does not see it, and would wait for those that do.
+        """
+        if self.messages.knows(number):
+            self._fail(
+                GloompiError(
+                    f"the new Context of {len(ranks)} ranks has the number of another one, {child_name(number)}, so that "
+                    f"each would get the other's messages; numbers are hashes of 63 bits, and another order of "
+                    f"dup and split gives others"
+                )
+            )
+            raise self._broken()
         conversation = Conversation(self.messages, number, ranks, self.rank, self._trace)
         left = {rank for rank in ranks if self._links[rank].finished}  # and has said so before this began
         conversation.messages.departed |= left
@@ -374,7 +394,7 @@ class Connections:
         self.turn = Turn(self._abort)
 
 
-def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
+def _trace(rank: int, peers: Sequence[Peer], marker: bytes) -> Trace | None:
     from ..settings import value
 
     folder = value("GLOOMPI_TRACE")
@@ -382,7 +402,7 @@ def _trace(rank: int, peers: Sequence[Peer]) -> Trace | None:
         return None
     from .trace import open_trace  # what it needs, no other program does
 
-    return open_trace(folder, rank, peers)
+    return open_trace(folder, rank, peers, marker)
 
 
 def _forsake_all() -> None:

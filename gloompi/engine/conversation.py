@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from struct import pack
 from typing import TYPE_CHECKING
 
 from ..errors import ContextClosedError
@@ -42,10 +41,12 @@ class Conversation:
     rank, size : int
         In this Context.
     closed : bool
+    freed : bool
+        Its user has let go of it: it ends as soon as it is idle.
     recorder : Recorder
     """
 
-    __slots__ = ("_tasks", "collectives", "messages", "number", "rank", "ranks", "recorder", "size")
+    __slots__ = ("_tasks", "collectives", "freed", "messages", "number", "rank", "ranks", "recorder", "size")
 
     def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int, trace: Trace | None = None) -> None:
         self.number = number
@@ -53,6 +54,7 @@ class Conversation:
         self.ranks = ranks
         self.rank = ranks.index(me)
         self.size = len(ranks)
+        self.freed = False
         self.messages: Channel = messages.channel(number)
         self.collectives: Channel = messages.channel(number + 1)
         self._tasks: set[Task] = set()
@@ -104,12 +106,21 @@ class Conversation:
             task.abandon(ContextClosedError(text))
 
 
-def descendant(number: int, call: int, color: int) -> int:
-    """The number of a Context that call number `call` of Context `number` makes for the ranks of one color.
+def descendant(key: bytes, parent: int, *origin: int | str | tuple[int, ...]) -> int:
+    """The number of a Context that is made of Context `parent`.
 
-    All its ranks compute it alike, without a message.  The 63 bits are as good as random: among a million Contexts, two
-    have the same number with a probability of one in ten million.
+    All its ranks compute it alike, without a message.  The 63 bits are as good as random, whatever tags, colors and keys a
+    program uses: among a million Contexts, two have the same number with a probability of one in ten million.
+
+    Parameters
+    ----------
+    key : bytes, up to 64
+        What the ranks of one engine know and others do not.
+    origin
+        What is made how: the name of the operation, the number of the call, the tag, who belongs to it.  Python's own
+        integers, strings and tuples, whose text is never that of others.
     """
     from hashlib import blake2b  # loads OpenSSL
 
-    return int.from_bytes(blake2b(pack("<QQq", number, call, color), digest_size=8).digest(), "little") & ~1
+    text = repr((parent, *origin)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8, key=key, person=b"gloompi channel").digest(), "little") & ~1

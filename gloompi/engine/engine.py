@@ -63,8 +63,8 @@ class Engine(Parting):
             turn.busy = me
             if self.error is not None:
                 raise self._broken()
-            while self._dropped:
-                self._say_goodbye(self._dropped.pop())
+            if self._dropped:
+                self._say_goodbyes()
             return action(*arguments)
         finally:
             # Not where a signal handler has raised while this thread let others have the turn: it may be theirs. Nothing is

@@ -44,6 +44,8 @@ OPERATIONS = (
     "allreduce_object",
     "scan_object",
     "exscan_object",
+    "create",
+    "scatter_bytes",
 )
 ALGORITHMS = (
     "auto",
@@ -66,7 +68,7 @@ _OTHER = 255
 _WITHOUT_ARRAYS = {
     code
     for code, name in enumerate(OPERATIONS)
-    if name in ("", "barrier", "dup", "split", "scatterv") or name.endswith("_object")
+    if name in ("", "barrier", "dup", "split", "create", "scatterv", "scatter_bytes") or name.endswith("_object")
 }
 
 # Of these it is agreed how long a row is, and the number of rows is each rank's own matter.

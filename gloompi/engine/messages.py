@@ -87,6 +87,11 @@ class Messages(Handover):
             channel = self._channels[number] = Channel(number, collective=bool(number & 1))
         return channel
 
+    def knows(self, number: int) -> bool:
+        """Whether the channels with this number and the next belong to a Context of this rank, open or not over yet."""
+        found = (self._channels.get(number), self._channels.get(number + 1))
+        return any(channel is not None and channel.members is not None for channel in found)
+
     def begin(self, channel: Channel, fingerprint: bytes) -> int:
         """Number the next collective call of a channel, and compare it with what has come for it already."""
         try:

@@ -23,6 +23,7 @@ __all__ = [
     "PieceReceive",
     "Receive",
     "ReducingReceive",
+    "RoomReceive",
     "Scratch",
     "Send",
     "Steps",
@@ -180,6 +181,15 @@ class PieceReceive(Receive):
     __slots__ = ()
 
     ahead = False
+
+
+class RoomReceive(PieceReceive):
+    """A receive of a piece that may be shorter than the room that there is for it."""
+
+    __slots__ = ()
+
+    def admits(self, nbytes: int) -> bool:
+        return nbytes <= self.capacity
 
 
 class OpenReceive(PieceReceive):

@@ -87,7 +87,7 @@ class Parting(Connections):
         OperationTimeoutError, PeerLostError, MismatchError
             As `close`.
         """
-        if self._conversations == {conversation}:
+        if all(other.freed for other in self._conversations if other is not conversation):
             self.close(deadline)
             return
         channels = (conversation.messages, conversation.collectives)
@@ -100,6 +100,17 @@ class Parting(Connections):
         except BaseException as exc:
             self._interrupted(exc)
             raise
+
+    def _say_goodbyes(self) -> None:
+        """End the conversations that were dropped, and those that were freed and have nothing under way any more."""
+        busy = []
+        while self._dropped:
+            conversation = self._dropped.pop()
+            if conversation.freed and (not conversation.idle or self._conversations == {conversation}):
+                busy.append(conversation)  # the last one is for close()
+            elif conversation in self._conversations:
+                self._say_goodbye(conversation)
+        self._dropped += busy
 
     def _say_goodbye(self, conversation: Conversation) -> None:
         conversation.abandon(self.sleepers.calls.values())
@@ -144,14 +155,32 @@ class Parting(Connections):
             if not self._conversations or conversation is self.root:
                 self.let_go()
 
+    def free(self, conversation: Conversation) -> None:
+        """Have a conversation end as soon as nothing is under way in it, with a goodbye.
+
+        Waits for nothing, and may run anywhere, as `drop` may.  The last one stays until `close`.
+        """
+        conversation.freed = True
+        self.drop(conversation)
+
+    def free_inside(self, conversation: Conversation) -> bool:
+        """Free a conversation of several if this thread is inside a call, where it cannot wait; return whether it was."""
+        if self._conversations == {conversation} or not self.turn.mine():
+            return False
+        self.free(conversation)
+        return True
+
     def drop(self, conversation: Conversation) -> None:
-        """End a conversation without a word; if it is the last, close all connections: the peers take it for a loss."""
+        """End a conversation that nobody has any more; if it is the last, close all connections: a loss for the peers.
+
+        This may run anywhere, by the garbage collector even inside a call: it takes no lock, and the next call says goodbye.
+        """
         if self.error is not None:
             self._conversations.discard(conversation)
             if not self._conversations:
                 self.let_go()
-        elif self._conversations == {conversation}:
+        elif conversation.freed or self._conversations != {conversation}:
+            self._dropped.append(conversation)
+        else:
             self.error = ContextClosedError("this Context was collected without having been closed")
             self._release()
-        else:
-            self._dropped.append(conversation)  # this may be anywhere, even inside a call: the next one says goodbye

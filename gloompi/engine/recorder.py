@@ -38,7 +38,7 @@ def time_of_day(clock: float) -> float:
 
 def child_name(context: int) -> str:
     """What a Context made by dup or split is called, from its number; empty for the one that the rendezvous has made."""
-    return f"{context >> 32:08x}" if context else ""
+    return f"{context:016x}" if context else ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from .recorder import child_name, time_of_day
 
@@ -33,17 +32,21 @@ _WRITE_SECONDS = 1.0
 _BEGIN, _BETWEEN, _END = b"[\n", b",\n", b"\n]\n"
 
 _alive: weakref.WeakSet[Trace] = weakref.WeakSet()
-_opened: Counter[tuple[int, int]] = Counter()
+_opened: Counter[tuple[str, int]] = Counter()
 
 
-def open_trace(folder: str, rank: int, peers: Sequence[Peer]) -> Trace:
-    """The trace of a new Context, in the folder that GLOOMPI_TRACE names."""
-    # Which Context of the job it is: its ranks agree on that without a word, if they make Contexts in the same order.
-    members = crc32(repr([(peer.host_id, peer.pid) for peer in peers]).encode())
+def open_trace(folder: str, rank: int, peers: Sequence[Peer], marker: bytes) -> Trace:
+    """The trace of a new Context, in the folder that GLOOMPI_TRACE names; for `marker` see `Remnants`."""
+    from hashlib import blake2b
+
+    # Which Context of the job it is: its ranks agree on that without a word.  Where there is no marker they do if they make
+    # Contexts in the same order.
+    who = repr([(peer.host_id, peer.pid) for peer in peers]).encode()
+    members = blake2b(who, digest_size=8, key=marker, person=b"gloompi trace").hexdigest()
     number = _opened[members, rank]
     _opened[members, rank] += 1
     # The program may go to another folder later.
-    path = Path(os.path.abspath(folder), f"gloompi-{members:08x}-{number}-rank{rank}.json")
+    path = Path(os.path.abspath(folder), f"gloompi-{members}-{number}-rank{rank}.json")
     trace = Trace(path, peers[rank], len(peers))
     _alive.add(trace)
     return trace

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from mpi4py import MPI as mpi
 
-__all__ = ["exception"]
+__all__ = ["HandleError", "exception"]
+
+
+class HandleError(TypeError, ValueError):
+    """A handle was copied or pickled: TypeError as for gloompi's own, and ValueError as mpi4py raises."""
 
 
 def exception(code: int, text: str) -> mpi.Exception:

@@ -60,22 +60,14 @@ class CollectiveComm(CommBase):
         return begin
 
     def _scatter(self, sendbuf: Any, recvbuf: Any, root: int = 0) -> Begin:
-        plan, rank, size = self._context._plan, self._context.rank, self._context.size
+        rank, size = self._context.rank, self._context.size
         root = known_root(self._context, root)
         in_place = rank == root and _in_place(recvbuf)
         received = None if in_place else simple(recvbuf, readonly=False)
         sent = simple(sendbuf, readonly=True, blocks=size) if rank == root else None
-
-        def begin() -> tuple[Task, Any]:
-            rows = None if sent is None else _Blocks(sent, size, sent.nbytes).packed()
-            if received is None:
-                return plan.scatter(rows, None, root), no_result
-            if rows is not None and rows.shape[1] != received.nbytes:
-                raise _lengths(received.nbytes, rows.shape[1])
-            data = received.incoming()
-            return plan.scatter(rows, data, root), _delivering([received], [data])
-
-        return begin
+        return self._scattering(
+            received, lambda: None if sent is None else [*_Blocks(sent, size, sent.nbytes).packed()], root
+        )
 
     def _allgather(self, sendbuf: Any, recvbuf: Any) -> Begin:
         plan, rank, size = self._context._plan, self._context.rank, self._context.size
@@ -109,11 +101,11 @@ class CollectiveComm(CommBase):
             return lambda: (plan.gatherv(sent.outgoing(), None, root), no_result)
         received = vector(recvbuf, size, readonly=False)
         mine = received[rank] if _in_place(sendbuf) else simple(sendbuf, readonly=True)
-        _require_same_length(mine, received[rank], rank)
+        _require_room(mine, received[rank])
 
         def begin() -> tuple[Task, Any]:
-            places = _places(received, mine, rank)
-            return plan.gatherv(mine.outgoing(), places, root), _delivering(received, places)
+            places = [buffer.room() for buffer in received]
+            return plan.gatherv(mine.outgoing(), places, root, room=True), _delivering(received, places)
 
         return begin
 
@@ -121,27 +113,35 @@ class CollectiveComm(CommBase):
         plan, rank, size = self._context._plan, self._context.rank, self._context.size
         received = vector(recvbuf, size, readonly=False)
         mine = received[rank] if _in_place(sendbuf) else simple(sendbuf, readonly=True)
-        _require_same_length(mine, received[rank], rank)
+        _require_room(mine, received[rank])
 
         def begin() -> tuple[Task, Any]:
-            places = _places(received, mine, rank)
-            return plan.allgatherv(mine.outgoing(), places), _delivering(received, places)
+            places = [buffer.room() for buffer in received]
+            return plan.allgatherv(mine.outgoing(), places, room=True), _delivering(received, places)
 
         return begin
 
     def _scatterv(self, sendbuf: Any, recvbuf: Any, root: int = 0) -> Begin:
-        plan, rank, size = self._context._plan, self._context.rank, self._context.size
+        rank, size = self._context.rank, self._context.size
         root = known_root(self._context, root)
         in_place = rank == root and _in_place(recvbuf)
         received = None if in_place else simple(recvbuf, readonly=False)
         sent = vector(sendbuf, size, readonly=True) if rank == root else None
+        return self._scattering(received, lambda: None if sent is None else [buffer.outgoing() for buffer in sent], root)
+
+    def _scattering(self, received: Buffer | None, packed: Callable[[], list[Array] | None], root: int) -> Begin:
+        """Scatter the root's pieces; in place, where nothing is received, the root's own stays where it is."""
+        plan = self._context._plan
 
         def begin() -> tuple[Task, Any]:
-            pieces = None if sent is None else [buffer.outgoing() for buffer in sent]
+            pieces = packed()
             if received is None:
-                return plan.scatterv(pieces, None, root), no_result
-            data = received.incoming()
-            return plan.scatterv(pieces, data, root), _delivering([received], [data])
+                assert pieces is not None
+                return plan.scatter_bytes(pieces, pieces[root], root), no_result
+            if pieces is not None and len(pieces[root]) > received.nbytes:
+                raise _lengths(received.nbytes, len(pieces[root]))
+            place = received.room()
+            return plan.scatter_bytes(pieces, place, root), _delivering([received], [place])
 
         return begin
 
@@ -152,15 +152,16 @@ class CollectiveComm(CommBase):
         return self._exchange(sendbuf, recvbuf, vector_w)
 
     def _exchange(self, sendbuf: Any, recvbuf: Any, parse: Callable[..., list[Buffer]]) -> Begin:
-        plan, size = self._context._plan, self._context.size
+        plan, rank, size = self._context._plan, self._context.rank, self._context.size
         received = parse(recvbuf, size, readonly=False)
         in_place = _in_place(sendbuf)
         sent = received if in_place else parse(sendbuf, size, readonly=True)
+        _require_room(sent[rank], received[rank])
 
         def begin() -> tuple[Task, Any]:
             pieces = [buffer.outgoing().copy() if in_place else buffer.outgoing() for buffer in sent]
-            places = [buffer.incoming() for buffer in received]
-            return plan.alltoallv(pieces, places), _delivering(received, places)
+            places = [buffer.room() for buffer in received]
+            return plan.alltoallv(pieces, places, room=True), _delivering(received, places)
 
         return begin
 
@@ -308,20 +309,9 @@ class _Blocks:
         return EMPTY
 
 
-def _places(received: list[Buffer], mine: Buffer, rank: int) -> list[Array]:
-    """Where the pieces of all ranks go; in place, this rank's is there."""
-    places = [buffer.incoming() for buffer in received]
-    if mine is received[rank]:
-        places[rank] = mine.outgoing()
-    return places
-
-
-def _require_same_length(mine: Buffer, place: Buffer, rank: int) -> None:
-    if mine.nbytes != place.nbytes:
-        raise exception(
-            mpi.ERR_TRUNCATE if mine.nbytes > place.nbytes else mpi.ERR_COUNT,
-            f"this rank sends {mine.nbytes} bytes, but counts[{rank}] has room for {place.nbytes}: they must be the same",
-        )
+def _require_room(mine: Buffer, place: Buffer) -> None:
+    if mine.nbytes > place.nbytes:
+        raise _lengths(place.nbytes, mine.nbytes)
 
 
 def _lengths(room: int, nbytes: int) -> Exception:

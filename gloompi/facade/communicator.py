@@ -6,30 +6,26 @@ import threading
 from collections import defaultdict
 from itertools import count
 from typing import Any, NoReturn
-from zlib import crc32
 
 from mpi4py import MPI as mpi
 
 from ..context import Context
-from . import attributes
-from .codes import exception
+from . import attributes, groups
+from .codes import HandleError, exception
 from .pickling import PICKLER
 from .requests import Request
 from .work import Completion, Work
 
-__all__ = ["CommBase", "Standing"]
-
-# Contexts that the program has freed while something was under way.
-_freed: list[Context] = []
+__all__ = ["CommBase", "CommContext", "Standing"]
 
 
-def _free(context: Context) -> None:
-    """Close a Context as soon as what was begun in it has ended: Free does not wait for it, and does not stop it."""
-    _freed.append(context)
-    for each in tuple(_freed):
-        if each.closed or each._conversation.idle:
-            _freed.remove(each)
-            each.close()
+class CommContext(Context):
+    """The Context of a communicator, which a program need not free: without a word about it, that is done for it."""
+
+    def __del__(self) -> None:
+        conversation = getattr(self, "_conversation", None)
+        if conversation is not None and not conversation.freed:
+            self._engine.free(conversation)
 
 
 class Standing:
@@ -66,6 +62,7 @@ class CommBase:
     """Handle of a communicator."""
 
     _standing: Standing
+    _hash: int
     _plain: type[CommBase]
     """What Split and its like make, also of a class of the program's: Intracomm."""
 
@@ -75,15 +72,19 @@ class CommBase:
                 f"Argument 'comm' must be a communicator of gloompi.MPI, not {type(comm).__module__}.{type(comm).__name__}"
             )
         self = super().__new__(cls)
-        self._standing = _NULL if comm is None else comm._standing
+        self._stand_for(_NULL if comm is None else comm._standing)
         return self
+
+    def _stand_for(self, standing: Standing) -> None:
+        self._standing = standing
+        self._hash = id(standing)
 
     @classmethod
     def _of(cls, context: Context | None, name: str = "", predefined: bool = False) -> Any:
         self = cls.__new__(cls)
         if context is not None:
             context._plan.pickler = PICKLER
-            self._standing = Standing(context, name, predefined)
+            self._stand_for(Standing(context, name, predefined))
         return self
 
     @property
@@ -99,7 +100,7 @@ class CommBase:
         return self._standing is other._standing or self._standing.context is other._standing.context is None
 
     def __hash__(self) -> int:
-        return hash(id(self._standing.context))
+        return self._hash  # of what it has stood for first: Free must not change the hash of what may be a key
 
     def __bool__(self) -> bool:
         return self._standing.context is not None
@@ -113,7 +114,10 @@ class CommBase:
                 return name
             if self == constant:
                 return type(self), (constant,)
-        raise ValueError("cannot pickle a communicator that is not COMM_WORLD, COMM_SELF or null: it is of this process")
+        raise HandleError(
+            "cannot copy or pickle a communicator that is not COMM_WORLD, COMM_SELF or null: it is of this process; Dup() "
+            "makes another one of the same ranks"
+        )
 
     def __repr__(self) -> str:
         context = self._standing.context
@@ -137,17 +141,7 @@ class CommBase:
         return self._context.size
 
     def Get_group(self) -> mpi.Group:
-        ranks = self._context._conversation.ranks
-        if max(ranks) >= mpi.COMM_WORLD.size:
-            raise NotImplementedError(
-                f"groups are mpi4py's, whose world has {mpi.COMM_WORLD.size} ranks here: the ranks of gloompi.MPI have met "
-                f"without MPI (GLOOMPI_STORE or torchrun); start them with mpiexec to have groups"
-            )
-        world = mpi.COMM_WORLD.Get_group()
-        try:
-            return world.Incl(list(ranks))
-        finally:
-            world.Free()
+        return groups.group_of(self._context)
 
     @property
     def group(self) -> mpi.Group:
@@ -214,22 +208,18 @@ class CommBase:
         context = self._context
         if split_type not in (mpi.COMM_TYPE_SHARED, mpi.UNDEFINED):
             raise exception(mpi.ERR_ARG, f"split_type must be COMM_TYPE_SHARED or UNDEFINED, not {split_type}")
-        host = crc32(context.peers[context.rank].host_id)
-        return self._plain._of(context.split(None if split_type == mpi.UNDEFINED else host, key))
+        hosts = [peer.host_id for peer in context.peers]
+        first = hosts.index(hosts[context.rank])  # of the ranks of this host
+        return self._plain._of(context.split(None if split_type == mpi.UNDEFINED else first, key))
 
     def Create(self, group: mpi.Group) -> Any:
         context = self._context
-        mine = self.Get_group()
-        members = list(group.Translate_ranks(None, mine))
-        mine.Free()
-        inside = context.rank in members
-        return self._plain._of(context.split(0 if inside else None, members.index(context.rank) if inside else 0))
+        made = context._run(context._plan.create(groups.members(group, context)), None)
+        return self._plain._of(None if made is None else context._child(made))
 
     def Create_group(self, group: mpi.Group, tag: int = 0) -> Any:
         context = self._context
-        mine = self.Get_group()
-        members = tuple(group.Translate_ranks(None, mine))
-        mine.Free()
+        members = groups.members(group, context)
         if context.rank not in members:
             return self._plain._of(None)
         return self._plain._of(context._child(context._run(context._plan.group(members, tag), None)))
@@ -242,7 +232,7 @@ class CommBase:
             self.Delete_attr(keyval)
         if self._standing.inner:
             self._standing.inner.Free()
-        _free(context)
+        context._engine.free(context._conversation)  # which may be inside a call: what collects garbage runs anywhere
         self._standing.context = None
         self._standing = _NULL
 

@@ -11,7 +11,7 @@ from ..engine.matching import Arrival
 from ..engine.operation import ANY_SOURCE, ANY_TAG
 from .buffers import simple
 from .checks import known_source, wanted_tag
-from .codes import exception
+from .codes import HandleError, exception
 from .receiving import no_result, receive
 from .requests import Request
 from .three import do, start
@@ -37,25 +37,28 @@ class Message:
     __module__ = "gloompi.MPI"
 
     _found: _Found | None
+    _hash: int
 
     def __new__(cls, message: Message | None = None) -> Any:
         if message is not None and not isinstance(message, Message):
             raise TypeError(f"Argument 'message' must be a Message, not {type(message).__name__}")
         self = super().__new__(cls)
         self._found = None if message is None else message._found
+        self._hash = id(self._found)
         return self
 
     @classmethod
     def _of(cls, found: _Found) -> Any:
         self = cls.__new__(cls)
         self._found = found
+        self._hash = id(found)
         return self
 
     def __eq__(self, other: object) -> bool:
         return self._found is other._found if isinstance(other, Message) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(id(self._found))
+        return self._hash  # of what it has stood for first, also when it is received
 
     def __bool__(self) -> bool:
         return self._found is not None
@@ -66,7 +69,7 @@ class Message:
                 return name
             if self == constant:
                 return type(self), (constant,)
-        raise ValueError("cannot pickle a message that is not null")
+        raise HandleError("cannot copy or pickle a message that is not null: it is received once, by this process")
 
     def free(self) -> None:
         """Make the handle null."""

@@ -76,6 +76,10 @@ class Buffer:
             return self.memory[self.offset : self.offset + self.nbytes]
         return np.empty(self.nbytes, np.uint8)
 
+    def room(self) -> Bytes:
+        """Return the same of which less may be received: with what is in the items now, so that what does not come stays."""
+        return self.outgoing()
+
     def deliver(self, received: Bytes, nbytes: int | None = None) -> None:
         """Bring the first `nbytes` (default: all) received into `incoming()` to their place; nothing to do where dense.
 
@@ -97,7 +101,7 @@ class Buffer:
             item._unpack(content)
 
     def items(self) -> np.ndarray[Any, Any]:
-        """Return a view of the items, 1-d of length `count`.
+        """Return the items, 1-d of length `count`; a view where dense, else perhaps a copy.
 
         Its dtype is NumPy's for a predefined datatype, or void of the extent where NumPy has none.
 
@@ -105,8 +109,6 @@ class Buffer:
         ------
         NotImplementedError
             The data of an item reaches beyond its extent, so that neighbours overlap in such a view.
-        ValueError
-            The last item's extent ends beyond the buffer.
         """
         measures = self._layout
         dtype = measures.dtype()
@@ -117,13 +119,13 @@ class Buffer:
                 f"reduction of {name(self.datatype)}: its data (bytes {measures.lower} to {measures.upper}) is not inside "
                 f"its extent (bytes {measures.origin} to {measures.origin + measures.extent}), so the items are no array"
             )
-        end = self.offset + self.count * measures.extent
-        if end > self.memory.size:
-            raise ValueError(
-                f"message: {self.count} items of {name(self.datatype)}, each of extent {measures.extent}, need {end} bytes "
-                f"in a reduction, but the buffer has {self.memory.size}: make it reach to the end of the last extent"
-            )
-        return self.memory[self.offset : end].view(dtype)
+        nbytes = self.count * measures.extent
+        memory = self.memory[self.offset : self.offset + nbytes]
+        if memory.size < nbytes:  # the gap behind the last item's data: MPI does not touch it, and the user has not got it
+            whole = np.zeros(nbytes, np.uint8)
+            whole[: memory.size] = memory
+            memory = whole
+        return memory.view(dtype)
 
     def after(self, index: int) -> Buffer:
         """Return block `index` of a gather or scatter: as many items, after `index` such blocks."""

@@ -9,7 +9,7 @@ from mpi4py import MPI as mpi
 
 from ..request import Request as Handle
 from ..waiting import wait_any
-from .codes import exception
+from .codes import HandleError, exception
 from .work import EMPTY, Completion, Work, checked, fill
 
 __all__ = ["REQUEST_NULL", "Prequest", "Request"]
@@ -23,25 +23,28 @@ class Request:
     __module__ = "gloompi.MPI"
 
     _work: Work | None
+    _hash: int
 
     def __new__(cls, request: Request | None = None) -> Request:
         if request is not None and not isinstance(request, Request):
             raise TypeError(f"Argument 'request' must be a Request, not {type(request).__name__}")
         self = super().__new__(cls)
         self._work = None if request is None else request._work
+        self._hash = id(self._work)
         return self
 
     @classmethod
     def _of(cls, work: Work) -> Any:
         self = cls.__new__(cls)
         self._work = work
+        self._hash = id(work)
         return self
 
     def __eq__(self, other: object) -> bool:
         return self._work is other._work if isinstance(other, Request) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(id(self._work))
+        return self._hash  # of what it has stood for first, also when it is complete
 
     def __bool__(self) -> bool:
         return self._work is not None
@@ -50,7 +53,7 @@ class Request:
         if self is REQUEST_NULL:
             return "REQUEST_NULL"
         if self._work is not None:
-            raise ValueError("cannot pickle a request that is not null")
+            raise HandleError("cannot copy or pickle a request that is not null: it is of this process; wait for it first")
         return type(self), (REQUEST_NULL,)
 
     # -- of one request -------------------------------------------------------------------------------------------------
@@ -253,6 +256,7 @@ class Prequest(Request):
 
     @classmethod
     def Startall(cls, requests: Sequence[Prequest]) -> None:
+        _require_sequence(requests)
         for request in requests:
             request.Start()
 
@@ -262,11 +266,18 @@ REQUEST_NULL = Request()
 
 def _active(requests: Sequence[Request]) -> list[tuple[int, Work]]:
     """The requests that there is something to wait for, with their places."""
+    _require_sequence(requests)
     for request in requests:
         if not isinstance(request, Request):
             raise TypeError(f"expected a gloompi.MPI.Request, not {type(request).__module__}.{type(request).__name__}")
     works = [(index, request._work) for index, request in enumerate(requests)]
     return [(index, work) for index, work in works if work is not None and work.active]
+
+
+def _require_sequence(requests: Sequence[Request]) -> None:
+    """As mpi4py, refuse what has no length: an iterator would be at its end after the first look."""
+    if not hasattr(requests, "__len__"):
+        raise TypeError(f"requests must be a list or a tuple, not {type(requests).__name__}: pass list(...) of it")
 
 
 def _first_done(waiting: list[tuple[int, Work]]) -> int:

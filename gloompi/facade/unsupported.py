@@ -51,8 +51,12 @@ def refusing_class(theirs: type, base: type = object) -> type:
             refuse(theirs.__name__)
         return base.__new__(cls)  # type: ignore[call-overload]
 
-    members = {"__module__": "gloompi.MPI", "__new__": new, "__doc__": f"Stand-in for mpi4py.MPI.{theirs.__name__}."}
-    members["__bool__"] = lambda self: False
+    members: dict[str, Any] = {"__module__": "gloompi.MPI", "__new__": new, "__bool__": lambda self: False}
+    members["__doc__"] = f"Stand-in for mpi4py.MPI.{theirs.__name__}."
+    if base is object:  # all there can be are null, and the same to a program; copied and pickled as a constant
+        members["__eq__"] = lambda self, other: type(other) is type(self) or NotImplemented
+        members["__hash__"] = lambda self: hash(type(self))
+        members["__reduce__"] = lambda self: f"{theirs.__name__.upper()}_NULL"
     stand_in = type(theirs.__name__, (base,), members)
     refuse_rest(stand_in, theirs)
     return stand_in

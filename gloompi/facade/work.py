@@ -117,13 +117,22 @@ class Work:
             self.active = False
 
     def release(self) -> None:
-        """Let go of it: it ends by itself, and what it receives goes to its place."""
+        """Let go of it: it ends by itself, and what it receives goes to its place.
+
+        This may run anywhere, by the garbage collector even inside a call.
+        """
         handle = self.handle
         if self.active and handle is not None:
             if handle.done:
-                self.completion()
+                self._deliver()
             else:
-                handle._when_done(lambda: self.completion() and None)
+                handle._when_done(self._deliver)
+
+    def _deliver(self) -> None:
+        """Bring what was received to its place; nobody is left to be told of a failure."""
+        assert self._handle is not None
+        if self._handle._task.failure is None:
+            self.completion()
 
     def cancel(self) -> None:
         handle = self.handle

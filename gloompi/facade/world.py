@@ -11,6 +11,7 @@ from mpi4py import MPI as mpi
 
 from ..context import Context
 from ..errors import summary
+from .communicator import CommContext
 
 __all__ = ["World"]
 
@@ -27,7 +28,7 @@ class World:
     """
 
     def __init__(self) -> None:
-        self.context = Context.from_env()
+        self.context: Context = CommContext.from_env()
         itself = self.context.split(self.context.rank)
         assert itself is not None
         self.itself = itself

@@ -14,38 +14,41 @@ from ..engine.operation import Steps
 from ..engine.task import Task
 from ..errors import MismatchError
 from ..objects import decode, encode
-from .base import NO_DTYPE, PlanBase, copied_back
+from .base import NO_DTYPE, PlanBase, copied_back, nothing
 
 __all__ = ["PiecePlans"]
 
 
 class PiecePlans(PlanBase):
-    """Gatherv, allgatherv, scatterv, alltoallv."""
+    """Gatherv, allgatherv, scatterv, alltoallv.
 
-    def gatherv(self, x: Any, out: Any, root: int) -> Task:
+    With `room`, the places in `out` may be longer than the pieces: MPI's rule for receive buffers.
+    """
+
+    def gatherv(self, x: Any, out: Any, root: int, room: bool = False) -> Task:
         root = self._peer(root, "root")
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
-        places = _Places(out if self._rank == root else None, self._size, kind)
+        places = _Places(out if self._rank == root else None, self._size, kind, room)
         places.check_own(self._rank, array, "x")
         (mine,) = places.apart(self._rank, {self._rank: kind.message(array, flat)})
         mark = fingerprint("gatherv", array.dtype, kind.width, root, "", "auto", kind.detail)
         return self._collective(
             "gatherv",
             mark,
-            lambda call: gather.gatherv(call, mine, places.flat, root),
+            lambda call: gather.gatherv(call, mine, places.flat, root, room),
             lambda: places.result() if self._rank == root else None,
         )
 
-    def allgatherv(self, x: Any, out: Any) -> Task:
+    def allgatherv(self, x: Any, out: Any, room: bool = False) -> Task:
         array, flat = flat_input(x)
         kind = _Kind(array, "x")
-        places = _Places(out, self._size, kind)
+        places = _Places(out, self._size, kind, room)
         places.check_own(self._rank, array, "x")
         (mine,) = places.apart(self._rank, {self._rank: kind.message(array, flat)})
         mark = fingerprint("allgatherv", array.dtype, kind.width, -1, "", "auto", kind.detail)
         return self._collective(
-            "allgatherv", mark, lambda call: allgather.allgatherv(call, mine, places.flat), places.result
+            "allgatherv", mark, lambda call: allgather.allgatherv(call, mine, places.flat, room), places.result
         )
 
     def scatterv(self, pieces: Any, out: Any, root: int) -> Task:
@@ -89,17 +92,38 @@ class PiecePlans(PlanBase):
 
         return self._collective("scatterv", mark, steps, finish)
 
-    def alltoallv(self, pieces: Any, out: Any) -> Task:
+    def scatter_bytes(self, pieces: list[Array] | None, out: Array, root: int) -> Task:
+        """Piece r of the root, bytes of any number, into `out` of rank r, which has room for it; all 1-d, contiguous.
+
+        Unlike `scatterv` it does not tell what the bytes are.
+        """
+        root = self._peer(root, "root")
+        if pieces is not None:
+            if len(pieces[root]) > len(out):
+                raise ValueError(f"out must have room for {len(pieces[root])} bytes, not {len(out)}")
+            # What is still being sent must not change.
+            pieces = [
+                piece.copy() if rank != root and np.may_share_memory(piece, out) else piece
+                for rank, piece in enumerate(pieces)
+            ]
+        mark = fingerprint("scatter_bytes", NO_DTYPE, 0, root)
+        return self._collective(
+            "scatter_bytes", mark, lambda call: scatter.scatterv(call, pieces, [out], root, room=True), nothing
+        )
+
+    def alltoallv(self, pieces: Any, out: Any, room: bool = False) -> Task:
         arrays, flats = _inputs(pieces, self._size)
         kind = _Kind(arrays[0], "pieces[0]")
         for number, array in enumerate(arrays):
             kind.check(array, f"pieces[{number}]")
-        places = _Places(out, self._size, kind)
+        places = _Places(out, self._size, kind, room)
         parts = [kind.message(array, flat) for array, flat in zip(arrays, flats, strict=True)]
         places.check_own(self._rank, arrays[self._rank], f"pieces[{self._rank}]")
         parts = places.apart(self._rank, dict(enumerate(parts)))
         mark = fingerprint("alltoallv", kind.dtype, kind.width, -1, "", "auto", kind.detail)
-        return self._collective("alltoallv", mark, lambda call: alltoall.alltoallv(call, parts, places.flat), places.result)
+        return self._collective(
+            "alltoallv", mark, lambda call: alltoall.alltoallv(call, parts, places.flat, room), places.result
+        )
 
 
 class _Kind:
@@ -143,8 +167,9 @@ class _Places:
         The bytes of each place, 1-d and contiguous; empty until they have come where the user gave none.
     """
 
-    def __init__(self, out: Any, size: int, kind: _Kind) -> None:
+    def __init__(self, out: Any, size: int, kind: _Kind, room: bool) -> None:
         self._kind = kind
+        self._room = room
         self._given: list[tuple[Array, Array]] | None = None
         self.flat: list[Array] = []
         if out is None:
@@ -160,8 +185,11 @@ class _Places:
 
     def check_own(self, rank: int, array: Array, name: str) -> None:
         """Raise ValueError if this rank's own piece does not fit its place."""
-        if self._given is not None and self._given[rank][0].shape != array.shape:
-            raise ValueError(f"out[{rank}] must have shape {array.shape}, like {name}, not {self._given[rank][0].shape}")
+        if self._given is None:
+            return
+        shape = self._given[rank][0].shape
+        if shape != array.shape and not (self._room and shape[0] > array.shape[0]):
+            raise ValueError(f"out[{rank}] must have shape {array.shape}, like {name}, not {shape}")
 
     def apart(self, me: int, messages: dict[int, Array]) -> list[Array]:
         """The messages, by destination; copied where they lie in a place, except this rank's own in its own."""

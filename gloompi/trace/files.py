@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Event", "Member", "RankTrace", "context_name", "read_traces"]
 
-_NAME = re.compile(r"gloompi-([0-9a-f]{8}-\d+)-rank\d+\.json")
+_NAME = re.compile(r"gloompi-([0-9a-f]{16}-\d+)-rank\d+\.json")
 
 
 class Member(NamedTuple):

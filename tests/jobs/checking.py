@@ -20,7 +20,7 @@ from typing import Any
 from mpi4py import MPI as mpi
 
 import gloompi.MPI
-from gloompi import Context
+from gloompi.facade.communicator import CommContext
 
 # What an operation of gloompi may take, and what a check may take altogether.
 TIMEOUT, LIMIT = 8.0, 25.0
@@ -28,13 +28,14 @@ Check = Callable[[Any, Any], Any]
 
 
 def over_gloompi(check: Check) -> Any:
-    context = Context.from_mpi(timeout=TIMEOUT)
+    context = CommContext.from_mpi(timeout=TIMEOUT)
     comm = gloompi.MPI.Intracomm._of(context, "communicator of the check")
     try:
         result = check(gloompi.MPI, comm)
         if comm:
-            comm.Barrier()  # the connections end with the last communicator that uses them
+            comm.Barrier()
             comm.Free()
+        context.close()
     except BaseException as exc:
         context.abort(f"{type(exc).__name__}: {exc}")
         raise

@@ -371,15 +371,102 @@ def more_room_than_is_sent(MPI: Any, comm: Any) -> None:
 
 @CHECKS.ours
 def more_room_for_each_than_is_sent(MPI: Any, comm: Any) -> None:
-    """MPI calls it erroneous, and MPICH fills the room with what lies behind the data: here it is refused at once."""
-    out = np.full(5 * comm.size, -1)
-    x, receive = np.arange(3) + 10 * comm.rank, [out, [5] * comm.size]
-    assert error_of(comm.Allgatherv, x, receive) == ("MPI", MPI.ERR_COUNT)
-    assert cause_of(comm.Allgatherv, x, receive) == (
-        f"this rank sends 24 bytes, but counts[{comm.rank}] has room for 40: they must be the same"
-    )
-    assert (out == -1).all()
+    """MPI calls it erroneous and both MPIs accept it; what is beyond the data stays, where MPICH's Allgatherv changes it."""
+    rank, size = comm.rank, comm.size
+    every = MPI.LONG.Create_vector(2, 1, 2).Commit()  # two items, and a gap after each
+    for unit in (1, 20_000):  # 480 kB are sent when they are asked for
+
+        def room(own: int, unit: int = unit) -> Any:
+            return np.full(own * unit, -1)
+
+        def data(count: int, start: int = 0, unit: int = unit) -> Any:
+            return np.arange(start, start + count * unit)
+
+        counts = [1 + each % 3 for each in range(size)]  # of each rank, with room for 4 each
+        for forms in ((comm.Gatherv, comm.Scatterv, comm.Allgatherv, comm.Alltoallv, comm.Scatter),
+                      (comm.Igatherv, comm.Iscatterv, comm.Iallgatherv, comm.Ialltoallv, comm.Iscatter)):  # fmt: skip
+            gatherv, scatterv, allgatherv, alltoallv, scatter = (_waiting(form) for form in forms)
+            out = room(4 * size)
+            gathered = np.concatenate([_padded(data(counts[each], 7 * each), 4 * unit) for each in range(size)])
+            gatherv(data(counts[rank], 7 * rank), [out, [4 * unit] * size] if rank == size - 1 else None, size - 1)
+            assert out.tolist() == (gathered if rank == size - 1 else room(4 * size)).tolist()
+            out = room(4 * size)
+            allgatherv(data(counts[rank], 7 * rank), [out, [4 * unit] * size])
+            assert out.tolist() == gathered.tolist()
+            out = room(4)
+            given = [data(sum(counts)), [each * unit for each in counts]]
+            scatterv(given if rank == 0 else None, out, 0)
+            assert out.tolist() == _padded(data(counts[rank], sum(counts[:rank]) * unit), 4 * unit).tolist()
+            out = room(3 if rank else 2)  # on some ranks alone
+            scatter(data(2 * size) if rank == 0 else None, out, 0)
+            assert out.tolist() == _padded(data(2, 2 * rank * unit), len(out)).tolist()
+            out = room(4 * size)
+            alltoallv([data(size, rank), [unit] * size], [out, [4 * unit] * size])
+            whole = [_padded(data(1, each + rank * unit), 4 * unit) for each in range(size)]
+            assert out.tolist() == np.concatenate(whole).tolist()
+    out = np.full(8, -1)
+    comm.Scatter(np.arange(3 * size) if rank == 0 else None, [out, 2, every])  # 3 of 4 items
+    assert out.tolist() == [3 * rank, -1, 3 * rank + 1, 3 * rank + 2, -1, -1, -1, -1]
+    out = np.full(5 * size + 5, -1)
+    comm.Allgatherv([np.arange(3) + 10 * rank, 3], [out, [2] * size, [2 * each for each in range(size)], every])
+    for each in range(size):
+        assert out[6 * each :][:6].tolist()[:4] == [10 * each, -1, 10 * each + 1, 10 * each + 2]
+    every.Free()
+
+
+def _waiting(form: Any) -> Any:
+    def call(*arguments: Any) -> None:
+        request = form(*arguments)
+        if request is not None:
+            request.Wait()
+
+    return call
+
+
+def _padded(data: Any, count: int) -> Any:
+    return np.concatenate([data, np.full(count - len(data), -1)])
+
+
+@CHECKS.ours
+def less_room_for_one_than_is_sent(MPI: Any, comm: Any) -> None:
+    x = np.arange(3)
+    for call, arguments in (
+        (comm.Allgatherv, (x, [np.zeros(9, int), [2] * comm.size])),
+        (comm.Gatherv, (x, [np.zeros(9, int), [2] * comm.size], comm.rank)),
+        (comm.Scatter, (np.arange(3 * comm.size), np.zeros(2, int), comm.rank)),
+        (comm.Scatterv, ([np.arange(3 * comm.size), [3] * comm.size], np.zeros(2, int), comm.rank)),
+        (comm.Alltoallv, ([np.arange(9), [3] * comm.size], [np.zeros(9, int), [2] * comm.size])),
+    ):
+        assert error_of(call, *arguments) == ("MPI", MPI.ERR_TRUNCATE)
+        assert cause_of(call, *arguments) == "a block of 24 bytes does not fit the 16 bytes that there are for it"
     assert comm.allgather(comm.rank) == list(range(comm.size))
+
+
+@CHECKS.same
+def pairs_without_the_gap_after_the_last(MPI: Any, comm: Any) -> Any:
+    """A DOUBLE_INT is 12 bytes of data and 16 from one to the next: 12 are enough for one, 28 for two."""
+    rank, found = comm.rank, []
+    pair = np.dtype([("value", "f8"), ("place", "i4")])
+    assert pair.itemsize == 12
+    for op in (MPI.MINLOC, MPI.MAXLOC):
+        one = np.array([(rank % 2 + 0.5, rank)], pair)
+        two = np.zeros(28, "u1")
+        two[:12].view(pair)[0] = rank + 0.5, rank
+        two[16:].view(pair)[0] = -rank, rank
+        for x, count in ((one, 1), (two, 2)):
+            mine = [x, count, MPI.DOUBLE_INT]
+            for name in ("Allreduce", "Reduce", "Scan", "Exscan"):
+                out = np.full(x.nbytes, 3, "u1")
+                getattr(comm, name)(mine, [out, count, MPI.DOUBLE_INT], op)
+                if name != "Reduce" or rank == 0:
+                    found.append([out[start : start + 12].tolist() for start in range(0, x.nbytes, 16)])
+            comm.Allreduce(MPI.IN_PLACE, mine, op)
+            found.append([x.view("u1")[start : start + 12].tolist() for start in range(0, x.nbytes, 16)])
+        out = np.zeros(12, "u1")
+        every = np.arange(16 * comm.size - 4, dtype="u1") + np.uint8(rank)
+        comm.Reduce_scatter_block([every, 1, MPI.DOUBLE_INT], [out, 1, MPI.DOUBLE_INT], op)
+        found.append(out.tolist())
+    return found
 
 
 @CHECKS.ours

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import re
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
+
+from gloompi import MismatchError
 
 from .registry import Registry, cause_of, error_of, neighbours
 
@@ -79,6 +86,84 @@ def create_from_groups(MPI: Any, comm: Any) -> Any:
         part.Free()
     found.append((group.size, group.rank, MPI.Group.Compare(comm.group, group)))
     group.Free()
+    return found
+
+
+@CHECKS.same
+def create_from_groups_that_differ(MPI: Any, comm: Any) -> Any:
+    """Even and odd ranks each their own group, in reverse; then those who give none, beside those who do."""
+    rank, size = comm.rank, comm.size
+    group, found = comm.Get_group(), []
+    alike = [other for other in range(size) if other % 2 == rank % 2]
+    for members in (alike[::-1], [] if rank == size - 1 else list(range(size - 1)), [rank]):
+        part = group.Incl(members)
+        made = comm.Create(part)
+        found.append((made.rank, made.size, ranks_in_world(MPI, made), made.allgather(rank)) if made else None)
+        if made:
+            made.Free()
+        part.Free()
+    group.Free()
+    return found
+
+
+@CHECKS.ours
+def create_refuses_groups_that_overlap(MPI: Any, comm: Any) -> None:
+    rank, size = comm.rank, comm.size
+    group = comm.Get_group()
+    given = group.Incl([0] if rank == 0 or rank == size - 1 > 1 else list(range(size - 1)) or [0])
+    if size == 1:
+        comm.Create(given).Free()
+    elif size == 3:  # 0 gives [0], 1 gives [0, 1], 2 gives [0]: 1 alone is in a group that not all of its members give
+        if rank == 1:
+            text = "rank 1 called create of the group of ranks (0, 1), rank 0 called create of another group; "
+            with pytest.raises(MismatchError, match=f"^ranks disagree on create #1: {re.escape(text)}"):
+                comm.Create(given)
+        else:
+            made = comm.Create(given)
+            assert bool(made) == (rank == 0)
+            made.free()
+    assert comm.allgather(rank) == list(range(size))  # nothing is broken
+    whole = MPI.COMM_WORLD.Get_group()
+    if size > 1:
+        alone = comm.Split(rank)
+        assert error_of(alone.Create, whole) == ("MPI", MPI.ERR_GROUP)
+        assert cause_of(alone.Create_group, whole) == f"{size - 1} of the group's {size} ranks are not in the communicator"
+        alone.Free()
+
+
+@CHECKS.ours  # MPICH refuses tags of this size
+def create_group_with_tags_whose_checksums_are_the_same(MPI: Any, comm: Any) -> None:
+    """CRC-32 of ``((0, 1), tag)`` is the same for both tags, and they are two communicators nevertheless."""
+    if comm.rank > 1 or comm.size == 1:
+        return
+    group = comm.Get_group()
+    pair = group.Incl([0, 1])
+    one, two = comm.Create_group(pair, 2052441290), comm.Create_group(pair, 1536558932)
+    if comm.rank == 0:
+        one.send("for one", 1)
+        two.send("for two", 1)
+    else:
+        assert (two.recv(source=0), one.recv(source=0)) == ("for two", "for one")
+    for each in (one, two, pair, group):
+        each.Free()
+
+
+@CHECKS.same
+def groups_of_one_communicator_are_equal(MPI: Any, comm: Any) -> Any:
+    dup, part = comm.Dup(), comm.Split(comm.rank)
+    found = []
+    for each in (comm, dup, part):
+        one, two = each.Get_group(), each.Get_group()
+        found += [one == two, one != two, one == MPI.GROUP_NULL, one == MPI.GROUP_EMPTY, one == 5]
+        part_of_it = one.Incl([0])
+        found += [part_of_it == MPI.GROUP_NULL, isinstance(one, MPI.Group), error_of(hash, one)]
+        one.Free()
+        found += [one == two, one != two, one == MPI.GROUP_NULL, two.size]
+        two.Free()
+        part_of_it.Free()
+    found += [comm.Get_group() == dup.Get_group(), comm.size == 1 or comm.Get_group() == part.Get_group()]
+    dup.Free()
+    part.Free()
     return found
 
 
@@ -251,6 +336,97 @@ def freeing_early_does_not_disturb_those_who_probe(MPI: Any, comm: Any) -> None:
             assert dup.improbe(left) is None
         dup.Free()
     assert comm.allgather(comm.rank) == list(range(comm.size))
+
+
+@contextlib.contextmanager
+def nothing_unraised() -> Iterator[None]:
+    """Fail if a __del__ has failed, or has warned."""
+    unraised: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda args: unraised.append(f"{args.object}: {args.exc_value!r}")
+    try:
+        yield
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert unraised == [], unraised
+
+
+class Holder:
+    """What ends something when it is collected; in a cycle, so that the collector does it."""
+
+    def __init__(self, end: Any) -> None:
+        self.end, self.itself = end, self
+
+    def __del__(self) -> None:
+        self.end()
+
+
+@CHECKS.ours
+def freed_by_the_collector_inside_a_call(MPI: Any, comm: Any) -> None:
+    left, right = neighbours(comm)
+    out = [np.zeros(4, "i4") for _ in range(3)]
+    gaps = MPI.INT.Create_vector(2, 1, 2).Commit()
+    conversations = comm._context._engine._conversations
+    collected: list[int] = []
+
+    def add(a: Any, b: Any, datatype: Any) -> None:
+        if not collected:  # once, inside the call of this rank
+            collected.append(gc.collect())
+        np.frombuffer(b, "i8")[:] += np.frombuffer(a, "i8")
+
+    op = MPI.Op.Create(add, commute=True)
+    with nothing_unraised():
+        before = len(conversations)
+        dups = [comm.Dup() for _ in range(3)]
+        under_way = comm.Dup()
+        requests = [under_way.Irecv([each, 1, gaps], left, tag) for tag, each in enumerate(out)]
+        under_way.Send(np.array([5, 6], "i4"), right, 0)
+        comm.Barrier()
+        gc.collect()
+        gc.disable()
+        for end in (dups[0].Free, dups[1].Disconnect, under_way.Free, requests[0].Free, requests[1].Free):
+            Holder(end)
+        dups[2].Irecv(bytearray(1), left)  # is never matched
+        Holder(dups[2].free)
+        x = np.full(3, comm.rank)
+        comm.Allreduce(MPI.IN_PLACE, x, op)
+        gc.enable()
+        assert x.tolist() == [sum(range(comm.size))] * 3
+        assert collected or comm.rank == 0  # which has nothing to add up in some algorithms
+        gc.collect()
+        assert not any(dups)
+        assert not under_way
+        comm.Barrier()
+        assert len(conversations) == before + 2  # nothing is under way in the first two, which have said goodbye
+    gaps.Free()
+    op.Free()
+
+
+@CHECKS.ours
+def nobody_frees_and_nothing_is_said(MPI: Any, comm: Any) -> None:
+    """Warnings are errors here; what is collected is freed as soon as nothing is under way in it."""
+    conversations = comm._context._engine._conversations
+    with nothing_unraised():
+        before = len(conversations)
+        assert comm.Split(0, 0).allreduce(1) == comm.size
+        assert comm.Dup().bcast(comm.rank) == 0
+        dup, out = comm.Dup(), np.zeros(100_000)
+        if comm.rank == 0 and comm.size > 1:
+            MPI.Attach_buffer(bytearray(800_000 + MPI.BSEND_OVERHEAD))
+            dup.Bsend(np.arange(100_000.0), 1)
+            dup = None
+            gc.collect()  # what is on its way is not lost with it
+        comm.Barrier()
+        if comm.rank == 1:
+            dup.Recv(out, 0)
+            assert out[-1] == 99_999
+        if comm.rank == 0:
+            MPI.Detach_buffer()
+        dup = None
+        gc.collect()
+        comm.Barrier()
+        comm.Barrier()
+        assert len(conversations) == before
 
 
 @CHECKS.ours

@@ -129,7 +129,7 @@ def reduce_scatter_by_other_counts(MPI: Any, comm: Any, odd: bool) -> Any:
 
 @check
 def gather_of_other_lengths_than_expected(MPI: Any, comm: Any, odd: bool) -> Any:
-    counts = [2, 3, *[2] * (comm.size - 2)]
+    counts = [2, 1, *[2] * (comm.size - 2)]
     return comm.Gatherv(np.zeros(2), [np.zeros(sum(counts)), counts] if comm.rank == 0 else None)
 
 
@@ -137,19 +137,19 @@ def gather_of_other_lengths_than_expected(MPI: Any, comm: Any, odd: bool) -> Any
 def allgather_of_other_lengths_than_expected(MPI: Any, comm: Any, odd: bool) -> Any:
     counts = [2] * comm.size
     if odd:
-        counts[2] = 3
+        counts[2] = 1
     return comm.Allgatherv(np.zeros(2), [np.zeros(sum(counts)), counts])
 
 
 @check
 def scatter_of_other_lengths_than_expected(MPI: Any, comm: Any, odd: bool) -> Any:
-    return comm.Scatter(np.zeros(2 * comm.size) if comm.rank == 0 else None, np.zeros(3 if odd else 2))
+    return comm.Scatter(np.zeros(2 * comm.size) if comm.rank == 0 else None, np.zeros(1 if odd else 2))
 
 
 @check
 def alltoallv_of_other_lengths_than_expected(MPI: Any, comm: Any, odd: bool) -> Any:
     counts = [2] * comm.size
-    received = [2, 2, 3] if odd else counts
+    received = [2, 2, 1] if odd else counts
     return comm.Alltoallv([np.zeros(sum(counts)), counts], [np.zeros(sum(received)), received])
 
 

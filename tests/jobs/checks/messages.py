@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from typing import Any
 
 import numpy as np
+import pytest
 
 from .registry import Registry, cause_of, error_of, junk, neighbours, seen
 
@@ -423,20 +425,78 @@ def matched_messages_are_for_one_receive(MPI: Any, comm: Any) -> Any:
 
 
 @CHECKS.same
-def handles_pickled(MPI: Any, comm: Any) -> Any:
-    found: list[Any] = []
-    for name in ("COMM_WORLD", "COMM_SELF", "COMM_NULL", "REQUEST_NULL", "MESSAGE_NULL", "MESSAGE_NO_PROC"):
-        handle = getattr(MPI, name)
-        found.append((name, error_of(pickle.dumps, handle)))
-        if found[-1][1] is None:
-            found.append(pickle.loads(pickle.dumps(handle)) == getattr(MPI, name))
-    found.append(error_of(pickle.dumps, comm))
+def handles_copied_and_pickled(MPI: Any, comm: Any) -> Any:
+    def copies(handle: Any) -> list[Any]:
+        found: list[Any] = []
+        for copied in (copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))):
+            try:
+                again = copied(handle)
+            except ValueError:
+                found.append("ValueError")
+            else:
+                found.append((again == handle, again is handle, type(again) is type(handle)))
+        return found
+
+    constants = ("COMM_WORLD", "COMM_SELF", "COMM_NULL", "REQUEST_NULL", "MESSAGE_NULL", "MESSAGE_NO_PROC", "WIN_NULL",
+                 "FILE_NULL", "SESSION_NULL", "INFO_NULL", "GROUP_EMPTY", "SUM", "DOUBLE", "IN_PLACE")  # fmt: skip
+    found: list[Any] = [copies(getattr(MPI, name)) for name in constants if hasattr(MPI, name)]
+    found += [MPI.Win() == MPI.WIN_NULL, MPI.File() == MPI.FILE_NULL, MPI.WIN_NULL == MPI.FILE_NULL]
+    request, persistent = comm.Irecv(bytearray(1), comm.rank), comm.Send_init(bytearray(1), comm.rank)
+    group = comm.Get_group()
+    handles = [comm, MPI.Intracomm(comm), MPI.Intracomm(MPI.COMM_WORLD), request, persistent, group]
+    found += [copies(each) for each in handles]
+    persistent.Start()
+    request.Wait()
+    persistent.Wait()
+    send = comm.Isend(bytearray(1), comm.rank)
+    message = comm.Mprobe(comm.rank)
+    found.append(copies(message))
+    message.Recv(bytearray(1))
+    send.Wait()
+    persistent.Free()
+    group.Free()
+    return found, copies(request), copies(message), copies(persistent)
+
+
+@CHECKS.ours
+def copying_a_handle_is_a_type_error_that_says_what_to_do(MPI: Any, comm: Any) -> None:
     request = comm.Irecv(bytearray(1), comm.rank)
-    found.append(error_of(pickle.dumps, request))
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match=r"^cannot copy or pickle a communicator that .*; Dup\(\) makes another"):
+            copied(comm)
+        with pytest.raises(TypeError, match=r"^cannot copy or pickle a request that is not null: .*; wait for it"):
+            copied(request)
     comm.Send(bytearray(1), comm.rank)
     request.Wait()
-    found.append(pickle.loads(pickle.dumps(request)) == MPI.REQUEST_NULL)
-    return found
+    comm.Send(bytearray(1), comm.rank)
+    message = comm.Mprobe(comm.rank)
+    with pytest.raises(TypeError, match=r"^cannot copy or pickle a message that is not null: it is received once"):
+        copy.copy(message)
+    message.Recv(bytearray(1))
+    assert comm.allgather(comm.rank) == list(range(comm.size))
+
+
+@CHECKS.ours
+def hashes_of_handles_stay(MPI: Any, comm: Any) -> None:
+    dup = comm.Dup()
+    request = dup.Irecv(bytearray(1), dup.rank)
+    dup.Send(bytearray(1), dup.rank, 0)
+    again = MPI.Request(request)
+    dup.Send(bytearray(1), dup.rank, 1)
+    message = dup.Mprobe(dup.rank, 1)
+    handles = {dup: "dup", request: "request", message: "message"}
+    assert handles[MPI.Intracomm(dup)] == "dup"
+    assert handles[again] == "request"
+    assert handles[MPI.Message(message)] == "message"
+    hashes = [hash(each) for each in (dup, request, message)]
+    request.Wait()
+    message.Recv(bytearray(1))
+    handles_in_order = [handles[each] for each in (dup, request, message)]
+    dup.Free()
+    assert [hash(each) for each in (dup, request, message)] == hashes
+    assert [handles[each] for each in (dup, request, message)] == handles_in_order == ["dup", "request", "message"]
+    assert dup == MPI.COMM_NULL
+    assert request == MPI.REQUEST_NULL
 
 
 @CHECKS.same

@@ -291,6 +291,23 @@ def forgotten_while_under_way(MPI: Any, comm: Any) -> None:
 
 
 @CHECKS.same
+def iterators_of_requests_are_refused(MPI: Any, comm: Any) -> Any:
+    out, found = [bytearray(1) for _ in range(3)], []
+    names = ("any", "all", "some")
+    functions = [f"{test}{name}" for test in ("Wait", "Test", "wait", "test", "Get_status_") for name in names]
+    requests = [comm.Irecv(each, comm.rank, tag) for tag, each in enumerate(out)]
+    for name in functions:
+        for given in (lambda: (each for each in requests), lambda: iter(requests), lambda: requests[0], lambda: 5):
+            found.append((name, error_of(getattr(MPI.Request, name), given())))
+    found.append(error_of(MPI.Prequest.Startall, iter([])))
+    found.append([bool(each) for each in requests])
+    for tag in range(3):
+        comm.Send(b"x", comm.rank, tag)
+    found.append((MPI.Request.Waitall(tuple(requests)), out))
+    return found
+
+
+@CHECKS.same
 def copies_of_handles(MPI: Any, comm: Any) -> Any:
     left, right = neighbours(comm)
     persistent = comm.Send_init(b"x", right)
