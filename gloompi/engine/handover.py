@@ -7,22 +7,18 @@ address; the receiver takes it, and answers with TAKEN.  An answer stands for th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from ..errors import GloompiError, MismatchError
 from ..transport.frames import Kind, pack_header
 from ..transport.link import Link, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
 from .channel import Channel, Disagreement
-from .matching import Arrival, Key
+from .matching import Arrival
 from .operation import Receive, Send
 from .reading import Reading
 
 __all__ = ["Handover"]
-
-Waits = TypeVar("Waits")
 
 
 class Handover:
@@ -64,7 +60,7 @@ class Handover:
             channel.cleared.discard(key)
             self._transmit(link, send)
             return
-        channel.waiting.setdefault(key, deque()).append(send)
+        channel.waiting.put(send.dest, send.tag, send)
         if large and link.readable:
             header = pack_header(Kind.OFFER, channel.id, send.tag, OFFER_NBYTES, send.fingerprint)
             link.write(header + channel.offer(send.payload))
@@ -85,20 +81,19 @@ class Handover:
 
         They are sent in the order in which they were announced, whatever the order in which they are received here.
         """
-        for held in channel.held:
-            if held is wanted:
+        if isinstance(wanted, Arrival) and wanted.payload is not None:
+            return  # it is here, or has been asked for, and those before it have
+        while (held := channel.unasked.take(wanted.source, wanted.tag)) is not None and held is not wanted:
+            try:
+                held.payload = bytearray(held.nbytes)
+            except (MemoryError, OverflowError) as exc:
+                self._too_long(held.source, held.nbytes, exc)
                 return
-            if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
-                try:
-                    held.payload = bytearray(held.nbytes)
-                except (MemoryError, OverflowError) as exc:
-                    self._too_long(held.source, held.nbytes, exc)
-                    return
-                self._ask_for(channel, held, held.offer)
+            self._ask_for(channel, held, held.offer)
 
     def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
         """Have the message of a receive, after those that probes have taken before it."""
-        if receive.channel.held:
+        if receive.channel.unasked:
             self._pull_before(receive.channel, receive)
         self._ask_for(receive.channel, receive, offer)
 
@@ -107,38 +102,37 @@ class Handover:
         self.reading.add(self._links[wanted.source], channel, wanted, offer)
 
     def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
-        channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
+        channel.awaiting.put(wanted.source, wanted.tag, wanted)
         header = pack_header(Kind.CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
         self._links[wanted.source].write(header)
 
     def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
-        queue = channel.awaiting.get((rank, tag))
-        if queue is None or queue[0].nbytes != nbytes:
+        receive = channel.awaiting.first(rank, tag)
+        if receive is None or receive.nbytes != nbytes:
             if self._agrees(channel, rank, tag, fingerprint):
                 self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
             return None
-        receive = _next(channel.awaiting, (rank, tag))
+        channel.awaiting.take(rank, tag)
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         return receive
 
     def _taken(self, rank: int, channel: Channel, tag: int) -> None:
         """A peer has read a message that was offered to it."""
-        send = _next(channel.waiting, (rank, tag))
+        send = channel.waiting.take(rank, tag)
         if send is not None:
             send.complete()
         elif not channel.closed:
             self._garbled(rank, "word that it has read what was not offered")
 
     def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
-        key = (link.rank, tag)
         if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
-        send = _next(channel.waiting, key)
+        send = channel.waiting.take(link.rank, tag)
         if send is not None:
             self._transmit(link, send)
         elif channel.collective:
-            channel.cleared.add(key)
+            channel.cleared.add((link.rank, tag))
         else:
             self._garbled(link.rank, "leave to send what was not announced")
 
@@ -167,14 +161,3 @@ class Handover:
         error = MismatchError(found.operation, self._rank, found.here, found.other, found.there)
         self._fail(error)
         return error
-
-
-def _next(waiting: dict[Key, deque[Waits]], key: Key) -> Waits | None:
-    """Remove and return what has waited longest."""
-    queue = waiting.get(key)
-    if queue is None:
-        return None
-    send = queue.popleft()
-    if not queue:
-        del waiting[key]
-    return send

@@ -188,8 +188,7 @@ class Messages(Handover):
         channel = receive.channel
         if channel.held:
             self._pull_before(channel, arrival)
-            if arrival in channel.held:
-                channel.held.remove(arrival)
+            channel.held.discard(arrival)
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
         if arrival.payload is None:
@@ -329,7 +328,7 @@ class Messages(Handover):
     ) -> None:
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return
-        if channel.closed or (channel.collective and (rank, tag) in channel.awaiting):
+        if channel.closed or (channel.collective and channel.awaiting.first(rank, tag) is not None):
             return  # nobody will ask for it; or its receive has cleared it without being asked
         receive = channel.matcher.match(rank, tag)
         if receive is None:
@@ -377,6 +376,7 @@ class Messages(Handover):
             channel.closed, channel.matcher = True, Matcher()
             channel.revoke()
             channel.held.clear()
+            channel.unasked.clear()
             channel.waiting.clear()
             self._forget_if_over(channel)
 
@@ -387,5 +387,5 @@ class Messages(Handover):
 
     def unmatched(self, channels: Iterable[Channel] | None = None) -> list[int]:
         """Other ranks that have not asked for an announced message, or not finished reading an offered one."""
-        found = {dest for channel in channels or self._channels.values() for dest, _ in channel.waiting}
+        found = {dest for channel in channels or self._channels.values() for dest in channel.waiting}
         return sorted(found - {self._rank})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,6 +53,7 @@ class Reading:
         self._lose = lose
         self._reader = Reader()
         self.queue: deque[_Read] = deque()
+        self._queued: Counter[tuple[Channel, Link]] = Counter()  # of them, by conversation
         self._position = 0  # in the first of them
 
     def __bool__(self) -> bool:
@@ -60,23 +61,33 @@ class Reading:
 
     def add(self, link: Link, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
         """Have a message taken, or sent if it was not offered, in the order of the calls."""
-        if offer is not None and link.readable:
-            self.queue.append(_Read(link, channel, wanted, offer))
-        elif any(read.channel is channel and read.link is link for read in self.queue):
-            # An answer stands for the first message of its tag that has none yet.
-            self.queue.append(_Read(link, channel, wanted, None))
-        else:
+        if not link.readable:
+            offer = None
+        if offer is None and not (self.queue and self._queued[channel, link]):
             self._request(channel, wanted)
+            return
+        # An answer stands for the first message of its tag that has none yet: so what has no offer is queued too.
+        self.queue.append(_Read(link, channel, wanted, offer))
+        self._queued[channel, link] += 1
 
     def clear(self) -> None:
         self.queue.clear()
+        self._queued.clear()
+
+    def _next(self) -> None:
+        """Be done with the first message."""
+        read = self.queue.popleft()
+        self._position = 0
+        self._queued[read.channel, read.link] -= 1
+        if not self.queue:
+            self._queued.clear()
 
     def turn(self) -> None:
         """Take a slice of the first message; tell its sender when that was the last."""
         read = self.queue[0]
         link, channel, wanted, offer = read
         if offer is None:
-            self.queue.popleft()
+            self._next()
             self._request(channel, wanted)
             return
         limit = min(self._position + SLICE_NBYTES, offer.nbytes)
@@ -85,19 +96,18 @@ class Reading:
             try:
                 self._reader.read(link.peer.pid, offer, self._position, window)
             except OSError as exc:
-                self.queue.popleft()
                 self._failed(read, offer.nbytes, exc)
                 return
             self._position += len(window)
             wanted.advance(len(window))
         if self._position == offer.nbytes:
-            self.queue.popleft()
-            self._position = 0
+            self._next()
             link.write(pack_header(Kind.TAKEN, channel.id, wanted.tag, 0, wanted.fingerprint))
             wanted.finish()
 
     def _failed(self, read: _Read, nbytes: int, exc: OSError) -> None:
-        link, position, self._position = read.link, self._position, 0
+        link, position = read.link, self._position
+        self._next()
         link.readable = False
         if not position:
             import logging
@@ -105,9 +115,11 @@ class Reading:
             text = "memory of %s cannot be read, sockets are used instead: %s"
             logging.getLogger("gloompi").debug(text, link.peer, exc.strerror)
             # All of this peer at once: later offers are refused when they come, and answers keep the order of offers.
-            for refused in (read, *(other for other in self.queue if other.link is link)):
-                self._request(refused.channel, refused.wanted)
+            refused = [other for other in self.queue if other.link is link]
             self.queue = deque(other for other in self.queue if other.link is not link)
+            self._queued = Counter((other.channel, other.link) for other in self.queue)
+            for each in (read, *refused):
+                self._request(each.channel, each.wanted)
         elif exc.errno not in (errno.ESTALE, errno.ESRCH):  # else it has ended, and the connection says why
             reason = (
                 f"{position} bytes of a message of {nbytes} could be read in its memory, then: {exc.strerror}; its program "
