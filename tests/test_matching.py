@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
+from effort import Noticed, assert_linear
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gloompi.engine.channel import Channel
 from gloompi.engine.matching import Arrival, Matcher, Probe
@@ -156,7 +161,7 @@ class Reference:
         self.arrivals: list[Arrival] = []
 
     @staticmethod
-    def fits(wanted: Receive, source: int, tag: int) -> bool:
+    def fits(wanted: Receive | Probe, source: int, tag: int) -> bool:
         return wanted.source in (ANY_SOURCE, source) and wanted.tag in (ANY_TAG, tag)
 
     def post(self, wanted: Receive) -> Arrival | None:
@@ -425,3 +430,223 @@ def test_any_sequence_with_probes_and_withdrawals_matches_as_the_rules_say(seed:
         assert set(matcher.posted()) == set(reference.receives)
         assert set(matcher.early()) == set(reference.arrivals)
     assert min(withdrawn, taken) > 5
+
+
+# -- hypothesis against two lists -----------------------------------------------------------------------------------------
+
+
+class Machine(RuleBasedStateMachine):
+    """All that a matcher does, in any order, beside lists of what waits that are searched from the front."""
+
+    source, tag = st.integers(0, 2), st.integers(0, 2)
+    wanted_source, wanted_tag = st.integers(-1, 2), st.integers(-1, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matcher = Matcher()
+        self.receives: list[Receive] = []
+        self.arrivals: list[Arrival] = []
+        self.probes: list[Probe] = []
+
+    def early(self, source: int, tag: int) -> Arrival | None:
+        admitted = [each for each in self.arrivals if source in (ANY_SOURCE, each.source) and tag in (ANY_TAG, each.tag)]
+        return admitted[0] if admitted else None
+
+    @rule(source=wanted_source, tag=wanted_tag)
+    def post(self, source: int, tag: int) -> None:
+        wanted, found = receive(source, tag), self.early(source, tag)
+        assert self.matcher.post(wanted) is found
+        if found is None:
+            self.receives.append(wanted)
+        else:
+            self.arrivals.remove(found)
+
+    @rule(source=source, tag=tag, announced=st.booleans())
+    def arrive(self, source: int, tag: int, announced: bool) -> None:
+        came = arrival(source, tag, None if announced else b"")
+        receives = [each for each in self.receives if Reference.fits(each, source, tag)]
+        matched = self.matcher.match(source, tag)
+        assert matched is (receives[0] if receives else None)
+        if matched is not None:
+            self.receives.remove(matched)
+            return
+        self.matcher.keep(came)
+        for each in [each for each in self.probes if Reference.fits(each, source, tag)]:
+            assert each.arrival is came
+            self.probes.remove(each)
+            if each.takes:
+                return
+        self.arrivals.append(came)
+
+    @rule(source=wanted_source, tag=wanted_tag, takes=st.booleans())
+    def ask(self, source: int, tag: int, takes: bool) -> None:
+        wanted, found = probe(source, tag, takes), self.early(source, tag)
+        self.matcher.probe(wanted)
+        assert wanted.arrival is found
+        if found is None:
+            self.probes.append(wanted)
+        elif takes:
+            self.arrivals.remove(found)
+
+    @rule(source=wanted_source, tag=wanted_tag, takes=st.booleans())
+    def look(self, source: int, tag: int, takes: bool) -> None:
+        found = self.early(source, tag)
+        assert (self.matcher.take if takes else self.matcher.find)(source, tag) is found
+        if takes and found is not None:
+            self.arrivals.remove(found)
+
+    @precondition(lambda self: self.receives)
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        wanted = self.receives.pop(data.draw(st.integers(0, len(self.receives) - 1)))
+        assert self.matcher.withdraw(wanted)
+        assert not self.matcher.withdraw(wanted)
+
+    @precondition(lambda self: self.arrivals)
+    @rule(data=st.data())
+    def payload_comes(self, data: st.DataObject) -> None:
+        came = data.draw(st.sampled_from(self.arrivals))
+        came.payload = came.payload or bytearray(came.nbytes)
+
+    @rule(source=source, tag=tag)
+    def pull(self, source: int, tag: int) -> None:
+        there = [each for each in self.arrivals if (each.source, each.tag) == (source, tag) and each.payload is None]
+        assert self.matcher.unarrived(source, tag) is (there[0] if there else None)
+
+    @invariant()
+    def the_same_waits(self) -> None:
+        assert set(self.matcher.posted()) == set(self.receives)
+        assert set(self.matcher.early()) == set(self.arrivals)
+        assert self.matcher.idle == (not (self.receives or self.arrivals or self.probes))
+        for source in range(3):
+            assert self.matcher.awaits(source) == any(each.source == source for each in self.receives)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+
+
+# -- however much waits ---------------------------------------------------------------------------------------------------
+
+
+class NoticedReceive(Noticed, Receive):
+    __slots__ = ()
+
+
+class NoticedArrival(Noticed, Arrival):
+    __slots__ = ()
+
+
+PATTERNS = [(1, 7), (1, ANY_TAG), (ANY_SOURCE, 7), (ANY_SOURCE, ANY_TAG)]
+
+
+def waiting_receives(wanted: tuple[int, int], count: int, spread: bool) -> tuple[Matcher, list[Receive]]:
+    """Posted receives of a pattern; if `spread`, of tags of their own where the pattern has one."""
+    matcher = Matcher()
+    receives: list[Receive] = [
+        NoticedReceive(CHANNEL, wanted[0], 7 + each if spread and wanted[1] == 7 else wanted[1], None, 0, bytes(32))
+        for each in range(count)
+    ]
+    for each in receives:
+        assert matcher.post(each) is None
+    return matcher, receives
+
+
+def early_messages(count: int, spread: bool, announced: bool = False) -> tuple[Matcher, list[Arrival]]:
+    matcher = Matcher()
+    arrivals: list[Arrival] = [
+        NoticedArrival(1, 7 + each if spread else 7, 0, bytes(32), announced) for each in range(count)
+    ]
+    for each in arrivals:
+        matcher.keep(each)
+    return matcher, arrivals
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("wanted", PATTERNS)
+def test_however_many_receives_are_posted(wanted: tuple[int, int], spread: bool) -> None:
+    def prepare(count: int) -> Callable[[], object]:
+        matcher, receives = waiting_receives(wanted, count, spread)
+
+        def come() -> None:
+            for each in reversed(receives) if spread and wanted[1] == 7 else receives:
+                assert matcher.match(1, each.tag if each.tag >= 0 else 7) is each
+
+        return come
+
+    assert_linear(prepare)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("wanted", PATTERNS)
+def test_however_many_receives_are_taken_back(wanted: tuple[int, int], backwards: bool) -> None:
+    def prepare(count: int) -> Callable[[], object]:
+        matcher, receives = waiting_receives(wanted, count, spread=False)
+        return lambda: [matcher.withdraw(each) for each in receives[:: -1 if backwards else 1]]
+
+    assert_linear(prepare)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("wanted", PATTERNS)
+def test_however_many_messages_are_early(wanted: tuple[int, int], spread: bool, announced: bool) -> None:
+    def prepare(count: int) -> Callable[[], object]:
+        matcher, arrivals = early_messages(count, spread, announced)
+
+        def receive_them() -> None:
+            for each in arrivals:
+                source, tag = wanted[0], each.tag if wanted[1] == 7 else wanted[1]
+                assert matcher.find(source, tag) is each
+                assert matcher.take(source, tag) is each
+
+        return receive_them
+
+    assert_linear(prepare)
+
+
+def test_however_many_messages_are_early_and_taken_from_the_end() -> None:
+    """By their tags, while wildcards look at the beginning."""
+
+    def prepare(count: int) -> Callable[[], object]:
+        matcher, arrivals = early_messages(count, spread=True)
+
+        def take_them() -> None:
+            for each in reversed(arrivals):
+                assert matcher.find(ANY_SOURCE, ANY_TAG) is arrivals[0]
+                assert matcher.take(1, each.tag) is each
+
+        return take_them
+
+    assert_linear(prepare)
+
+
+@pytest.mark.parametrize("takes", [False, True])
+@pytest.mark.parametrize("wanted", PATTERNS)
+def test_however_many_probes_wait(wanted: tuple[int, int], takes: bool) -> None:
+    def prepare(count: int) -> Callable[[], object]:
+        matcher = Matcher()
+        probes = [matcher.probe(probe(*wanted, takes)) for _ in range(count)]
+
+        def come() -> None:
+            for _ in range(count):
+                matcher.keep(arrival(1, 7))
+            assert all(each.done for each in probes)
+
+        return come
+
+    assert_linear(prepare)
+
+
+def test_however_many_messages_come_while_others_wait_at_their_sender() -> None:
+    def prepare(count: int) -> Callable[[], object]:
+        matcher, arrivals = early_messages(count, spread=False, announced=True)
+
+        def pull_them() -> None:
+            for each in arrivals:
+                assert matcher.unarrived(1, 7) is each
+                each.payload = bytearray()
+
+        return pull_them
+
+    assert_linear(prepare)

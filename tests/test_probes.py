@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import assert_linear
 from traffic import assert_same, nothing_waits, values
 
 from gloompi import (
@@ -540,3 +541,29 @@ def test_a_message_held_when_its_sender_breaks() -> None:
             ctx.abort("enough")
 
     run_ranks(2, body)
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+@pytest.mark.parametrize("spread", [False, True])
+def test_however_many_messages_are_probed_before_the_last_is_received(spread: bool, synchronous: bool) -> None:
+    """Sent without asking or announced, each with a tag of its own or all with one, received backwards."""
+
+    def body(ctx: Context) -> None:
+        def prepare(count: int) -> Callable[[], object]:
+            begin = ctx.issend if synchronous else ctx.isend
+            sent = [begin(np.full(1, float(number)), 0, tag=number if spread else 0) for number in range(count)]
+
+            def receive_them() -> None:
+                messages = [ctx.mprobe(0, tag=number if spread else 0) for number in range(count)]
+                out = np.empty(1)
+                for number in reversed(range(count)):
+                    messages.pop().recv(out)
+                    assert out[0] == number
+                wait_all(sent)
+                assert nothing_waits(ctx)
+
+            return receive_them
+
+        assert_linear(prepare)
+
+    run_ranks(1, body)

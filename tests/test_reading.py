@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from effort import assert_linear
 from launch import run_job
 from traffic import assert_same, begin, nothing_waits, values
 
@@ -40,10 +41,12 @@ from gloompi import (
 )
 from gloompi.collectives.allreduce import ALGORITHMS
 from gloompi.deadline import Deadline
+from gloompi.engine.channel import Channel
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
 from gloompi.engine.messages import EAGER_NBYTES
-from gloompi.engine.reading import SLICE_NBYTES
+from gloompi.engine.operation import Receive
+from gloompi.engine.reading import SLICE_NBYTES, Reading
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import RankError, run_ranks
 from gloompi.transport.endpoint import Peer
@@ -1275,3 +1278,29 @@ def test_a_failure_of_one_rank_reaches_all_that_read(reads: Reads) -> None:
 
     with pytest.raises(RankError, match=r"^rank 2 of 4 failed: ValueError: no data$"):
         run_ranks(4, body)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_however_much_waits_to_be_read(same: bool) -> None:
+    """What was announced waits behind what is read of the same sender and Context, and behind nothing else."""
+
+    class Peer:
+        readable = True
+
+    def prepare(count: int) -> Callable[[], object]:
+        link: Any = Peer()
+        busy, other = Channel(0, False), Channel(2, False)
+        asked = []
+        reading = Reading(lambda channel, wanted: asked.append(wanted), lambda link, reason: None)
+        receives = [Receive(busy, 1, tag, None, 0, bytes(32)) for tag in range(count)]
+        for receive in receives:
+            reading.add(link, busy, receive, Offer(1, 0, 0, bytes(32)))
+
+        def come() -> None:
+            for receive in receives:
+                reading.add(link, busy if same else other, receive, None)
+            assert asked == ([] if same else receives)
+
+        return come
+
+    assert_linear(prepare)

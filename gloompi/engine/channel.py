@@ -5,12 +5,11 @@ Each Context has two: one for the user's messages, one for its collectives, so t
 
 from __future__ import annotations
 
-from collections import deque
-
 from ..transport.memory import Owner
 from .fingerprint import describe
-from .matching import Arrival, Key, Matcher
+from .matching import Arrival, Matcher
 from .operation import Receive, Send
+from .queues import Queues
 
 __all__ = ["STEP_BITS", "Channel", "Disagreement", "label"]
 
@@ -44,18 +43,20 @@ class Channel:
         Receives are posted with the exact size, source and tag, and tags number the calls.
     sequence : int
         Number of the last collective call that this rank has begun.
-    awaiting : dict of (source, tag) to deque of Receive or Arrival
-        What has been cleared: its DATA is on its way.
-    waiting : dict of (dest, tag) to deque of Send
-        Announced and offered sends that neither CLEAR nor TAKEN has come for.
+    awaiting : Queues of Receive or Arrival
+        By source and tag, what has been cleared: its DATA is on its way.
+    waiting : Queues of Send
+        By destination and tag, announced and offered sends that neither CLEAR nor TAKEN has come for.
     cleared : set of (dest, tag)
         A CLEAR that came before its send was begun.
     pushed : dict of (dest, tag) to int
         How many announced messages have been sent without waiting for their CLEAR, which is still to come.
     refused : set of (dest, tag)
         Announced messages of this tag will never be asked for.
-    held : list of Arrival
+    held : set of Arrival
         What a matched probe has taken and nobody has received yet.
+    unasked : Queues of Arrival
+        By source and tag, those of them that wait at their sender.
     members : frozenset of int or None
         The other ranks; None as long as this rank has not joined them.
     departed : set of int
@@ -83,6 +84,7 @@ class Channel:
         "pushed",
         "refused",
         "sequence",
+        "unasked",
         "waiting",
     )
 
@@ -91,14 +93,15 @@ class Channel:
         self.collective = collective
         self.matcher = Matcher()
         self.sequence = 0
-        self.awaiting: dict[Key, deque[Receive | Arrival]] = {}
-        self.waiting: dict[Key, deque[Send]] = {}
-        self.cleared: set[Key] = set()
+        self.awaiting: Queues[Receive | Arrival] = Queues()
+        self.waiting: Queues[Send] = Queues()
+        self.cleared: set[tuple[int, int]] = set()
         self.departed: set[int] = set()
         self.closing = self.closed = False
-        self.pushed: dict[Key, int] = {}
-        self.refused: set[Key] = set()
-        self.held: list[Arrival] = []
+        self.pushed: dict[tuple[int, int], int] = {}
+        self.refused: set[tuple[int, int]] = set()
+        self.held: set[Arrival] = set()
+        self.unasked: Queues[Arrival] = Queues()
         self.members: frozenset[int] | None = None
         self._calls = [b""] * _REMEMBERED if collective else []  # a ring
         self._early: dict[int, list[tuple[int, bytes]]] = {}
@@ -133,6 +136,12 @@ class Channel:
             here, there = describe(mine), describe(theirs)
             raise Disagreement(label(mine, tag), here, source, there)
 
+    def hold(self, arrival: Arrival) -> None:
+        """Keep a message for the one whose probe has taken it."""
+        self.held.add(arrival)
+        if arrival.payload is None:
+            self.unasked.put(arrival.source, arrival.tag, arrival)
+
     def offer(self, payload: memoryview) -> bytes:
         """Pack the offer of a message that may be read in this process's memory until `revoke`."""
         if self._owner is None:
@@ -154,9 +163,4 @@ class Channel:
 
         A message that is wanted of it concerns only who waits for that: see `Messages.gone`.
         """
-        posted = self.matcher.posted() if self.collective else ()
-        return (
-            any(receive.source == rank for receive in posted)
-            or any(source == rank for source, _ in self.awaiting)
-            or any(dest == rank for dest, _ in self.waiting)
-        )
+        return (self.collective and self.matcher.awaits(rank)) or rank in self.awaiting or rank in self.waiting

@@ -11,20 +11,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from ..errors import GloompiError, MismatchError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.link import Link, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
 from .channel import Channel, Disagreement
-from .matching import Arrival, Key
+from .matching import Arrival
 from .operation import Receive, Send
 from .reading import Reading
 
 __all__ = ["Handover"]
-
-Waits = TypeVar("Waits")
 
 
 class Handover:
@@ -74,7 +71,8 @@ class Handover:
             channel.cleared.discard(key)
             self._transmit(link, send)
             return
-        channel.waiting.setdefault(key, deque()).append(send)
+        send.waits = True
+        channel.waiting.put(send.dest, send.tag, send)
         if large and link.readable:
             header = pack_header(Kind.OFFER, channel.id, send.tag, OFFER_NBYTES, send.fingerprint)
             link.write(header + channel.offer(send.payload))
@@ -86,6 +84,7 @@ class Handover:
         self._write(link, send, Kind.DATA)
 
     def _write(self, link: Link, send: Send, kind: int) -> None:
+        send.waits = False
         nbytes = len(send.payload)
         header = pack_header(kind, send.channel.id, send.tag, nbytes, send.fingerprint)
         if link.write(header, send.payload if nbytes else None):
@@ -98,15 +97,14 @@ class Handover:
         starved, link.starved = link.starved, deque()
         for send in starved:
             channel, key = send.channel, (send.dest, send.tag)
-            queue = channel.waiting.get(key, ())
-            if send not in queue:
-                continue  # it was asked for, or its Context has been closed
+            if not send.waits or channel.closed:
+                continue
             nbytes = len(send.payload)
             # In the order of announcing: PUSHED, like an answer, is for the first of its tag.
-            if queue[0] is not send or link.credit < nbytes + HEADER_NBYTES:
+            if channel.waiting.first(*key) is not send or link.credit < nbytes + HEADER_NBYTES:
                 link.starved.append(send)
                 continue
-            _next(channel.waiting, key)
+            channel.waiting.take(*key)
             channel.pushed[key] = channel.pushed.get(key, 0) + 1
             link.credit -= nbytes + HEADER_NBYTES
             self._write(link, send, Kind.PUSHED)
@@ -117,7 +115,7 @@ class Handover:
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         self._arrived(link, nbytes)
-        wanted = _next(channel.awaiting, (rank, tag))
+        wanted = channel.awaiting.take(rank, tag)
         if wanted is None:
             wanted = self.reading.unasked(channel, rank, tag)
             if wanted is not None:
@@ -125,8 +123,7 @@ class Handover:
         if wanted is None and channel.closed:
             return Arrival(rank, tag, nbytes, fingerprint, announced=False)  # nobody will ever ask for it
         if wanted is None:
-            held = (each for each in channel.held if (each.source, each.tag) == (rank, tag) and each.payload is None)
-            wanted = arrival = next(held, None) or channel.matcher.unarrived(rank, tag)
+            wanted = arrival = channel.unasked.take(rank, tag) or channel.matcher.unarrived(rank, tag)
             if arrival is not None and arrival.nbytes == nbytes:
                 arrival.payload = bytearray(nbytes)
                 self._keep(link, arrival)
@@ -140,20 +137,19 @@ class Handover:
 
         They are sent in the order in which they were announced, whatever the order in which they are received here.
         """
-        for held in channel.held:
-            if held is wanted:
+        if isinstance(wanted, Arrival) and wanted.payload is not None:
+            return  # it is here, or has been asked for, and those before it have
+        while (held := channel.unasked.take(wanted.source, wanted.tag)) is not None and held is not wanted:
+            try:
+                held.payload = bytearray(held.nbytes)
+            except (MemoryError, OverflowError) as exc:
+                self._too_long(held.source, held.nbytes, exc)
                 return
-            if (held.source, held.tag) == (wanted.source, wanted.tag) and held.payload is None:
-                try:
-                    held.payload = bytearray(held.nbytes)
-                except (MemoryError, OverflowError) as exc:
-                    self._too_long(held.source, held.nbytes, exc)
-                    return
-                self._ask_for(channel, held, held.offer)
+            self._ask_for(channel, held, held.offer)
 
     def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
         """Have the message of a receive, after those that probes have taken before it."""
-        if receive.channel.held:
+        if receive.channel.unasked:
             self._pull_before(receive.channel, receive)
         self._ask_for(receive.channel, receive, offer)
 
@@ -162,25 +158,26 @@ class Handover:
         self.reading.add(self._links[wanted.source], channel, wanted, offer)
 
     def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
-        channel.awaiting.setdefault((wanted.source, wanted.tag), deque()).append(wanted)
+        channel.awaiting.put(wanted.source, wanted.tag, wanted)
         header = pack_header(Kind.CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
         self._links[wanted.source].write(header)
 
     def _data(self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
-        queue = channel.awaiting.get((rank, tag))
-        if queue is None or queue[0].nbytes != nbytes:
+        receive = channel.awaiting.first(rank, tag)
+        if receive is None or receive.nbytes != nbytes:
             if self._agrees(channel, rank, tag, fingerprint):
                 self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
             return None
-        receive = _next(channel.awaiting, (rank, tag))
+        channel.awaiting.take(rank, tag)
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         return receive
 
     def _taken(self, rank: int, channel: Channel, tag: int) -> None:
         """A peer has read a message that was offered to it."""
-        send = _next(channel.waiting, (rank, tag))
+        send = channel.waiting.take(rank, tag)
         if send is not None:
+            send.waits = False
             send.complete()
         elif not channel.closed:
             self._garbled(rank, "word that it has read what was not offered")
@@ -194,11 +191,11 @@ class Handover:
             return
         if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
-        send = _next(channel.waiting, key)
+        send = channel.waiting.take(link.rank, tag)
         if send is not None:
             self._transmit(link, send)
         elif channel.collective:
-            channel.cleared.add(key)
+            channel.cleared.add((link.rank, tag))
         else:
             self._garbled(link.rank, "leave to send what was not announced")
 
@@ -227,14 +224,3 @@ class Handover:
         error = MismatchError(found.operation, self._rank, found.here, found.other, found.there)
         self._fail(error)
         return error
-
-
-def _next(waiting: dict[Key, deque[Waits]], key: Key) -> Waits | None:
-    """Remove and return what has waited longest."""
-    queue = waiting.get(key)
-    if queue is None:
-        return None
-    send = queue.popleft()
-    if not queue:
-        del waiting[key]
-    return send

@@ -2,23 +2,25 @@
 
 MPI's rules (MPI-4.1, 3.5): by (source, tag) within one channel, receives in the order of posting, messages of one
 source in the order of sending, wildcards allowed.
+
+What is wanted is a pattern: source and tag, or a wildcard for either.  A receive or a probe is filed under its own pattern,
+and a message is looked for under the four that admit it.  A message is filed under its source and tag, and for as long as
+wildcards ask for messages, under those patterns too, so that the first one is found at once.  Nothing is searched.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .operation import ANY_SOURCE, ANY_TAG, Operation, Receive
+from .queues import Queues
 
 if TYPE_CHECKING:
     from ..transport.memory import Offer
     from .channel import Channel
 
 __all__ = ["Arrival", "Matcher", "Probe"]
-
-Key = tuple[int, int]  # source, tag
 
 
 class Arrival:
@@ -38,6 +40,8 @@ class Arrival:
         All of the payload is here.
     receive : Receive or None
         The receive that was posted while the payload was still arriving.
+    order : int
+        Number of the coming, for MPI's matching order.
     """
 
     __slots__ = (
@@ -105,9 +109,11 @@ class Probe(Operation):
     takes : bool
         The message is kept for the one who probes: no receive matches it any more.
     arrival : Arrival or None
+    order : int
+        Number of the asking.
     """
 
-    __slots__ = ("arrival", "channel", "source", "tag", "takes")
+    __slots__ = ("arrival", "channel", "order", "source", "tag", "takes")
 
     def __init__(self, channel: Channel, source: int, tag: int, takes: bool) -> None:
         super().__init__()
@@ -116,24 +122,33 @@ class Probe(Operation):
         self.tag = tag
         self.takes = takes
         self.arrival: Arrival | None = None
+        self.order = 0
+
+
+Wanted = TypeVar("Wanted", Receive, Probe)
 
 
 class Matcher:
     """Posted receives, probes and early messages of one channel."""
 
-    __slots__ = ("_arrivals", "_order", "_posted", "_probes", "_wild")
+    __slots__ = ("_announced", "_arrivals", "_by_pattern", "_kinds", "_order", "_posted", "_probes", "_wild")
 
     def __init__(self) -> None:
-        self._probes: list[Probe] = []
-        self._posted: dict[Key, deque[Receive]] = {}
-        self._wild: list[Receive] = []
-        self._arrivals: dict[Key, deque[Arrival]] = {}
         self._order = count(1)
+        self._posted: Queues[Receive] = Queues()  # by pattern
+        self._wild = 0  # of them, those with a wildcard
+        self._probes: Queues[Probe] = Queues()  # by pattern
+        self._arrivals: Queues[Arrival] = Queues()  # by source and tag
+        self._by_pattern: Queues[Arrival] = Queues()  # the same, by each pattern of the kinds that have been asked for
+        self._kinds: tuple[tuple[bool, bool], ...] = ()
+        self._announced: Queues[Arrival] = Queues()  # of them, those that are not here, and some that have come since
 
     @property
     def idle(self) -> bool:
         """Whether nothing is posted and nothing has come: the next message is for the next receive that fits it."""
-        return not (self._posted or self._arrivals or self._wild or self._probes)
+        return not (self._posted or self._arrivals or self._probes)
+
+    # -- receives ---------------------------------------------------------------------------------------------------------
 
     def post(self, receive: Receive) -> Arrival | None:
         """Return the early message that `receive` gets, removed from the queue; post the receive if there is none."""
@@ -143,108 +158,134 @@ class Matcher:
             if arrival is not None:
                 return arrival
         receive.order = next(self._order)
-        if source != ANY_SOURCE and tag != ANY_TAG:
-            key = (source, tag)
-            queue = self._posted.get(key)
-            if queue is None:
-                self._posted[key] = deque((receive,))
-            else:
-                queue.append(receive)
-        else:
-            self._wild.append(receive)
+        self._posted.put(source, tag, receive)
+        self._wild += source == ANY_SOURCE or tag == ANY_TAG
         return None
-
-    def find(self, source: int, tag: int) -> Arrival | None:
-        """Return the early message that a receive would get, without removing it."""
-        if source != ANY_SOURCE and tag != ANY_TAG:
-            queue = self._arrivals.get((source, tag))
-            return queue[0] if queue else None
-        heads = [queue[0] for key, queue in self._arrivals.items() if _admits(source, tag, key)]
-        return min(heads, key=lambda arrival: arrival.order, default=None)
-
-    def take(self, source: int, tag: int) -> Arrival | None:
-        """Return the early message that a receive would get, removed from the queue."""
-        key = (source, tag)
-        if source == ANY_SOURCE or tag == ANY_TAG:
-            found = self.find(source, tag)
-            if found is None:
-                return None
-            key = (found.source, found.tag)
-        queue = self._arrivals.get(key)
-        if queue is None:
-            return None
-        if len(queue) == 1:
-            del self._arrivals[key]
-        return queue.popleft()
-
-    def unarrived(self, source: int, tag: int) -> Arrival | None:
-        """Return the first announced message from a rank whose payload is still there."""
-        return next((arrival for arrival in self._arrivals.get((source, tag), ()) if arrival.payload is None), None)
-
-    def probe(self, probe: Probe) -> Probe:
-        """Give a probe its message, now or when it comes."""
-        probe.arrival = self.take(probe.source, probe.tag) if probe.takes else self.find(probe.source, probe.tag)
-        if probe.arrival is None:
-            self._probes.append(probe)
-        else:
-            probe.done = True
-        return probe
-
-    def early(self) -> list[Arrival]:
-        """The messages that no receive has matched."""
-        return [arrival for queue in self._arrivals.values() for arrival in queue]
-
-    def withdraw(self, receive: Receive) -> bool:
-        """Take back a receive; return False if a message has matched it."""
-        if receive in self._wild:
-            self._wild.remove(receive)
-            return True
-        key = (receive.source, receive.tag)
-        queue = self._posted.get(key)
-        if queue is None or receive not in queue:
-            return False
-        queue.remove(receive)
-        if not queue:
-            del self._posted[key]
-        return True
 
     def match(self, source: int, tag: int) -> Receive | None:
         """Return the receive that a message from `source` gets, removed from the queue, or None."""
-        key = (source, tag)
-        queue = self._posted.get(key)
-        if self._wild:
-            wild = next((receive for receive in self._wild if _admits(receive.source, receive.tag, key)), None)
-            if wild is not None and (queue is None or wild.order < queue[0].order):
-                self._wild.remove(wild)
-                return wild
-        if queue is None:
-            return None
-        if len(queue) == 1:
-            del self._posted[key]
-            return queue[0]
-        return queue.popleft()
+        posted = self._posted
+        if not self._wild:
+            return posted.take(source, tag) if posted else None
+        receive = _earliest(posted, source, tag)
+        if receive is not None:
+            posted.take(receive.source, receive.tag)
+            self._wild -= receive.source == ANY_SOURCE or receive.tag == ANY_TAG
+        return receive
+
+    def withdraw(self, receive: Receive) -> bool:
+        """Take back a receive; return False if a message has matched it."""
+        source, tag = receive.source, receive.tag
+        removed = self._posted.remove(source, tag, receive)
+        self._wild -= removed and (source == ANY_SOURCE or tag == ANY_TAG)
+        return removed
+
+    def posted(self) -> list[Receive]:
+        """The receives that wait for a message."""
+        return list(self._posted.items_of_all())
+
+    def awaits(self, source: int) -> bool:
+        """Whether a receive waits for a message of this very source."""
+        return source in self._posted
+
+    # -- messages ---------------------------------------------------------------------------------------------------------
 
     def keep(self, arrival: Arrival) -> None:
         """Queue a message that no receive wants yet."""
         arrival.order = next(self._order)
         if self._probes and self._probed(arrival):
             return
-        self._arrivals.setdefault((arrival.source, arrival.tag), deque()).append(arrival)
+        source, tag = arrival.source, arrival.tag
+        self._arrivals.put(source, tag, arrival)
+        for any_source, any_tag in self._kinds:
+            self._by_pattern.put(ANY_SOURCE if any_source else source, ANY_TAG if any_tag else tag, arrival)
+        if arrival.announced:
+            self._announced.put(source, tag, arrival)
+
+    def find(self, source: int, tag: int) -> Arrival | None:
+        """Return the early message that a receive would get, without removing it."""
+        if source != ANY_SOURCE and tag != ANY_TAG:
+            return self._arrivals.first(source, tag)
+        if not self._arrivals:
+            return None
+        kind = (source == ANY_SOURCE, tag == ANY_TAG)
+        if kind not in self._kinds:
+            only = self._arrivals.only()  # as nearly always: then the patterns are not worth it
+            if only is not None:
+                return only if source in (ANY_SOURCE, only.source) and tag in (ANY_TAG, only.tag) else None
+            self._file(*kind)
+        return self._by_pattern.first(source, tag)
+
+    def take(self, source: int, tag: int) -> Arrival | None:
+        """Return the early message that a receive would get, removed from the queue."""
+        if source != ANY_SOURCE and tag != ANY_TAG:
+            arrival = self._arrivals.take(source, tag)
+            if arrival is None:
+                return None
+        else:
+            arrival = self.find(source, tag)
+            if arrival is None:
+                return None
+            source, tag = arrival.source, arrival.tag
+            self._arrivals.take(source, tag)  # the first there too
+        if self._kinds:
+            for any_source, any_tag in self._kinds:
+                self._by_pattern.remove(ANY_SOURCE if any_source else source, ANY_TAG if any_tag else tag, arrival)
+            if not self._arrivals:
+                self._kinds = ()
+        if arrival.announced:
+            self._announced.remove(source, tag, arrival)
+        return arrival
+
+    def _file(self, any_source: bool, any_tag: bool) -> None:
+        """File the early messages by the patterns of a kind, and those that come, until none is left."""
+        for arrival in sorted(self._arrivals.items_of_all(), key=lambda arrival: arrival.order):
+            source, tag = ANY_SOURCE if any_source else arrival.source, ANY_TAG if any_tag else arrival.tag
+            self._by_pattern.put(source, tag, arrival)
+        self._kinds = (*self._kinds, (any_source, any_tag))
+
+    def early(self) -> list[Arrival]:
+        """The messages that no receive has matched."""
+        return list(self._arrivals.items_of_all())
+
+    def unarrived(self, source: int, tag: int) -> Arrival | None:
+        """Return the first early message of this source and tag, no wildcards, that still waits at its sender."""
+        announced = self._announced
+        while (arrival := announced.first(source, tag)) is not None and arrival.payload is not None:
+            announced.take(source, tag)
+        return arrival
+
+    # -- probes -----------------------------------------------------------------------------------------------------------
+
+    def probe(self, probe: Probe) -> Probe:
+        """Give a probe its message, now or when it comes."""
+        probe.arrival = self.take(probe.source, probe.tag) if probe.takes else self.find(probe.source, probe.tag)
+        if probe.arrival is None:
+            probe.order = next(self._order)
+            self._probes.put(probe.source, probe.tag, probe)
+        else:
+            probe.done = True
+        return probe
 
     def _probed(self, arrival: Arrival) -> bool:
         """Give a message to the probes that wait for it; return whether one has taken it."""
-        for probe in [probe for probe in self._probes if _admits(probe.source, probe.tag, (arrival.source, arrival.tag))]:
-            self._probes.remove(probe)
+        while (probe := _earliest(self._probes, arrival.source, arrival.tag)) is not None:
+            self._probes.take(probe.source, probe.tag)
             probe.arrival = arrival
             probe.complete()
             if probe.takes:
                 return True
         return False
 
-    def posted(self) -> list[Receive]:
-        """The receives that wait for a message."""
-        return [receive for queue in self._posted.values() for receive in queue] + self._wild
 
-
-def _admits(source: int, tag: int, key: Key) -> bool:
-    return source in (ANY_SOURCE, key[0]) and tag in (ANY_TAG, key[1])
+def _earliest(waiting: Queues[Wanted], source: int, tag: int) -> Wanted | None:
+    """What was first to want a message of this source and tag."""
+    earliest = None
+    for its_source in (source, ANY_SOURCE):
+        firsts = waiting.get(its_source)
+        if firsts is not None:
+            for its_tag in (tag, ANY_TAG):
+                first = firsts.get(its_tag)
+                if first is not None and (earliest is None or first.order < earliest.order):
+                    earliest = first
+    return earliest

@@ -211,8 +211,7 @@ class Messages(Handover):
         channel = receive.channel
         if channel.held:
             self._pull_before(channel, arrival)
-            if arrival in channel.held:
-                channel.held.remove(arrival)
+            channel.held.discard(arrival)
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
         if arrival.payload is None:
@@ -364,10 +363,9 @@ class Messages(Handover):
     def gone(self, operation: Operation) -> Link | None:
         """The peer without which an operation cannot complete, if it has closed its Context."""
         if isinstance(operation, Send):
-            on, key = operation.channel, (operation.dest, operation.tag)
-            left = operation.dest in on.departed or key in on.refused
-            asked_for = all(operation is not send for send in on.waiting.get(key, ()))  # then it is on its way
-            return self._links[operation.dest] if left and not asked_for else None
+            on = operation.channel
+            left = operation.dest in on.departed or (operation.dest, operation.tag) in on.refused
+            return self._links[operation.dest] if left and operation.waits else None
         assert isinstance(operation, Receive | Probe)
         channel, source = operation.channel, operation.source
         if source < 0:
@@ -379,7 +377,7 @@ class Messages(Handover):
     ) -> None:
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return
-        if channel.closed or (channel.collective and (rank, tag) in channel.awaiting):
+        if channel.closed or (channel.collective and channel.awaiting.first(rank, tag) is not None):
             return  # nobody will ask for it; or its receive has cleared it without being asked
         receive = channel.matcher.match(rank, tag)
         if receive is None:
@@ -433,6 +431,7 @@ class Messages(Handover):
             channel.closed, channel.matcher = True, Matcher()
             channel.revoke()
             channel.held.clear()
+            channel.unasked.clear()
             channel.waiting.clear()
             self._forget_if_over(channel)
 
@@ -440,7 +439,7 @@ class Messages(Handover):
         """Part the messages that are on their way from the memory that they were to go to."""
         self.reading.drop(channels)
         coming: list[object] = [link.receiving for link in self._links]
-        coming += [wanted for channel in channels for queue in channel.awaiting.values() for wanted in queue]
+        coming += [wanted for channel in channels for wanted in channel.awaiting.items_of_all()]
         for wanted in coming:
             receive = wanted.receive if isinstance(wanted, Arrival) else wanted
             if isinstance(receive, Receive) and receive.channel in channels:
@@ -458,8 +457,8 @@ class Messages(Handover):
 
     def hopeless(self, channels: Iterable[Channel] | None = None) -> list[int]:
         """Other ranks that will not ask for an announced message any more, because they are closing."""
-        waiting = [(channel, key) for channel in channels or self._channels.values() for key in channel.waiting]
-        return sorted({key[0] for channel, key in waiting if key in channel.refused})
+        refused = [(channel, key) for channel in channels or self._channels.values() for key in channel.refused]
+        return sorted({key[0] for channel, key in refused if channel.waiting.first(*key) is not None})
 
     def _forget_if_over(self, channel: Channel) -> None:
         # Whoever has left sends nothing more on it, so nothing can bring the channel back.
@@ -468,5 +467,5 @@ class Messages(Handover):
 
     def unmatched(self, channels: Iterable[Channel] | None = None) -> list[int]:
         """Other ranks that have not asked for an announced message, or not finished reading an offered one."""
-        found = {dest for channel in channels or self._channels.values() for dest, _ in channel.waiting}
+        found = {dest for channel in channels or self._channels.values() for dest in channel.waiting}
         return sorted(found - {self._rank})

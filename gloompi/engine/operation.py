@@ -78,9 +78,15 @@ Steps = Generator["Operation | Sequence[Operation]", None, Any]
 
 
 class Send(Operation):
-    """A message on its way out."""
+    """A message on its way out.
 
-    __slots__ = ("channel", "dest", "fingerprint", "payload", "tag")
+    Attributes
+    ----------
+    waits : bool
+        It has been announced, and neither asked for nor sent.
+    """
+
+    __slots__ = ("channel", "dest", "fingerprint", "payload", "tag", "waits")
 
     def __init__(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> None:
         self.done = False
@@ -90,6 +96,7 @@ class Send(Operation):
         self.tag = tag
         self.payload = payload
         self.fingerprint = fingerprint
+        self.waits = False
 
 
 class Receive(Operation):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from time import sleep
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,6 +61,7 @@ class Reading:
         self._lose = lose
         self._reader = Reader()
         self.queue: deque[_Read] = deque()
+        self._queued: Counter[tuple[Channel, Link]] = Counter()  # of them, by conversation
         self.shortage = ""
         self._position = 0  # in the first of them
 
@@ -69,24 +70,38 @@ class Reading:
 
     def add(self, link: Link, channel: Channel, wanted: Receive | Arrival, offer: Offer | None) -> None:
         """Have a message taken, or sent if it was not offered, in the order of the calls."""
-        if offer is not None and link.readable:
-            self.queue.append(_Read(link, channel, wanted, offer))
-        elif any(read.channel is channel and read.link is link for read in self.queue):
-            # An answer stands for the first message of its tag that has none yet.
-            self.queue.append(_Read(link, channel, wanted, None))
-        else:
+        if not link.readable:
+            offer = None
+        if offer is None and not (self.queue and self._queued[channel, link]):
             self._request(channel, wanted)
+            return
+        # An answer stands for the first message of its tag that has none yet: so what has no offer is queued too.
+        self.queue.append(_Read(link, channel, wanted, offer))
+        self._queued[channel, link] += 1
 
     def unasked(self, channel: Channel, source: int, tag: int) -> Receive | Arrival | None:
         """Remove and return what the first announced message of a tag is for, where it has not been asked for yet."""
         for read in self.queue:
             if read.offer is None and read.channel is channel and (read.wanted.source, read.wanted.tag) == (source, tag):
                 self.queue.remove(read)
+                self._count()
                 return read.wanted
         return None
 
     def clear(self) -> None:
         self.queue.clear()
+        self._queued.clear()
+
+    def _count(self) -> None:
+        self._queued = Counter((read.channel, read.link) for read in self.queue)
+
+    def _next(self) -> None:
+        """Be done with the first message."""
+        read = self.queue.popleft()
+        self._position = 0
+        self._queued[read.channel, read.link] -= 1
+        if not self.queue:
+            self._queued.clear()
 
     def drop(self, channels: Sequence[Channel]) -> None:
         """Take nothing more for these channels; what was offered for them counts as taken."""
@@ -99,13 +114,14 @@ class Reading:
                 self._position = 0
             if read.offer is not None:
                 read.link.write(pack_header(Kind.TAKEN, read.channel.id, read.wanted.tag, 0, read.wanted.fingerprint))
+        self._count()
 
     def turn(self) -> None:
         """Take a slice of the first message; tell its sender when that was the last."""
         read = self.queue[0]
         link, channel, wanted, offer = read
         if offer is None:
-            self.queue.popleft()
+            self._next()
             self._request(channel, wanted)
             return
         self.shortage = ""
@@ -119,19 +135,18 @@ class Reading:
                     self.shortage = f"the kernel had no memory for reading that of {link.peer}: {name(exc)}"
                     sleep(_SHORTAGE_SECONDS)
                     return
-                self.queue.popleft()
                 self._failed(read, offer.nbytes, window, exc)
                 return
             self._position += len(window)
             wanted.advance(len(window))
         if self._position == offer.nbytes:
-            self.queue.popleft()
-            self._position = 0
+            self._next()
             link.write(pack_header(Kind.TAKEN, channel.id, wanted.tag, 0, wanted.fingerprint))
             wanted.finish()
 
     def _failed(self, read: _Read, nbytes: int, window: memoryview, exc: OSError) -> None:
-        link, position, self._position = read.link, self._position, 0
+        link, position = read.link, self._position
+        self._next()
         link.readable = False
         if not position:
             import logging
@@ -139,9 +154,11 @@ class Reading:
             text = "memory of %s cannot be read, sockets are used instead: %s"
             logging.getLogger("gloompi").debug(text, link.peer, exc.strerror)
             # All of this peer at once: later offers are refused when they come, and answers keep the order of offers.
-            for refused in (read, *(other for other in self.queue if other.link is link)):
-                self._request(refused.channel, refused.wanted)
+            refused = [other for other in self.queue if other.link is link]
             self.queue = deque(other for other in self.queue if other.link is not link)
+            self._count()
+            for each in (read, *refused):
+                self._request(each.channel, each.wanted)
         elif isinstance(exc, Unwritable):
             assert isinstance(link, Pair)
             link.fail(f"receiving {extent((window,))}, of a message of {nbytes} from {link.peer},", exc)

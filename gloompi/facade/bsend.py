@@ -18,7 +18,9 @@ from .codes import exception
 __all__ = ["attach", "detach", "flush", "keep", "reserve"]
 
 _attached: list[tuple[Any, int]] = []
-_pending: deque[tuple[Request, int]] = deque()
+
+# With each send, the bytes that had been begun before it since the last time that nothing was under way, and with it.
+_pending: deque[tuple[Request, int, int]] = deque()
 
 
 def attach(buf: Any) -> None:
@@ -37,13 +39,14 @@ def detach() -> Any:
 
 def flush() -> None:
     """Wait until all buffered sends are done."""
-    wait_all([request for request, _ in _pending])
+    wait_all([request for request, _, _ in _pending])
     _pending.clear()
 
 
 def keep(request: Request, nbytes: int) -> None:
     """Keep a send under way."""
-    _pending.append((request, nbytes))
+    before = _pending[-1][2] if _pending else 0
+    _pending.append((request, before, before + nbytes + mpi.BSEND_OVERHEAD))
 
 
 def reserve(message: Array) -> Array:
@@ -57,7 +60,7 @@ def reserve(message: Array) -> Array:
     while _pending and _pending[0][0].test():
         _pending.popleft()
     room = _attached[0][1] if _attached else 0
-    used = sum(nbytes + mpi.BSEND_OVERHEAD for _, nbytes in _pending)
+    used = _pending[-1][2] - _pending[0][1] if _pending else 0
     if used + message.nbytes > room:
         raise exception(
             mpi.ERR_BUFFER,

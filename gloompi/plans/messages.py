@@ -128,7 +128,7 @@ class MessagePlans(PlanBase):
     def _found(self, arrival: Arrival | None, takes: bool) -> tuple[Arrival, Status]:
         assert arrival is not None
         if takes:
-            self._conversation.messages.held.append(arrival)
+            self._conversation.messages.hold(arrival)
         return arrival, self._status(arrival)
 
     # -- parts of these --------------------------------------------------------------------------------------------------

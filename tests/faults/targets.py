@@ -14,7 +14,7 @@ import numpy as np
 
 from gloompi.engine.farewell import MAX_ABORT_NBYTES, Abort, abort_frame
 from gloompi.engine.fingerprint import NO_FACTS, fingerprint
-from gloompi.engine.matching import Probe
+from gloompi.engine.matching import Arrival, Probe
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES, Messages
 from gloompi.engine.operation import ANY_SOURCE, ANY_TAG, OpenReceive, Receive
 from gloompi.errors import (
@@ -284,6 +284,7 @@ def _objects(data: bytes) -> None:
         Room(calls, 1, 1 << 16 | 2, None, 0, _CALL),
     ]
     probes = [mine.matcher.probe(Probe(mine, ANY_SOURCE, 22, takes=True)) for _ in range(2)]
+    found: list[Arrival] = []
     for receive in posted:
         rank.messages.receive(receive)
     while not rank.errors and not rank.reasons:
@@ -291,9 +292,10 @@ def _objects(data: bytes) -> None:
         for probe in [each for each in probes if each.done]:
             probes.remove(probe)
             assert probe.arrival is not None
-            mine.held.append(probe.arrival)
+            mine.hold(probe.arrival)
+            found.append(probe.arrival)
         if len(mine.held) == 2 and not rank.errors:  # the second first
-            rank.messages.settle(Room(mine, 1, 22, None, 0, _OBJECT), mine.held[1])
+            rank.messages.settle(Room(mine, 1, 22, None, 0, _OBJECT), found[1])
     assert all(len(str(error)) < 4000 and error.facts() for error in rank.errors)
     assert all(rank.reasons)
     assert all(each.position <= each.nbytes <= EAGER_NBYTES for each in posted)
