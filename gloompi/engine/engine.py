@@ -20,7 +20,6 @@ from .connections import alive
 from .conversation import Conversation
 from .lateness import late
 from .messages import CLOSED
-from .operation import Receive
 from .parting import Parting
 from .task import Task, Waiting
 
@@ -192,11 +191,7 @@ class Engine(Parting):
 
     def _ask(self, task: Waiting) -> None:
         """Nothing has come for a while: ask those whom the task waits for, once; see whether anybody is left."""
-        if not task.asked:
-            task.asked = True
-            for operation in task.awaited:
-                if isinstance(operation, Receive) and not operation.done:
-                    self.messages.ask(operation)
+        task.ask(self.messages.ask)
         gone = task.hopeless(self.messages.gone)
         if gone is not None:
             self._lose(gone, CLOSED)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,12 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyOf", "Task", "Waiting"]
 
+# Guards who is to be told of the end of a task: any thread may want to know, whoever uses the engine.
+_telling = RLock()
+
 
 class Waiting(Protocol):
     """What an engine can wait for."""
 
-    asked: bool
-    """Its peers have been asked whether they are in the same call."""
+    ended: tuple[Callable[[], None], ...]
+    """Called when it is done."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether its peers have been asked whether they are in the same call."""
 
     @property
     def done(self) -> bool: ...
@@ -39,6 +48,9 @@ class Waiting(Protocol):
 
     def stalled(self, seconds: float) -> bool:
         """Whether it has waited for the same operations since a call that long ago."""
+
+    def ask(self, ask: Callable[[Receive], None]) -> None:
+        """Have the peers that it waits for asked, once."""
 
     def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
         """The peer without which it cannot end, if `gone` says that there is one."""
@@ -69,7 +81,7 @@ class Task:
     number : int
         In its Context; 0 if it has none.
     ended : tuple of callable
-        Called when the task is done.
+        Called when the task is done; see `tell`.
     failure : exception or None
         What there is instead of a result.
     prompt : bool
@@ -126,6 +138,13 @@ class Task:
         self._since = self._since or now
         return now - self._since >= seconds
 
+    def ask(self, ask: Callable[[Receive], None]) -> None:
+        if not self.asked:
+            self.asked = True
+            for operation in self.awaited:
+                if isinstance(operation, Receive) and not operation.done:
+                    ask(operation)
+
     def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
         found = (gone(operation) for operation in self.awaited if not operation.done)
         return next((link for link in found if link is not None), None)
@@ -154,7 +173,9 @@ class Task:
                     self._pending = pending
                     self.awaited = awaited
                     self._since = 0.0
-                    self.asked = False
+                    if self.asked:
+                        self.asked = False
+                        AnyOf.outdated += 1
                     return
         except BaseException as exc:
             self._end(exc)
@@ -178,9 +199,25 @@ class Task:
         self.done = True
         self.awaited = ()
         if self.ended:
+            self._tell()
+
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Have a function called once when the task is done, inside whatever call ends it, of any thread; or now."""
+        with _telling:
+            self.ended += (callback,)
+        if self.done:
+            self._tell()
+
+    def tell_no_more(self, callback: Callable[[], None]) -> None:
+        """Take back what `tell` was given, if it has not been called."""
+        with _telling:
+            self.ended = _without(self.ended, callback)
+
+    def _tell(self) -> None:
+        with _telling:
             ended, self.ended = self.ended, ()
-            for each in ended:
-                each()
+        for each in ended:
+            each()
 
     def outcome(self) -> Any:
         """The result of a task that is done; raises what its making has failed with."""
@@ -189,16 +226,51 @@ class Task:
         return self.result
 
 
+def _without(callbacks: tuple[Callable[[], None], ...], callback: Callable[[], None]) -> tuple[Callable[[], None], ...]:
+    return tuple(each for each in callbacks if each is not callback)
+
+
 class AnyOf:
-    """Done when one of several tasks is."""
+    """Done when one of several tasks is, which tell it: `while_told` has to be entered first.
+
+    Attributes
+    ----------
+    outdated : int
+        How often a task has gone on to wait for something else after its peers were asked.
+    """
+
+    outdated = 0
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
-        self.asked = False
+        self.done = False
+        self.ended: tuple[Callable[[], None], ...] = ()
+        self._asked = -1
+        self._looked = 0.0
 
-    @property
-    def done(self) -> bool:
-        return any(task.done for task in self._tasks)
+    @contextmanager
+    def while_told(self) -> Iterator[None]:
+        """Be told by the tasks."""
+        tell = self._tell
+        try:
+            with _telling:
+                for task in self._tasks:
+                    task.ended += (tell,)
+            if any(task.done for task in self._tasks):
+                self._tell()
+            yield
+        finally:
+            with _telling:
+                for task in self._tasks:
+                    ended = task.ended
+                    if ended:  # and nearly always this one was the last to ask
+                        task.ended = ended[:-1] if ended[-1] is tell else _without(ended, tell)
+
+    def _tell(self) -> None:
+        self.done = True
+        ended, self.ended = self.ended, ()
+        for each in ended:
+            each()
 
     @property
     def label(self) -> str:
@@ -212,13 +284,35 @@ class AnyOf:
     def awaited(self) -> Sequence[Operation]:
         return [operation for task in self._tasks for operation in task.awaited]
 
+    @property
+    def asked(self) -> bool:
+        return self._asked == AnyOf.outdated
+
+    def ask(self, ask: Callable[[Receive], None]) -> None:
+        self._asked = AnyOf.outdated
+        for task in self._tasks:
+            task.ask(ask)
+
     def stalled(self, seconds: float) -> bool:
-        stalled = [task.stalled(seconds) for task in self._tasks]  # each begins to count when it is asked
-        return all(stalled)
+        """As of a task.  Of many tasks this takes its time: within half of `seconds` it is not looked at again."""
+        now = monotonic()
+        if now - self._looked < seconds / 2:
+            return False
+        self._looked = now
+        stalled = True
+        for task in self._tasks:
+            if not task._since:
+                task._since = now
+            stalled = stalled and now - task._since >= seconds
+        return stalled
 
     def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
-        found = [task.hopeless(gone) for task in self._tasks]
-        return None if None in found else found[0]
+        lost = None
+        for task in self._tasks:
+            lost = task.hopeless(gone)
+            if lost is None:
+                return None
+        return lost
 
 
 def peer_of(operation: Operation) -> int:
