@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -505,7 +506,11 @@ def test_a_cancelled_receive_of_one_of_several_peers_lets_them_close() -> None:
 # -- asking ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["wait", "wait_any", "several Contexts"])
+async def _of(request: Request) -> None:
+    await request
+
+
+@pytest.mark.parametrize("way", ["wait", "wait_any", "several Contexts", "await"])
 def test_who_goes_on_is_asked_for_again(way: str) -> None:
     """What a collective waits for first comes after it was asked for; whom it waits for then has called something else."""
     began: list[Request] = []
@@ -532,6 +537,8 @@ def test_who_goes_on_is_asked_for_again(way: str) -> None:
             request.wait()
         elif way == "wait_any":
             wait_any([ctx.irecv(np.empty(1), 1), request])
+        elif way == "await":
+            asyncio.run(_of(request))
         else:
             with Context._from_exchange(exchanges[0], None, 10.0, Deadline(WAIT)) as alone:
                 wait_any([alone.irecv(np.empty(1), 0), request])

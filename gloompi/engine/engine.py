@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -116,6 +116,28 @@ class Engine(Parting):
         if not task.done and self.error is not None:
             raise self._broken()
         return task.done
+
+    def move(self, task: Waiting) -> None:
+        """Move what can be moved without waiting, for a task among others; raises what breaks the engine."""
+        self._current = task
+        try:
+            for _ in range(_TEST_MOVES):
+                if self.error is not None or not self._move():
+                    break
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+        if self.error is not None:
+            raise self._broken()
+
+    def ask_for(self, tasks: Iterable[Waiting]) -> None:
+        """Ask the peers of those tasks that have waited for a while; raises what breaks the engine."""
+        for task in tasks:
+            if not task.done and task.stalled(_ASK_SECONDS):
+                self._current = task
+                self._ask(task)
+                if self.error is not None:
+                    raise self._broken()
 
     def look(self, find: Callable[[], Result | None]) -> Result | None:
         """Return what `find` finds, if need be after moving what can be moved without waiting."""
