@@ -7,6 +7,9 @@ can watch that descriptor like a socket.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from weakref import WeakKeyDictionary
@@ -18,8 +21,8 @@ from .errors import OperationTimeoutError
 
 __all__ = ["completed"]
 
-# How soon a task that moves nothing is looked at again: a little later than an engine asks its peers whether they are in
-# the same call.
+# How soon the tasks are looked at when nothing moves any more: a little later than an engine asks their peers whether they
+# are in the same call.
 _LOOK_SECONDS = 0.06
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Engine, _Watch]] = WeakKeyDictionary()
@@ -49,71 +52,118 @@ async def completed(engine: Engine, task: Task, deadline: Deadline) -> None:
 
 
 class _Watch:
-    """One event loop's eye on one engine."""
+    """One event loop's eye on one engine.
+
+    However many requests are awaited, an event takes one turn in the engine, and a request that has ended says so itself.
+    """
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
         self._loop = loop
-        self._futures: dict[asyncio.Future[None], Task] = {}
+        self._awaited: OrderedDict[asyncio.Future[None], Task] = OrderedDict()
+        self._ended: deque[asyncio.Future[None]] = deque()  # what they are for has ended, and they do not know it yet
+        self._settling = False  # they will soon
         self._fd = -1
         self._retry: asyncio.TimerHandle | None = None
-        engine.watches.append(self._ended)
+        self._looking: asyncio.TimerHandle | None = None
+        self._looks = 0
+        self._pace = _LOOK_SECONDS
+        engine.watches.append(self._changed)
 
     @property
     def idle(self) -> bool:
-        return not self._futures
+        return not self._awaited
 
     async def wait_for(self, task: Task, deadline: Deadline) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
-        self._futures[future] = task
-        task.ended += (self._settle_soon,)
-        timers = [self._loop.call_later(_LOOK_SECONDS, self._move)]
+        self._awaited[future] = task
+        tell = partial(self._tell, future)
+        task.tell(tell)
         remaining = deadline.remaining()
-        if remaining is not None:
-            timers.append(self._loop.call_later(remaining, self._expire, future, task, deadline))
+        timer = None if remaining is None else self._loop.call_later(remaining, self._expire, future, task, deadline)
         try:
             self._move()
+            if not task.done:
+                task.stalled(0.0)  # it counts from now
             await future
         finally:
-            ended = list(task.ended)
-            if self._settle_soon in ended:
-                ended.remove(self._settle_soon)
-            task.ended = tuple(ended)
-            del self._futures[future]
-            for timer in timers:
+            task.tell_no_more(tell)
+            del self._awaited[future]
+            if timer is not None:
                 timer.cancel()
 
+    def _tell(self, future: asyncio.Future[None]) -> None:
+        """The task of a future has ended, inside some call, perhaps of another thread."""
+        self._ended.append(future)
+        if not self._settling and not self._loop.is_closed():
+            self._settling = True
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        """Wake those whose tasks have ended; if the engine has, all."""
+        self._settling = False  # first: what ends from here on is told anew
+        while self._ended:
+            future = self._ended.popleft()
+            if not future.done():
+                future.set_result(None)
+        if self._engine.error is not None:
+            self._fail(self._engine.error)
+
+    def _fail(self, error: BaseException) -> None:
+        for future, task in tuple(self._awaited.items()):
+            if future.done():
+                continue
+            if task.done:
+                future.set_result(None)
+            else:
+                future.set_exception(error.with_traceback(None))
+
+    # -- turns in the engine --------------------------------------------------------------------------------------------
+
     def _move(self) -> None:
-        """Move what can be moved, settle what is done, and watch for more."""
+        """Move what can be moved, wake whom that concerns, and watch for more."""
+        self._looks = 2  # the first begins to count, the second asks
+        if self._looking is None:
+            self._looking = self._loop.call_later(self._pace, self._look)
+        self._use(self._turn)
+
+    def _turn(self) -> None:
+        self._engine.move(next(iter(self._awaited.values())))
+        if self._fd < 0 and not self._engine.closed:
+            self._fd = self._engine.prepare_sleep()
+            self._loop.add_reader(self._fd, self._move)
+
+    def _look(self) -> None:
+        """See for whom nothing has come for a while, and have their peers asked.
+
+        That takes longer the more there are: it is done some time after something has moved, and takes one part in twenty
+        of the time at most.
+        """
+        began = monotonic()
+        self._looking = None
+        self._looks -= 1
+        self._use(lambda: self._engine.ask_for(self._awaited.values()))
+        self._pace = max(_LOOK_SECONDS, 20 * (monotonic() - began))
+        if self._looks and self._awaited and self._looking is None:
+            self._looking = self._loop.call_later(self._pace, self._look)
+
+    def _use(self, action: Callable[[], None]) -> None:
+        """Do something in the engine, unless another thread is in it."""
         engine = self._engine
         self._stop_retry()
+        self._settling = True  # by this, at the end
         try:
-            for task in tuple(self._futures.values()):
-                if not task.done and not engine.closed:
-                    engine.exclusively(Deadline(0.0), task.label, engine.test, task)
-            if self._futures and self._fd < 0 and not engine.closed:
-                self._fd = engine.exclusively(Deadline(0.0), "await", engine.prepare_sleep)
-                self._loop.add_reader(self._fd, self._move)
-            if self._futures and not engine.closed and engine.due < inf:
-                self._retry = self._loop.call_later(max(0.0, engine.due - monotonic()), self._move)
+            if self._awaited and not engine.closed:
+                engine.exclusively(Deadline(0.0), "await", action)
         except OperationTimeoutError as exc:
             if engine.error is not exc:  # another thread is in the engine and moves the bytes: watch again when it is not
                 self._unwatch()
                 self._retry = self._loop.call_later(_LOOK_SECONDS, self._move)
         except BaseException as exc:
-            self._settle(exc)
-            return
+            self._fail(exc)
+        if self._retry is None and self._awaited and not engine.closed and engine.due < inf:
+            self._retry = self._loop.call_later(max(0.0, engine.due - monotonic()), self._move)
         self._settle()
-
-    def _settle(self, error: BaseException | None = None) -> None:
-        error = error or self._engine.error
-        for future, task in tuple(self._futures.items()):
-            if future.done():
-                continue
-            if task.done:
-                future.set_result(None)
-            elif error is not None:
-                future.set_exception(error.with_traceback(None))
 
     def _expire(self, future: asyncio.Future[None], task: Task, deadline: Deadline) -> None:
         engine = self._engine
@@ -123,20 +173,16 @@ class _Watch:
             engine.exclusively(Deadline(0.0), task.label, engine.wait, task, deadline)
         except BaseException as exc:
             if engine.closed:
-                self._settle(exc)
+                self._fail(exc)
             elif not future.done():  # another thread is in the engine: that concerns this one alone
                 future.set_exception(exc)
 
-    def _settle_soon(self) -> None:
-        """A task has ended, inside some call, perhaps of another thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._settle)
-
-    def _ended(self) -> None:
+    def _changed(self) -> None:
         """The engine is about to close its connections, or one of its Contexts has been closed."""
         if self._engine.closed:
             self._unwatch()
-        self._settle_soon()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._settle)
 
     def _unwatch(self) -> None:
         fd, self._fd = self._fd, -1
@@ -152,4 +198,6 @@ class _Watch:
         """Watch no more."""
         self._unwatch()
         self._stop_retry()
-        self._engine.watches.remove(self._ended)
+        if self._looking is not None:
+            self._looking.cancel()
+        self._engine.watches.remove(self._changed)

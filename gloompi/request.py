@@ -80,7 +80,7 @@ class Request:
 
     def _when_done(self, callback: Callable[[], None]) -> None:
         """Have a function called when the operation completes, inside whatever call completes it."""
-        self._task.ended += (callback,)
+        self._task.tell(callback)
 
     def cancel(self) -> bool:
         """Take back a receive that no message has matched; return whether that was possible.

@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Noticed", "assert_linear", "steps_of"]
+__all__ = ["Noticed", "Steps", "assert_linear", "assert_proportional", "counted", "steps_of"]
 
 
-def steps_of(action: Callable[[], object]) -> int:
-    """Run something and return how many bytecodes this thread has executed for it."""
-    steps = 0
+class Steps:
+    """Bytecodes that a thread has executed."""
+
+    number = 0
+
+
+@contextmanager
+def counted() -> Iterator[Steps]:
+    """Count the steps of this thread, in functions that are called or resumed meanwhile."""
+    steps = Steps()
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal steps
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        steps += event == "opcode"
+        steps.number += event == "opcode"
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        action()
+        yield steps
     finally:
         sys.settrace(before)
-    return steps
 
 
-def assert_linear(prepare: Callable[[int], Callable[[], object]], few: int = 40, times: int = 10) -> None:
-    """Check that what ``prepare(n)`` returns costs in proportion to `n`, be it called with `few` or with `times` as many."""
-    small, large = steps_of(prepare(few)), steps_of(prepare(times * few))
-    assert large < 1.5 * times * small, f"{few}: {small} steps; {times * few}: {large}, {large / small:.1f} times as many"
+def steps_of(action: Callable[[], object]) -> int:
+    """Run something and return how many steps it took."""
+    with counted() as steps:
+        action()
+    return steps.number
+
+
+def assert_proportional(few: int, few_steps: int, many: int, many_steps: int) -> None:
+    """Check that the steps for `many` are in proportion to those for `few`."""
+    times = many_steps / few_steps
+    assert times < 1.5 * many / few, f"{few}: {few_steps} steps; {many}: {many_steps} steps, {times:.1f} times as many"
+
+
+def assert_linear(prepare: Callable[[int], Callable[[], object]], few: int = 40, many: int = 400) -> None:
+    """Check that what ``prepare(n)`` returns takes steps in proportion to `n`."""
+    assert_proportional(few, steps_of(prepare(few)), many, steps_of(prepare(many)))
 
 
 class Noticed:

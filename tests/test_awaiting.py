@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import assert_proportional, counted
 from traffic import KINDS, begin, nothing_waits, values
 
 from gloompi import (
@@ -631,4 +632,55 @@ def test_a_message_to_oneself_can_still_come_when_all_others_have_gone() -> None
         await ctx.isend(np.ones(1), 0)
         assert await within(task) == Status(0, 0, 8)
 
+    run_async(2, main)
+
+
+# -- however many are awaited -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_however_many_are_awaited(backwards: bool) -> None:
+    """Each in a coroutine of its own; they end one by one, at events of their own."""
+
+    async def main(ctx: Context) -> None:
+        found = {}
+        for count in (40, 400):
+            outs = np.zeros((count, 1))
+            with counted() as steps:
+                requests = [ctx.irecv(outs[number], 0, tag=number) for number in range(count)]
+                tasks = [asyncio.create_task(result_of(request)) for request in requests]
+                await turns()
+                for number in reversed(range(count)) if backwards else range(count):
+                    await ctx.isend(np.full(1, float(number)), 0, tag=number)
+                    await asyncio.sleep(0)
+                await asyncio.gather(*tasks)
+            assert outs[:, 0].tolist() == list(range(count))
+            found[count] = steps.number
+        assert_proportional(40, found[40], 400, found[400])
+
+    run_async(1, main, timeout=60)
+
+
+def test_one_event_for_many() -> None:
+    """Whatever comes, the engine is entered once for all that are awaited."""
+    entered: list[str] = []
+
+    async def main(ctx: Context) -> None:
+        if ctx.rank == 1:
+            await event(waiting)
+            await ctx.isend(np.ones(1), 0, tag=50)
+            return
+        requests = [ctx.irecv(np.empty(1), 1, tag=tag) for tag in range(100)]
+        tasks = [asyncio.create_task(result_of(request)) for request in requests]
+        await rest()
+        exclusively = ctx._engine.exclusively
+        ctx._engine.exclusively = lambda *arguments: entered.append(arguments[1]) or exclusively(*arguments)  # type: ignore[func-returns-value, method-assign]
+        waiting.set()
+        await tasks[50]
+        assert entered == ["await"]
+        del ctx._engine.exclusively  # type: ignore[method-assign]
+        assert sum(request.cancel() for request in requests) == 99
+        await asyncio.gather(*tasks)
+
+    waiting = threading.Event()
     run_async(2, main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import assert_linear
 from traffic import KINDS, Started, assert_same, begin, nothing_waits, values
 
 from gloompi import (
@@ -28,6 +30,9 @@ from gloompi import (
     wait_some,
 )
 from gloompi.deadline import Deadline
+from gloompi.engine.call import Call
+from gloompi.engine.fingerprint import fingerprint
+from gloompi.engine.operation import Steps
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import run_ranks
 
@@ -496,3 +501,113 @@ def test_a_cancelled_receive_of_one_of_several_peers_lets_them_close() -> None:
             ctx.send(np.ones(1), 0)
 
     run_ranks(3, body)
+
+
+# -- asking ---------------------------------------------------------------------------------------------------------------
+
+
+async def _of(request: Request) -> None:
+    await request
+
+
+@pytest.mark.parametrize("way", ["wait", "wait_any", "several Contexts", "await"])
+def test_who_goes_on_is_asked_for_again(way: str) -> None:
+    """What a collective waits for first comes after it was asked for; whom it waits for then has called something else."""
+    began: list[Request] = []
+    exchanges = local_exchanges(1)
+
+    def collective(ctx: Context, name: str, steps: Callable[[Call], Steps]) -> Request:
+        mark = fingerprint(name, np.dtype("u1"), 0)
+        return ctx._start(Call(ctx._engine, ctx._conversation, name, mark, steps, lambda: None))
+
+    def both(call: Call) -> Steps:
+        yield call.receive(1, 0)
+        yield call.receive(2, 1)
+
+    def first(call: Call) -> Steps:
+        yield call.send(0, 0)
+
+    def nothing(call: Call) -> Steps:
+        yield from ()
+
+    def wait_for(ctx: Context) -> None:
+        request = collective(ctx, "barrier", both)
+        began.append(request)
+        if way == "wait":
+            request.wait()
+        elif way == "wait_any":
+            wait_any([ctx.irecv(np.empty(1), 1), request])
+        elif way == "await":
+            asyncio.run(_of(request))
+        else:
+            with Context._from_exchange(exchanges[0], None, 10.0, Deadline(WAIT)) as alone:
+                wait_any([alone.irecv(np.empty(1), 0), request])
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            with pytest.raises(MismatchError, match=r"ranks disagree on (barrier|gather) #1"):
+                wait_for(ctx)
+            return
+        if ctx.rank == 1:
+            while not (began and began[0]._task.asked):
+                time.sleep(0.001)
+        collective(ctx, "barrier", first) if ctx.rank == 1 else collective(ctx, "gather", nothing)
+        with pytest.raises(MismatchError):
+            ctx.recv(np.empty(1), 0)
+
+    run_ranks(3, body, timeout=5)
+
+
+# -- many -------------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_with_requests_that_were_waited_for() -> None:
+    waited_for: list[Request] = []
+
+    def body(one: Context, other: Context) -> None:
+        if one.rank == 1:
+            while not (waited_for and len(waited_for[0]._task.ended) > 1):
+                time.sleep(0.001)
+            waited_for.clear()
+            one.send(np.ones(1), 0, tag=3)
+            with pytest.raises((OperationTimeoutError, PeerLostError)):
+                one.recv(np.empty(1), 0)
+            return
+        contexts = (one, other, one)
+        requests = [each.irecv(np.empty(1), 1 - each.rank, tag=tag) for tag, each in enumerate(contexts, 1)]
+        before = [request._task.ended for request in requests]
+        waited_for.append(requests[0])
+        assert wait_any(requests)[0] == 2
+        assert [request._task.ended for request in requests] == [*before[:2], ()]
+        with pytest.raises(OperationTimeoutError):
+            wait_any(requests[:2], timeout=0.05)
+        assert [request._task.ended for request in requests] == [*before[:2], ()]
+
+    both_ways(2, body)
+
+
+@every_wait
+@pytest.mark.parametrize("backwards", [False, True])
+def test_however_many_requests(waits: Waits, backwards: bool) -> None:
+    def body(one: Context, other: Context) -> None:
+        def prepare(count: int) -> Callable[[], object]:
+            requests = [ctx.irecv(np.empty(1), 0, tag=tag) for tag in range(count) for ctx in (one, other)]
+            left = requests[::-1] if backwards else list(requests)
+            for tag in range(count):
+                for ctx in (one, other):
+                    ctx.send(np.ones(1), 0, tag=tag)
+
+            def wait() -> None:
+                while left:
+                    found = waits(left)
+                    assert found
+                    if waits is wait_any:
+                        left.pop(found[0])
+                    else:
+                        left.clear()
+
+            return wait
+
+        assert_linear(prepare)
+
+    both_ways(1, body)

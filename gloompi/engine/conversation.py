@@ -75,7 +75,7 @@ class Conversation:
             self._record(task)
         else:
             self._tasks.add(task)
-            task.ended += (partial(self._ended, task),)
+            task.tell(partial(self._ended, task))
 
     def _ended(self, task: Task) -> None:
         if task in self._tasks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -22,7 +22,6 @@ from .connections import alive
 from .conversation import Conversation
 from .lateness import late
 from .messages import CLOSED
-from .operation import Receive
 from .parting import Parting
 from .task import Task, Waiting
 
@@ -141,6 +140,28 @@ class Engine(Parting):
             raise self._broken()
         return task.done
 
+    def move(self, task: Waiting) -> None:
+        """Move what can be moved without waiting, for a task among others; raises what breaks the engine."""
+        self._current = task
+        try:
+            for _ in range(_TEST_MOVES):
+                if self.error is not None or not self._move():
+                    break
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+        if self.error is not None:
+            raise self._broken()
+
+    def ask_for(self, tasks: Iterable[Waiting]) -> None:
+        """Ask the peers of those tasks that have waited for a while; raises what breaks the engine."""
+        for task in tasks:
+            if not task.done and task.stalled(_ASK_SECONDS):
+                self._current = task
+                self._ask(task)
+                if self.error is not None:
+                    raise self._broken()
+
     def look(self, find: Callable[[], Result | None]) -> Result | None:
         """Return what `find` finds, if need be after moving what can be moved without waiting."""
         try:
@@ -257,11 +278,7 @@ class Engine(Parting):
 
     def _ask(self, task: Waiting) -> None:
         """It has waited for a while: ask those whom the task waits for, once; see whether anybody is left."""
-        if not task.asked:
-            task.asked = True
-            for operation in task.awaited:
-                if isinstance(operation, Receive) and not operation.done:
-                    self.messages.ask(operation)
+        task.ask(self.messages.ask)
         gone = task.hopeless(self.messages.gone)
         if gone is not None:
             self._lose(gone, CLOSED)

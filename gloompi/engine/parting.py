@@ -13,7 +13,7 @@ from .conversation import Conversation
 from .farewell import linger
 from .lateness import unsent
 from .messages import CLOSED
-from .operation import Operation
+from .task import Awaited
 
 __all__ = ["Parting"]
 
@@ -21,26 +21,15 @@ __all__ = ["Parting"]
 _LOOK_SECONDS = 0.02
 
 
-class _Unfinished:
-    """What a close waits for."""
-
-    asked = True
-    label = name = "close"
-    awaited: Sequence[Operation] = ()
-    ended: tuple[Callable[[], None], ...] = ()
+class _Unfinished(Awaited):
+    """What a close waits for; it is looked at, and tells nobody."""
 
     def __init__(self, unfinished: Callable[[], list[int]]) -> None:
         self._unfinished = unfinished
 
     @property
-    def done(self) -> bool:
+    def done(self) -> bool:  # type: ignore[override]
         return not self._unfinished()
-
-    def stalled(self, seconds: float) -> bool:
-        return False
-
-    def hopeless(self, gone: object) -> None:
-        return None
 
 
 class Parting(Connections):

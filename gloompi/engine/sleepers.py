@@ -10,7 +10,7 @@ from .polling import Poller
 from .turn import Turn
 
 if TYPE_CHECKING:
-    from .task import Waiting
+    from .task import Awaited
 
 __all__ = ["Sleepers"]
 
@@ -28,7 +28,7 @@ class Sleepers:
 
     Attributes
     ----------
-    calls : dict of int to Waiting
+    calls : dict of int to Awaited
         What each of them waits for, by thread.
     """
 
@@ -39,9 +39,9 @@ class Sleepers:
         self._poller = poller
         self._polling = False
         self._dozing: dict[int, threading.Event] = {}
-        self.calls: dict[int, Waiting] = {}
+        self.calls: dict[int, Awaited] = {}
 
-    def sleep(self, task: Waiting, seconds: float | None, beside: Sequence[int] = ()) -> None:
+    def sleep(self, task: Awaited, seconds: float | None, beside: Sequence[int] = ()) -> None:
         """Sleep until something has come, `task` is done, or the time is up.
 
         Called by the holder of the turn, who has it again afterwards.  `beside`: other descriptors that may wake it.
@@ -51,7 +51,7 @@ class Sleepers:
         event = None if polls else threading.Event()
         tell = self._poller.wake if event is None else event.set
         self.calls[me] = task
-        task.ended += (tell,)  # by whoever else may have the turn meanwhile
+        task.tell(tell)  # of what whoever else has the turn meanwhile does for it
         try:
             if event is None:
                 self._polling = True
@@ -64,7 +64,7 @@ class Sleepers:
                 self._polling = False
             self._dozing.pop(me, None)
             del self.calls[me]
-            task.ended = tuple(each for each in task.ended if each != tell)
+            task.tell_no_more(tell)
 
     def _doze(self, event: threading.Event, seconds: float | None) -> None:
         self._turn.rest()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .matching import Probe
 from .operation import DONE, Operation, Receive, Send, Steps
@@ -14,40 +16,45 @@ if TYPE_CHECKING:
     from ..transport.link import Link
     from .conversation import Conversation
 
-__all__ = ["AnyOf", "Task", "Waiting"]
+__all__ = ["AnyOf", "Awaited", "Task", "Waiting"]
+
+# Guards who is to be told of the end of a task: any thread may want to know, whoever uses the engine.
+_telling = RLock()
 
 
-class Waiting(Protocol):
-    """What an engine can wait for."""
+class Awaited:
+    """Something that is done at some time, and tells whoever wants to know.
 
-    asked: bool
-    """Its peers have been asked whether they are in the same call."""
+    Attributes
+    ----------
+    done : bool
+    ended : tuple of callable
+        Called when it is done, see `tell`.
+    """
 
-    ended: tuple[Callable[[], None], ...]
-    """Called when it is done."""
+    done: bool = False
+    ended: tuple[Callable[[], None], ...] = ()
 
-    @property
-    def done(self) -> bool: ...
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Have a function called once when the task is done, inside whatever call ends it, of any thread; or now."""
+        with _telling:
+            self.ended += (callback,)
+        if self.done:
+            self._tell()
 
-    @property
-    def label(self) -> str:
-        """For error texts: ``"allreduce #17"``."""
+    def tell_no_more(self, callback: Callable[[], None]) -> None:
+        """Take back what `tell` was given, if it has not been called."""
+        with _telling:
+            self.ended = _without(self.ended, callback)
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def awaited(self) -> Sequence[Operation]:
-        """What has to complete first."""
-
-    def stalled(self, seconds: float) -> bool:
-        """Whether it has waited for the same operations since a call that long ago."""
-
-    def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
-        """The peer without which it cannot end, if `gone` says that there is one."""
+    def _tell(self) -> None:
+        with _telling:
+            ended, self.ended = self.ended, ()
+        for each in ended:
+            each()
 
 
-class Task:
+class Task(Awaited):
     """One call of the user's, which has been checked and can start.
 
     Parameters
@@ -72,7 +79,7 @@ class Task:
     number : int
         In its Context; 0 if it has none, -1 if it gets one when it begins.
     ended : tuple of callable
-        Called when the task is done.
+        Called when the task is done; see `tell`.
     failure : exception or None
         What there is instead of a result.
     prompt : bool
@@ -83,8 +90,6 @@ class Task:
 
     asked = False
     awaited: Sequence[Operation] = ()
-    done = False
-    ended: tuple[Callable[[], None], ...] = ()
     failure: BaseException | None = None
     result: Any = None
     number = 0
@@ -132,6 +137,13 @@ class Task:
         self._since = self._since or now
         return now - self._since >= seconds
 
+    def ask(self, ask: Callable[[Receive], None]) -> None:
+        if not self.asked:
+            self.asked = True
+            for operation in self.awaited:
+                if isinstance(operation, Receive) and not operation.done:
+                    ask(operation)
+
     def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
         found = (gone(operation) for operation in self.awaited if not operation.done)
         return next((link for link in found if link is not None), None)
@@ -160,7 +172,9 @@ class Task:
                     self._pending = pending
                     self.awaited = awaited
                     self._since = 0.0
-                    self.asked = False
+                    if self.asked:
+                        self.asked = False
+                        AnyOf.outdated += 1
                     return
         except BaseException as exc:
             self._end(exc)
@@ -184,9 +198,7 @@ class Task:
         self.done = True
         self.awaited = ()
         if self.ended:
-            ended, self.ended = self.ended, ()
-            for each in ended:
-                each()
+            self._tell()
 
     def outcome(self) -> Any:
         """The result of a task that is done; raises what its making has failed with."""
@@ -195,16 +207,48 @@ class Task:
         return self.result
 
 
-class AnyOf:
-    """Done when one of several tasks is."""
+def _without(callbacks: tuple[Callable[[], None], ...], callback: Callable[[], None]) -> tuple[Callable[[], None], ...]:
+    return tuple(each for each in callbacks if each is not callback)
+
+
+class AnyOf(Awaited):
+    """Done when one of several tasks is, which tell it: `while_told` has to be entered first.
+
+    Attributes
+    ----------
+    outdated : int
+        How often a task has gone on to wait for something else after its peers were asked.
+    """
+
+    outdated = 0
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
-        self.asked = False
+        self._asked = -1
+        self._looked = 0.0
 
-    @property
-    def done(self) -> bool:
-        return any(task.done for task in self._tasks)
+    @contextmanager
+    def while_told(self) -> Iterator[None]:
+        """Be told by the tasks."""
+        tell = self._end
+        try:
+            with _telling:
+                for task in self._tasks:
+                    task.ended += (tell,)
+            if any(task.done for task in self._tasks):
+                self._end()
+            yield
+        finally:
+            with _telling:
+                for task in self._tasks:
+                    ended = task.ended
+                    if ended:  # and nearly always this one was the last to ask
+                        task.ended = ended[:-1] if ended[-1] is tell else _without(ended, tell)
+
+    def _end(self) -> None:
+        self.done = True
+        if self.ended:
+            self._tell()
 
     @property
     def label(self) -> str:
@@ -218,13 +262,39 @@ class AnyOf:
     def awaited(self) -> Sequence[Operation]:
         return [operation for task in self._tasks for operation in task.awaited]
 
+    @property
+    def asked(self) -> bool:
+        return self._asked == AnyOf.outdated
+
+    def ask(self, ask: Callable[[Receive], None]) -> None:
+        self._asked = AnyOf.outdated
+        for task in self._tasks:
+            task.ask(ask)
+
     def stalled(self, seconds: float) -> bool:
-        stalled = [task.stalled(seconds) for task in self._tasks]  # each begins to count when it is asked
-        return all(stalled)
+        """As of a task.  Of many tasks this takes its time: within half of `seconds` it is not looked at again."""
+        now = monotonic()
+        if now - self._looked < seconds / 2:
+            return False
+        self._looked = now
+        stalled = True
+        for task in self._tasks:
+            if not task._since:
+                task._since = now
+            stalled = stalled and now - task._since >= seconds
+        return stalled
 
     def hopeless(self, gone: Callable[[Operation], Link | None]) -> Link | None:
-        found = [task.hopeless(gone) for task in self._tasks]
-        return None if None in found else found[0]
+        lost = None
+        for task in self._tasks:
+            lost = task.hopeless(gone)
+            if lost is None:
+                return None
+        return lost
+
+
+Waiting = Task | AnyOf
+"""What an engine can wait for."""
 
 
 def peer_of(operation: Operation) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from mpi4py import MPI as mpi
 
 from ..request import Request as Handle
-from ..waiting import wait_any
+from ..waiting import move, wait_for_first
 from .codes import HandleError, exception
 from .work import EMPTY, Completion, Work, checked, fill
 
@@ -121,44 +121,42 @@ class Request:
 
     @classmethod
     def _waitany(cls, requests: Sequence[Request], status: mpi.Status | None) -> tuple[int, Any]:
-        waiting = _active(requests)
-        if not waiting:
-            fill(status, EMPTY)
-            return mpi.UNDEFINED, None
-        index = _first_done(waiting)
+        index, places, handles = _first(requests)
+        if index is None:
+            if not places:
+                fill(status, EMPTY)
+                return mpi.UNDEFINED, None
+            index = places[wait_for_first(handles)]
         return index, requests[index]._take(status).obj
 
     @classmethod
     def _testany(cls, requests: Sequence[Request], status: mpi.Status | None) -> tuple[int, bool, Any]:
-        waiting = _active(requests)
-        if not waiting:
+        index, done = _test_first(requests)
+        if index is not None:
+            return index, True, requests[index]._take(status).obj
+        if done:
             fill(status, EMPTY)
-            return mpi.UNDEFINED, True, None
-        for index, work in waiting:
-            if work.test():
-                return index, True, requests[index]._take(status).obj
-        return mpi.UNDEFINED, False, None
+        return mpi.UNDEFINED, done, None
 
     @classmethod
     def _waitall(cls, requests: Sequence[Request], statuses: Statuses) -> list[Any]:
-        _active(requests)  # are they all requests?
+        _check(requests)
         return _taken(requests, range(len(requests)), statuses)
 
     @classmethod
     def _testall(cls, requests: Sequence[Request], statuses: Statuses) -> tuple[bool, list[Any] | None]:
-        if not _all_done(requests):
+        if not _test_all(requests):
             return False, None
         return True, cls._waitall(requests, statuses)
 
     @classmethod
     def _some(cls, requests: Sequence[Request], statuses: Statuses, wait: bool) -> tuple[list[int] | None, list[Any] | None]:
-        waiting = _active(requests)
-        if not waiting:
-            return None, None
         if wait:
-            _first_done(waiting)
-        done = [index for index, work in waiting if work.test()]
-        return done, _taken(requests, done, statuses)
+            index, places, handles = _first(requests)
+            if index is None and places:
+                wait_for_first(handles)
+        done = _test_each(requests)
+        return (None, None) if done is None else (done, _taken(requests, done, statuses))
 
     @classmethod
     def Waitany(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> int:
@@ -211,31 +209,24 @@ class Request:
 
     @classmethod
     def Get_status_any(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> tuple[int, bool]:
-        waiting = _active(requests)
-        if not waiting:
-            fill(status, EMPTY)
-            return mpi.UNDEFINED, True
-        for index, work in waiting:
-            if work.test():
-                fill(status, work.completion())
-                return index, True
-        return mpi.UNDEFINED, False
+        index, done = _test_first(requests)
+        if done:
+            fill(status, EMPTY if index is None else _completion(requests[index]))
+        return mpi.UNDEFINED if index is None else index, done
 
     @classmethod
     def Get_status_all(cls, requests: Sequence[Request], statuses: Statuses = None) -> bool:
-        if not _all_done(requests):
+        if not _test_all(requests):
             return False
-        _fill_all(statuses, [EMPTY if each._work is None else each._work.completion() for each in requests])
+        _fill_all(statuses, [_completion(request) for request in requests])
         return True
 
     @classmethod
     def Get_status_some(cls, requests: Sequence[Request], statuses: Statuses = None) -> list[int] | None:
-        waiting = _active(requests)
-        if not waiting:
-            return None
-        done = [(index, work) for index, work in waiting if work.test()]
-        _fill_all(statuses, [work.completion() for _, work in done])
-        return [index for index, _ in done]
+        done = _test_each(requests)
+        if done is not None:
+            _fill_all(statuses, [_completion(requests[index]) for index in done])
+        return done
 
     get_status_any = Get_status_any
     get_status_all = Get_status_all
@@ -256,38 +247,77 @@ class Prequest(Request):
 
     @classmethod
     def Startall(cls, requests: Sequence[Prequest]) -> None:
-        _require_sequence(requests)
+        _check(requests)
         for request in requests:
             request.Start()
 
 
 REQUEST_NULL = Request()
 
-
-def _active(requests: Sequence[Request]) -> list[tuple[int, Work]]:
-    """The requests that there is something to wait for, with their places."""
-    _require_sequence(requests)
-    for request in requests:
-        if not isinstance(request, Request):
-            raise TypeError(f"expected a gloompi.MPI.Request, not {type(request).__module__}.{type(request).__name__}")
-    works = [(index, request._work) for index, request in enumerate(requests)]
-    return [(index, work) for index, work in works if work is not None and work.active]
+_KINDS = {Request, Prequest}
 
 
-def _require_sequence(requests: Sequence[Request]) -> None:
-    """As mpi4py, refuse what has no length: an iterator would be at its end after the first look."""
+def _check(requests: Sequence[Request]) -> None:
+    """Raise TypeError unless all are requests, in something that has a length: an iterator is at its end after one look."""
     if not hasattr(requests, "__len__"):
         raise TypeError(f"requests must be a list or a tuple, not {type(requests).__name__}: pass list(...) of it")
+    if not _KINDS.issuperset(map(type, requests)):
+        for request in requests:
+            if not isinstance(request, Request):
+                raise TypeError(f"expected a gloompi.MPI.Request, not {type(request).__module__}.{type(request).__name__}")
 
 
-def _first_done(waiting: list[tuple[int, Work]]) -> int:
+def _first(requests: Sequence[Request]) -> tuple[int | None, list[int], list[Handle]]:
+    """The place of the first that is done; else, the places of those that are under way, and what to wait for.
+
+    Moves nothing.  A request that is null or not active is neither.
+    """
+    _check(requests)
+    places: list[int] = []
     handles: list[Handle] = []
-    for index, work in waiting:
-        handle = work.handle
-        if handle is None or handle.done:
-            return index
-        handles.append(handle)
-    return waiting[wait_any(handles)[0]][0]
+    for index, request in enumerate(requests):
+        work = request._work
+        if work is not None and work.active:
+            handle = work._handle
+            if handle is None or handle._task.done:
+                return index, places, handles
+            places.append(index)
+            handles.append(handle)
+    return None, places, handles
+
+
+def _test_first(requests: Sequence[Request]) -> tuple[int | None, bool]:
+    """The place of the first that is done, moving what can be moved if none is; True if so, or if none is under way."""
+    index, places, handles = _first(requests)
+    if index is None and places:
+        move(handles)
+        index, places, _ = _first(requests)
+    return index, index is not None or not places
+
+
+def _test_each(requests: Sequence[Request]) -> list[int] | None:
+    """The places of all that are done, after moving what can be moved; None if no request is active."""
+    _check(requests)
+    works = [(index, work) for index, request in enumerate(requests) if (work := request._work) is not None and work.active]
+    handles = [handle for _, work in works if (handle := work._handle) is not None and not handle._task.done]
+    if handles:
+        move(handles)
+    done = [index for index, work in works if (handle := work._handle) is None or handle._task.done]
+    return done if works else None
+
+
+def _test_all(requests: Sequence[Request]) -> bool:
+    """Whether all are done, or not active, moving what can be moved if some are not."""
+    _check(requests)
+    works = [work for request in requests if (work := request._work) is not None and work.active]
+    handles = [handle for work in works if (handle := work._handle) is not None and not handle._task.done]
+    if handles:
+        move(handles)
+    return all(handle._task.done for handle in handles)
+
+
+def _completion(request: Request) -> Completion:
+    return EMPTY if request._work is None else request._work.completion()
 
 
 def _taken(requests: Sequence[Request], indices: Sequence[int], statuses: Statuses) -> list[Any]:
@@ -310,8 +340,3 @@ def _fill_all(statuses: Statuses, completions: list[Completion]) -> None:
         statuses += [mpi.Status() for _ in range(len(completions) - len(statuses))]
     for status, completion in zip(statuses, completions, strict=False):
         fill(status, completion)
-
-
-def _all_done(requests: Sequence[Request]) -> bool:
-    tested = [work.test() for _, work in _active(requests)]  # each is moved on, whatever the others are
-    return all(tested)
