@@ -25,6 +25,9 @@ __all__ = ["completed"]
 # are in the same call.
 _LOOK_SECONDS = 0.06
 
+# How long to wait for another thread that has the turn: one that waits gives it away at once, one that computes does not.
+_TURN_SECONDS = 1e-3
+
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Engine, _Watch]] = WeakKeyDictionary()
 
 
@@ -154,7 +157,7 @@ class _Watch:
         self._settling = True  # by this, at the end
         try:
             if self._awaited and not engine.closed:
-                engine.exclusively(Deadline(0.0), "await", action)
+                engine.exclusively(Deadline(_TURN_SECONDS), "await", action)
         except OperationTimeoutError as exc:
             if engine.error is not exc:  # another thread is in the engine and moves the bytes: watch again when it is not
                 self._unwatch()
@@ -170,7 +173,7 @@ class _Watch:
         if task.done or engine.closed:
             return
         try:
-            engine.exclusively(Deadline(0.0), task.label, engine.wait, task, deadline)
+            engine.exclusively(Deadline(_TURN_SECONDS), task.label, engine.wait, task, deadline)
         except BaseException as exc:
             if engine.closed:
                 self._fail(exc)
