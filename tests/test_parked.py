@@ -132,11 +132,13 @@ def test_what_is_parked_costs_no_round_trips(monkeypatch: pytest.MonkeyPatch) ->
                 ctx.iprobe()  # what has been given back since is here
             ctx.barrier()
             kinds.clear()
-            for _ in range(500):
+            for _ in range(500):  # four times the credit, but never much at a time
                 if ctx.rank == 0:
-                    ctx.send(np.ones(1), 1)
+                    ctx.send(np.ones(1000), 1)
+                    ctx.recv(np.empty(0), 1)
                 else:
-                    ctx.recv(np.empty(1), 0)
+                    ctx.recv(np.empty(1000), 0)
+                    ctx.send(np.empty(0), 0)
             ctx.barrier()
             assert Kind.ANNOUNCE not in kinds
             if ctx.rank == 0:

@@ -68,6 +68,15 @@ def until_asleep(ctx: Context, count: int = 1) -> None:
         sleep(1e-3)
 
 
+def until_asked(ctx: Context, count: int) -> None:
+    """Wait until so many threads sleep, and will do so for as long as their budgets last."""
+    until_asleep(ctx, count)
+    deadline = monotonic() + WAIT
+    while not all(task.asked for task in tuple(ctx._engine.sleepers.calls.values())):  # type: ignore[attr-defined]
+        assert monotonic() < deadline
+        sleep(1e-3)
+
+
 @transports
 @pytest.mark.parametrize("n", [2, 3])
 def test_two_threads_on_two_dups_in_different_orders(n: int, transport: str) -> None:
@@ -195,6 +204,7 @@ def test_the_next_sleeper_polls_when_the_first_has_what_it_waited_for() -> None:
             for tag, out in outs.items():
                 group.start(lambda tag=tag, out=out: ctx.recv(out, 1, tag=tag))  # type: ignore[misc]
                 until_asleep(ctx, tag)
+            until_asked(ctx, 3)
             for tag, out in outs.items():
                 ctx.send(np.empty(0), 1, tag=9)
                 began = monotonic()
@@ -219,6 +229,7 @@ def test_all_threads_learn_of_the_end(how: str) -> None:
         for tag in (1, 2, 3):
             group.start(lambda tag=tag: ctx.recv(np.empty(1), 1, tag=tag))  # type: ignore[misc]
             until_asleep(ctx, tag)
+        until_asked(ctx, 3)
         over.set()
         began = monotonic()
         if how == "close":
@@ -353,11 +364,13 @@ def test_a_probe_beside_a_receive_of_any() -> None:
 def test_a_thread_that_does_nothing_but_use_the_turn_lets_others_have_it() -> None:
     turn = module.Turn(lambda reason: None)
     turns: list[int] = []
+    others = [0]
     over = threading.Event()
 
     def take_and_give() -> None:
         while not over.is_set():
             turn.take(gloompi.deadline.Deadline(WAIT), "send", lambda: "recv")
+            others[0] += 1
             turn.give()
 
     busy = threading.Thread(target=take_and_give)
@@ -371,6 +384,7 @@ def test_a_thread_that_does_nothing_but_use_the_turn_lets_others_have_it() -> No
         over.set()
         busy.join(WAIT)
     assert len(turns) == 50
+    assert others[0] < 50 * 200  # else the other one had thousands, until the interpreter stopped it
 
 
 def test_descriptors_are_closed_when_the_thread_that_sleeps_on_them_has_woken() -> None:
