@@ -223,7 +223,7 @@ class Messages(Handover):
         except MemoryError as exc:
             self._too_long(source, nbytes, exc)
             return False
-        receive.source, receive.tag, receive.nbytes = source, tag, nbytes
+        receive.source, receive.tag, receive.nbytes, receive.fingerprint = source, tag, nbytes, fingerprint
         return True
 
     def _consumed(self, link: Link, nbytes: int) -> None:
