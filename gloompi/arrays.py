@@ -6,6 +6,7 @@ computed in a contiguous array and copied to its place at the end.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,23 +16,25 @@ __all__ = ["Array", "address", "address_of", "byte_bounds", "flat_input", "flat_
 Array = np.ndarray[Any, Any]
 
 
-def view(x: Any, name: str) -> Array:
+def view(x: Any, name: str, otherwise: str = "") -> Array:
     """Return `x` as an ndarray over the same memory.
+
+    `otherwise` says at the end of an error's text what takes objects that have no such memory.
 
     Raises
     ------
     TypeError
         `x` owns no memory that NumPy can see without a copy, or has object dtype.
     """
-    array: Array = x if type(x) is np.ndarray else _foreign(x, name)
+    array: Array = x if type(x) is np.ndarray else _foreign(x, name, otherwise)
     if array.dtype.hasobject:
-        raise TypeError(f"{name} has dtype {array.dtype}: Python objects cannot be sent as an array")
+        raise TypeError(f"{name} has dtype {array.dtype}: Python objects cannot be sent as an array{otherwise}")
     return array
 
 
-def _foreign(x: Any, name: str) -> Array:
+def _foreign(x: Any, name: str, otherwise: str) -> Array:
     if isinstance(x, np.generic):
-        raise TypeError(f"{name} must be an array, not the NumPy scalar {x!r}, whose memory cannot be shared")
+        raise TypeError(f"{name} must be an array, not the NumPy scalar {x!r}, whose memory cannot be shared{otherwise}")
     if hasattr(x, "__array_interface__"):  # subclasses of ndarray too: a matrix, for one, is never 1-d
         return np.asarray(x)
     try:
@@ -42,7 +45,12 @@ def _foreign(x: Any, name: str) -> Array:
         try:
             array = np.from_dlpack(x)
         except (RuntimeError, BufferError, ValueError) as exc:  # on another device, of a dtype NumPy has not, ...
-            raise TypeError(f"{name} is a tensor that NumPy cannot see without a copy: {exc}") from exc
+            dtype = _of_ml_dtypes(x)
+            if dtype is None:
+                raise TypeError(f"{name} is a tensor that NumPy cannot see without a copy: {exc}") from exc
+            # NumPy has no way to take these over DLPack: it sees integers of their size, and then their dtype.
+            package = sys.modules[type(x).__module__.partition(".")[0]]
+            return _foreign(x.view(package.int16 if dtype.itemsize == 2 else package.uint8), name, otherwise).view(dtype)
         # A capsule from before DLPack 1.0 cannot say whether it may be written, and NumPy then assumes not; the tensor's
         # own view of the same memory can.
         if not array.flags.writeable and hasattr(x, "numpy"):
@@ -50,7 +58,20 @@ def _foreign(x: Any, name: str) -> Array:
             if isinstance(own, np.ndarray) and (not own.size or np.may_share_memory(own, array)):
                 return own
         return array
-    raise TypeError(f"{name} must be an array, a buffer or a DLPack tensor, not {type(x).__name__}")
+    raise TypeError(f"{name} must be an array, a buffer or a DLPack tensor, not {type(x).__name__}{otherwise}")
+
+
+def _of_ml_dtypes(tensor: Any) -> np.dtype[Any] | None:
+    """The dtype of one of torch's tensors, if it is a short float that ml_dtypes has: bfloat16, float8_e5m2, ..."""
+    package, _, kind = str(getattr(tensor, "dtype", "")).rpartition(".")
+    if not package or not kind.startswith(("bfloat16", "float8_")) or getattr(tensor, "requires_grad", False):
+        return None
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError(f"a tensor of {tensor.dtype} needs the package ml_dtypes: pip install 'gloompi[bfloat16]'") from None
+    found = getattr(ml_dtypes, kind, None)
+    return None if found is None else np.dtype(found)
 
 
 def address(array: Array) -> int:

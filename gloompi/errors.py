@@ -170,7 +170,7 @@ class SystemCallError(GloompiError, OSError):
 
 
 class MismatchError(GloompiError, ValueError):
-    """Two ranks disagree about an operation: which one it is, dtype, count, root, op or algorithm.
+    """Two ranks disagree about an operation: which one it is, dtype, count, root, op or algorithm; or about a message.
 
     Attributes
     ----------
@@ -190,9 +190,16 @@ class MismatchError(GloompiError, ValueError):
         self.here, self.there = here, there
 
     def _text(self) -> str:
+        if self.operation.startswith("the message "):  # from rank to rank: it is no call that all ranks make
+            advice = (
+                "a receive needs the dtype that was sent and room for all of it; recv_array takes any array, recv_object "
+                "any object"
+            )
+        else:
+            advice = "every rank must make the same calls in the same order"
         return (
             f"ranks disagree on {self.operation}: rank {self.rank} called {self.here}, rank {self.other} called "
-            f"{self.there}; every rank must make the same calls in the same order"
+            f"{self.there}; {advice}"
         )
 
 

@@ -9,6 +9,7 @@ from .engine.task import Task
 from .plans.messages import Status
 
 if TYPE_CHECKING:
+    from .arrays import Array
     from .operations.running import Running
     from .request import Request
 
@@ -54,6 +55,15 @@ class Message:
         """Non-blocking `recv`; `out` must be left alone until it is done."""
         return self._context._start(self._plan(out))
 
+    def recv_array(self, *, timeout: float | None = None) -> Array:
+        """Receive it into a new array, as `Context.recv_array`."""
+        result: Array = self._context._run(self._array_plan(), timeout)
+        return result
+
+    def irecv_array(self) -> Request:
+        """Non-blocking `recv_array`."""
+        return self._context._start(self._array_plan())
+
     def recv_object(self, *, timeout: float | None = None) -> Any:
         """Receive the object that `send_object` has sent, and return it."""
         return self._context._run(self._object_plan(), timeout)
@@ -64,6 +74,11 @@ class Message:
 
     def _plan(self, out: Any) -> Task:
         plan = self._context._plan.recv(out, self.source, self.tag, self._held())
+        self._arrival = None
+        return plan
+
+    def _array_plan(self) -> Task:
+        plan = self._context._plan.recv_array(self.source, self.tag, self._held())
         self._arrival = None
         return plan
 

@@ -141,6 +141,39 @@ def test_an_output_that_does_not_fit_is_refused_before_anything_is_sent() -> Non
     run_ranks(2, body)
 
 
+def test_what_works_in_place_says_which_call_takes_objects() -> None:
+    def refused(calls: list[Callable[[Any], Any]], name: str, takes: str) -> None:
+        for call in calls:
+            for x, what in (
+                ([1, 2], "must be an array, a buffer or a DLPack tensor, not list"),
+                (None, "must be an array, a buffer or a DLPack tensor, not NoneType"),
+                (np.array([None]), "has dtype object: Python objects cannot be sent as an array"),
+            ):
+                with pytest.raises(TypeError) as caught:
+                    call(x)
+                assert str(caught.value) == f"{name} {what}; {takes}"
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            ctx.isend(np.ones(1), 0)
+            message = ctx.mprobe(0)
+            refused([ctx.broadcast, ctx.ibroadcast], "x", "broadcast_object takes any object")
+            refused(
+                [lambda out: ctx.recv(out, 0), lambda out: ctx.irecv(out, 0), message.recv, message.irecv],
+                "out",
+                "recv_object takes any object, recv_array any array",
+            )
+            refused(
+                [lambda out: ctx.sendrecv(1, 0, out, 0), lambda out: ctx.isendrecv(1, 0, out, 0)],
+                "out",
+                "sendrecv_object takes any object",
+            )
+            message.recv(np.empty(1))
+        ctx.barrier()
+
+    run_ranks(2, body)
+
+
 # -- providers of memory ------------------------------------------------------------------------------------------------
 
 

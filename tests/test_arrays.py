@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import ctypes
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -235,6 +237,95 @@ def test_flat_output_refuses_what_cannot_be_written() -> None:
     # A NumPy scalar is immutable: the result would end in a copy that nobody sees.
     with pytest.raises((TypeError, ValueError)):
         flat_output(np.float64(0), "out", (), F8)
+
+
+@pytest.mark.parametrize("x", [[1, 2], None, np.float64(1), np.zeros(2, object)], ids=["list", "None", "scalar", "objects"])
+def test_view_says_what_takes_other_objects(x: Any) -> None:
+    with pytest.raises(TypeError) as plain:
+        view(x, "x")
+    with pytest.raises(TypeError) as caught:
+        view(x, "x", "; broadcast_object takes any object")
+    assert str(caught.value) == f"{plain.value}; broadcast_object takes any object"
+
+
+# -- dtypes that NumPy has from ml_dtypes -------------------------------------------------------------------------------
+
+
+class Bits:
+    """A tensor of a package that has short floats, which NumPy refuses over DLPack, and can show their bits."""
+
+    requires_grad = False
+
+    def __init__(self, data: Any, dtype: str) -> None:
+        self._data = data
+        self.dtype = dtype
+
+    def __dlpack_device__(self) -> Any:
+        return self._data.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise RuntimeError("Unsupported dtype in DLTensor.")
+
+    def view(self, dtype: Any) -> Any:
+        return TorchTensor(self._data.view(dtype))
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the class of a tensor is in."""
+    monkeypatch.setattr(Bits, "__module__", "some_torch.tensors")
+    monkeypatch.setitem(sys.modules, "some_torch", SimpleNamespace(int16=np.int16, uint8=np.uint8))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_view_shares_the_memory_of_short_floats(kind: str) -> None:
+    dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), kind))
+    data = np.arange(6.0).reshape(2, 3).astype(dtype)
+    for memory in (data, data[:, ::2], data[::-1]):
+        seen = view(Bits(memory, f"some_torch.{kind}"), "x")
+        assert (seen.dtype, seen.shape, seen.flags.writeable) == (dtype, memory.shape, True)
+        assert np.shares_memory(seen, data)
+        assert seen.tolist() == memory.tolist()
+    seen[...] = 7
+    assert (data == 7).all()
+
+
+@pytest.mark.usefixtures("package")
+def test_view_of_short_floats_that_it_cannot_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ml_dtypes")
+    data = np.zeros(3, np.int16)
+    refused = "x is a tensor that NumPy cannot see without a copy: Unsupported dtype in DLTensor."
+    for dtype in ("some_torch.complex32", "some_torch.float8_e9m9", "bfloat16", "some_torch.int16"):
+        with pytest.raises(TypeError) as caught:
+            view(Bits(data, dtype), "x")
+        assert str(caught.value) == refused
+    leaf = Bits(data, "some_torch.bfloat16")
+    monkeypatch.setattr(leaf, "requires_grad", True)
+    with pytest.raises(TypeError) as caught:
+        view(leaf, "x")
+    assert str(caught.value) == refused
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(TypeError) as caught:
+        view(Bits(data, "some_torch.bfloat16"), "x")
+    assert (
+        str(caught.value) == "a tensor of some_torch.bfloat16 needs the package ml_dtypes: pip install 'gloompi[bfloat16]'"
+    )
+
+
+def test_tensors_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'gloompi[bench]'")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for kind in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float32"):
+        tensor = torch.arange(4).to(getattr(torch, kind))
+        seen = view(tensor, "x")
+        assert seen.dtype == np.dtype(getattr(ml_dtypes, kind, kind))
+        seen[1] = 3
+        assert tensor.tolist() == [0, 3, 2, 3]
+    leaf = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    with pytest.raises(TypeError, match="require gradient"):
+        view(leaf, "x")
+    assert view(leaf.detach(), "x").tolist() == [1] * 3
 
 
 class Foreign:

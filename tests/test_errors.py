@@ -78,6 +78,19 @@ CASES: dict[str, tuple[GloompiError, str, dict[str, Any]]] = {
         "a system call of rank 0 failed between operations: receiving failed",
         {"rank": 0, "operation": None, "errno": errno.EBADF, "reason": "receiving failed"},
     ),
+    "MismatchError about a message": (
+        MismatchError("the message from rank 3 to rank 0 with tag 7", 0, "recv(<f4, count 9)", 3, "send(<f4, count 10)"),
+        "ranks disagree on the message from rank 3 to rank 0 with tag 7: rank 0 called recv(<f4, count 9), rank 3 called "
+        "send(<f4, count 10); a receive needs the dtype that was sent and room for all of it; recv_array takes any array, "
+        "recv_object any object",
+        {
+            "operation": "the message from rank 3 to rank 0 with tag 7",
+            "rank": 0,
+            "here": "recv(<f4, count 9)",
+            "other": 3,
+            "there": "send(<f4, count 10)",
+        },
+    ),
     "MismatchError": (
         MismatchError("allreduce #2", 0, "allreduce(sum, <f4, count 10)", 3, "allreduce(max, <f4, count 10)"),
         "ranks disagree on allreduce #2: rank 0 called allreduce(sum, <f4, count 10), rank 3 called "

@@ -362,6 +362,8 @@ def test_aborting_while_the_last_operation_is_about_to_end() -> None:
         aborter = threading.Thread(target=ctx.abort, args=("just in time",))
 
         def start_aborting(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            if len(a) == 1:  # it is tried
+                return a
             aborter.start()
             aborter.join(0.2)  # so that it waits for this operation, which does not wait any more itself
             return a + b
@@ -516,7 +518,8 @@ def test_a_second_thread_waits_for_its_turn() -> None:
 def test_an_operator_that_uses_its_own_context_is_refused() -> None:
     def body(ctx: Context) -> None:
         def nested(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            ctx.barrier()
+            if len(a) > 1:  # not when it is tried
+                ctx.barrier()
             return a + b
 
         ctx.allreduce(np.ones(3), op=nested)

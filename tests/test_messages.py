@@ -25,6 +25,141 @@ def values(rank: int, count: int, dtype: Any = "f8") -> np.ndarray:
     return (np.arange(count) * 3 + 1000 * rank).astype(dtype)
 
 
+# -- receives that make an array ----------------------------------------------------------------------------------------
+
+RECORD = np.dtype([("x", "<f8"), ("n", "<i4", (2,))], align=True)
+DTYPES: list[Any] = ["?", "i1", "<u8", ">f8", "f2", "g", "c16", "S3", "<U20", "M8[ns]", "m8[D]", "M8", "V5", "V0"]
+
+
+@transports
+@pytest.mark.parametrize("form", ["recv", "irecv", "mprobe", "improbe"])
+def test_recv_array(form: str, transport: str) -> None:
+    def receive(ctx: Context, source: int, tag: int) -> Any:
+        if form == "recv":
+            return ctx.recv_array(source, tag=tag)
+        if form == "irecv":
+            return ctx.irecv_array(source, tag=tag).wait()
+        message = ctx.mprobe(source, tag=tag)
+        assert (message.source, message.tag) == (1 - ctx.rank, 3)
+        return message.recv_array() if form == "mprobe" else message.irecv_array().wait()
+
+    def body(ctx: Context) -> None:
+        other = 1 - ctx.rank
+        for count in COUNTS:
+            for source, tag in ((other, 3), (ANY_SOURCE, ANY_TAG)):
+                sending = ctx.isend(values(ctx.rank, count), other, tag=3)
+                found = receive(ctx, source, tag)
+                assert (type(found), found.dtype, found.shape) == (np.ndarray, np.dtype("f8"), (count,))
+                np.testing.assert_array_equal(found, values(other, count))
+                found[...] = 0  # it is the caller's
+                sending.wait()
+            ctx.barrier()  # or a fast rank's next message would match the wildcards
+        for dtype in map(np.dtype, DTYPES):
+            for shape in ((), (0,), (4,), (2, 3), (2, 0)):
+                x = np.zeros(shape, dtype)
+                if dtype.kind not in "VM":
+                    x[...] = 1
+                sending = ctx.isend(x, other, tag=3)
+                found = receive(ctx, other, 3)
+                assert (found.dtype, found.shape) == (dtype, (x.size,))
+                assert found.tolist() == x.ravel().tolist()
+                sending.wait()
+
+    run_ranks(2, body, device=Device(transport=transport))
+
+
+def test_recv_array_of_what_has_no_room_in_a_fingerprint() -> None:
+    def body(ctx: Context) -> None:
+        for dtype in map(np.dtype, (RECORD, "M8[25us]", "m8[10000s]", [], [("a", "V0")])):
+            for count in (0, 5):
+                x = np.zeros(count, dtype)
+                if dtype.itemsize:
+                    x.view("u1")[:] = np.arange(x.nbytes) % 2
+                sending = ctx.isend(x, ctx.rank)
+                found = ctx.recv_array(ctx.rank)
+                sending.wait()
+                assert (found.dtype.type, found.dtype.fields, found.shape) == (np.void, None, (count,))
+                assert found.dtype.itemsize == (dtype.itemsize if count else 0)
+                if dtype.itemsize:
+                    assert found.view(dtype).tobytes() == x.tobytes()
+
+    run_ranks(1, body)
+
+
+def test_recv_array_of_ml_dtypes() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+
+    def body(ctx: Context) -> None:
+        for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.int4):
+            x = np.arange(5).astype(kind)
+            sending = ctx.isend(x, ctx.rank)
+            found = ctx.recv_array(ctx.rank)
+            sending.wait()
+            assert found.dtype == x.dtype
+            assert found.tolist() == x.tolist()
+
+    run_ranks(1, body)
+
+
+def test_recv_array_takes_its_turn_among_the_receives() -> None:
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            ctx.barrier()
+            for number in range(4):
+                ctx.send(np.full(number + 1, number), 1)
+        else:
+            out = [np.empty(4, int), np.empty(4, int)]
+            requests = [
+                ctx.irecv_array(0),
+                ctx.irecv(out[0], 0),
+                ctx.irecv_array(ANY_SOURCE, tag=ANY_TAG),
+                ctx.irecv(out[1], 0),
+            ]
+            ctx.barrier()
+            found = [request.wait() for request in requests]
+            assert [found[0].tolist(), out[0][:2].tolist(), found[2].tolist(), out[1].tolist()] == [
+                [number] * (number + 1) for number in range(4)
+            ]
+
+    run_ranks(2, body)
+
+
+def test_recv_array_can_be_cancelled() -> None:
+    def body(ctx: Context) -> None:
+        request = ctx.irecv_array(ctx.rank)
+        assert request.cancel()
+        assert request.wait() is None
+        ctx.isend(np.ones(3), ctx.rank)
+        assert ctx.recv_array(ctx.rank).tolist() == [1] * 3
+
+    run_ranks(1, body)
+
+
+@pytest.mark.parametrize("length", [3, EAGER_NBYTES + 1])
+def test_recv_array_takes_no_object(length: int) -> None:
+    def body(ctx: Context) -> str:
+        with pytest.raises(MismatchError) as caught:  # noqa: PT012
+            if ctx.rank == 0:
+                ctx.send_object(bytes(length), 1)
+                ctx.recv(np.empty(1), 1)
+            else:
+                ctx.recv_array(0)
+        return str(caught.value)
+
+    text = run_ranks(2, body)[1]
+    assert "rank 1 called recv_array, rank 0 called send_object of " in text
+
+
+def test_recv_array_in_the_history() -> None:
+    def body(ctx: Context) -> None:
+        ctx.isend(np.ones(3), ctx.rank)
+        ctx.recv_array(ANY_SOURCE)
+        last = ctx.history()[-1]
+        assert (last.name, last.peer, last.dtype, last.count, last.nbytes) == ("recv_array", ctx.rank, None, None, None)
+
+    run_ranks(1, body)
+
+
 # -- all forms, all pairs ---------------------------------------------------------------------------------------------
 
 
@@ -387,7 +522,8 @@ def test_a_message_that_is_too_long_is_a_mismatch(posted: bool, transport: str) 
     error = _mismatch(np.ones(4), np.ones(3), transport, posted=posted, tag=7)
     assert str(error) == (
         "ranks disagree on the message from rank 0 to rank 1 with tag 7: rank 1 called recv(<f8, count 3) of at most 24 "
-        "bytes, rank 0 called send(<f8, count 4) of 32 bytes; every rank must make the same calls in the same order"
+        "bytes, rank 0 called send(<f8, count 4) of 32 bytes; a receive needs the dtype that was sent and room for all of "
+        "it; recv_array takes any array, recv_object any object"
     )
     error = _mismatch(np.ones(LARGE), np.ones(LARGE - 1), transport, posted=posted)
     assert error.here == f"recv(<f8, count {LARGE - 1}) of at most {8 * (LARGE - 1)} bytes"
@@ -445,7 +581,12 @@ def test_misuse_is_refused_before_anything_is_sent() -> None:
             (lambda: ctx.sendrecv(x, 0, x, 2), ValueError, "source must be in range(2), not 2"),
             (lambda: ctx.sendrecv(x, 0, x, 0, sendtag=ANY_TAG), ValueError, "tag must be in range(2147483648), not -1"),
             (lambda: ctx.recv(read_only, 0), ValueError, "out is read-only"),
-            (lambda: ctx.recv([0], 0), TypeError, "out must be an array, a buffer or a DLPack tensor, not list"),
+            (
+                lambda: ctx.recv([0], 0),
+                TypeError,
+                "out must be an array, a buffer or a DLPack tensor, not list; recv_object takes any object, recv_array any "
+                "array",
+            ),
             (lambda: ctx.recv(b"abc", 0), ValueError, "out is read-only"),
         ]
         for call, error, text in calls:

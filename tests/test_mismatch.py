@@ -362,6 +362,10 @@ def test_a_skipped_call_times_out_and_names_who_is_missing(count: int, name: str
         ("scatterv", lambda ctx: ctx.scatterv(timeout=0.3)),
         ("broadcast_object", lambda ctx: ctx.broadcast_object(timeout=0.3)),
         ("recv_object", lambda ctx: ctx.recv_object(0, timeout=0.3)),
+        # Messages without any bytes: "got 0 of 0 bytes" would say that all is here.
+        ("barrier", lambda ctx: ctx.barrier(timeout=0.3)),
+        ("allreduce", lambda ctx: ctx.allreduce(np.ones(0), timeout=0.3)),
+        ("recv", lambda ctx: ctx.recv(np.ones(0), 0, timeout=0.3)),
     ],
 )
 def test_a_timeout_does_not_name_a_length_that_nobody_knows(name: str, call: Callable[[Context], Any]) -> None:
@@ -376,10 +380,11 @@ def test_a_timeout_does_not_name_a_length_that_nobody_knows(name: str, call: Cal
         with pytest.raises(OperationTimeoutError) as caught:
             call(ctx)
         done.set()
-        number = "" if name == "recv_object" else " #1"
+        number = "" if name.startswith("recv") else " #1"
+        missing = re.escape(str(ctx.peers[0]))
         assert re.fullmatch(
-            rf"{name}{number} timed out after 0\.3 s: .* from {re.escape(str(ctx.peers[0]))}, which may have stopped or not "
-            rf"entered {name}; see its log",
+            rf"{name}{number} timed out after 0\.3 s: no message from {missing}, which may have stopped or not entered "
+            rf"{name}; see its log",
             str(caught.value),
         )
         assert "0 of 0 bytes" not in str(caught.value)
@@ -414,7 +419,8 @@ def test_a_skipped_collective_times_out_on_all_ranks(name: str) -> None:
     texts = run_ranks(n, body)
     # Who is named is missing, or waits for the missing rank too: an algorithm hears from few ranks directly.
     for rank in set(range(n)) - {missing}:
-        assert re.match(rf"{name} #1 timed out after 0\.3 s: got 0 of \d+ bytes from rank \d \(", texts[rank])
+        what = "no message" if name == "barrier" else r"got 0 of \d+ bytes"
+        assert re.match(rf"{name} #1 timed out after 0\.3 s: {what} from rank \d \(", texts[rank])
     if name == "gather":
         assert re.fullmatch(
             r"gather #1 timed out after 0\.3 s: got 0 of 24 bytes from rank 2 \(\S+, pid \d+, \w+ \S+\), which may have "
@@ -439,6 +445,26 @@ def test_a_large_send_that_nobody_receives_times_out() -> None:
             assert done.wait(30)
             with pytest.raises(OperationTimeoutError):
                 ctx.recv(np.ones(LARGE), 0)
+
+    run_ranks(2, body)
+
+
+def test_an_empty_message_that_nobody_receives() -> None:
+    done = threading.Event()
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            with pytest.raises(OperationTimeoutError) as caught:
+                ctx.ssend(np.ones(0), 1, timeout=0.2)
+            assert str(caught.value) == (
+                f"ssend timed out after 0.2 s: sending an empty message to {ctx.peers[1]}, which may have stopped or not "
+                "entered ssend; see its log"
+            )
+            done.set()
+        else:
+            assert done.wait(30)
+            with pytest.raises(OperationTimeoutError):
+                ctx.recv(np.ones(0), 0)
 
     run_ranks(2, body)
 

@@ -352,7 +352,8 @@ def test_a_message_that_does_not_fit_is_a_mismatch(receive: Callable[[Message], 
                 receive(message)
             assert str(caught.value) == (
                 f"ranks disagree on the message from rank 0 to rank 1 with tag 7: rank 1 called {here}, rank 0 called "
-                "send(<f8, count 3) of 24 bytes; every rank must make the same calls in the same order"
+                "send(<f8, count 3) of 24 bytes; a receive needs the dtype that was sent and room for all of it; recv_array "
+                "takes any array, recv_object any object"
             )
 
     run_ranks(2, body)

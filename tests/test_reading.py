@@ -380,8 +380,8 @@ def test_a_message_that_does_not_fit_is_not_read(reads: Reads) -> None:
                 ctx.recv(out, 0, tag=7)
         assert str(caught.value) == (
             f"ranks disagree on the message from rank 0 to rank 1 with tag 7: rank 1 called recv(<f8, count {LARGE - 1}) of "
-            f"at most {8 * (LARGE - 1)} bytes, rank 0 called send(<f8, count {LARGE}) of {8 * LARGE} bytes; every rank must "
-            "make the same calls in the same order"
+            f"at most {8 * (LARGE - 1)} bytes, rank 0 called send(<f8, count {LARGE}) of {8 * LARGE} bytes; a receive "
+            "needs the dtype that was sent and room for all of it; recv_array takes any array, recv_object any object"
         ) + ("" if ctx.rank else " (reported by rank 1)")
         assert (out == -1).all()
 
@@ -1038,7 +1038,7 @@ def test_an_operator_that_raises_is_no_failed_read(reads: Reads, error: type[Exc
     seen = itertools.count(1)
 
     def op(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if next(seen) == call:
+        if len(a) > 1 and next(seen) == call:  # not when it is tried
             raise error(errno.ESTALE, "table.bin")
         return a + b
 

@@ -5,6 +5,7 @@ It holds the facts themselves, not their hash, so that each side of a disagreeme
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from struct import Struct
 from typing import Any
@@ -12,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-__all__ = ["ALGORITHMS", "NO_FACTS", "OPERATIONS", "describe", "fingerprint", "read", "same_items"]
+__all__ = ["ALGORITHMS", "ANY_ARRAY", "NO_FACTS", "OPERATIONS", "describe", "fingerprint", "items_of", "read", "same_items"]
 
 # Codes on the wire are positions in these tables: new names go to the end.
 OPERATIONS = (
@@ -74,8 +75,8 @@ _WITHOUT_ARRAYS = {
 # Of these it is agreed how long a row is, and the number of rows is each rank's own matter.
 _OF_ROWS = {OPERATIONS.index(name) for name in ("gatherv", "allgatherv", "alltoallv")}
 
-# The dtype of a message that is a pickled object.
-_OBJECT = b"|O"
+# The dtype of a message that is a pickled object, and of a receive that takes an array of any.
+_OBJECT, _ANY = b"|O", b"*"
 
 # operation, algorithm, reduction, root, digest of what has no room (callable's name, long dtype), count, dtype
 _FINGERPRINT = Struct("<BBBxiI4xQ8s")
@@ -168,6 +169,8 @@ def describe(packed: bytes) -> str:
     called = OPERATIONS[operation] if operation < len(OPERATIONS) else f"operation {operation}"
     if dtype.rstrip(b"\0") == _OBJECT:
         return f"{called}_object"
+    if dtype.rstrip(b"\0") == _ANY:
+        return f"{called}_array"
     facts = []
     if reduction:
         facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")
@@ -185,19 +188,50 @@ def read(packed: bytes) -> tuple[int, int, str]:
     """Root (-1 if there is none), count (-1 if it is not known), and dtype as text, empty if there is no array."""
     operation, _, _, root, _, count, dtype = _FINGERPRINT.unpack(packed)
     text = dtype.rstrip(b"\0")
-    known = operation not in _WITHOUT_ARRAYS and text != _OBJECT
+    known = operation not in _WITHOUT_ARRAYS and text not in (_OBJECT, _ANY)
     return root, -1 if operation in _OF_ROWS else count, text.decode("ascii", "replace") if known else ""
 
 
 NO_FACTS = fingerprint("", np.dtype(np.uint8), 0)
 """Of a call on which no others have to agree."""
 
+ANY_ARRAY = _FINGERPRINT.pack(OPERATIONS.index("send"), 0, 0, -1, 0, 0, _ANY)
+"""Of a receive that makes an array of what comes."""
+
 _BYTES = fingerprint("send", np.dtype(np.uint8), 0)
 
 
 def same_items(sent: bytes, received: bytes) -> bool:
-    """Whether a message may fill a receive: same dtype, or a receive of raw bytes (uint8)."""
-    return _items(sent) == _items(received) or _items(received) == _items(_BYTES)
+    """Whether a message may fill a receive: same dtype, a receive of raw bytes (uint8), or of any array."""
+    if _items(sent) == _items(received):
+        return True
+    if received == ANY_ARRAY:
+        return sent[24:].rstrip(b"\0") != _OBJECT
+    return _items(received) == _items(_BYTES)
+
+
+def items_of(packed: bytes, nbytes: int) -> tuple[np.dtype[Any], int]:
+    """Dtype and number of the items of a message of `nbytes`.
+
+    Of what has a name that is too long for a fingerprint, as structures have, the items are void, of the same size.
+    """
+    _, _, _, _, digest, count, short = _FINGERPRINT.unpack(packed)
+    name = short.rstrip(b"\0").decode("ascii", "replace")
+    dtype = _known(name, digest)
+    return np.dtype((np.void, nbytes // count if count else 0)) if dtype is None else dtype, count
+
+
+def _known(name: str, digest: int) -> np.dtype[Any] | None:
+    """NumPy's or ml_dtypes' dtype of a name, which may have been cut, and then has a digest of the rest."""
+    if not digest:
+        with suppress(TypeError):
+            return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        return None
+    found = (kind for full, kind in vars(ml_dtypes).items() if full[:8] == name and crc32(full[8:].encode()) == digest)
+    return next(map(np.dtype, found), None)
 
 
 def _items(packed: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..deadline import Deadline
 from ..errors import OperationTimeoutError
 from .matching import Probe
-from .operation import OpenReceive, Operation, Receive, Send
+from .operation import Operation, Receive, Send
 from .task import Waiting, peer_of
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
     who = "any rank" if rank < 0 else str(peers[rank])
     if isinstance(operation, Receive):
         total = operation.nbytes or operation.capacity
-        unknown = not total and isinstance(operation, OpenReceive)
-        what = f"no message from {who}" if unknown else f"got {operation.position} of {total} bytes from {who}"
+        # Of a length that is not known yet, or without any bytes, as those of a barrier.
+        what = f"got {operation.position} of {total} bytes from {who}" if total else f"no message from {who}"
     elif isinstance(operation, Probe):
         what = f"no message from {who}"
     else:
         assert isinstance(operation, Send)
-        what = f"sending {len(operation.payload)} bytes to {who}"
+        nbytes = len(operation.payload)
+        what = f"sending {nbytes} bytes to {who}" if nbytes else f"sending an empty message to {who}"
     return f"{what}, which may have stopped or not entered {name}; see its log"
 
 

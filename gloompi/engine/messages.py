@@ -247,7 +247,7 @@ class Messages(Handover):
         except MemoryError as exc:
             self._too_long(source, nbytes, exc)
             return False
-        receive.source, receive.tag, receive.nbytes = source, tag, nbytes
+        receive.source, receive.tag, receive.nbytes, receive.fingerprint = source, tag, nbytes, fingerprint
         return True
 
     def _arrived(self, link: Link, nbytes: int) -> None:

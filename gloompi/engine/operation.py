@@ -106,6 +106,8 @@ class Receive(Operation):
     ----------
     source, tag : int
         What is wanted, wildcards included; after the match, what has come.
+    fingerprint : bytes
+        Likewise.
     capacity : int
         Bytes that there is room for.
     nbytes : int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine.operation import ANY_SOURCE, ANY_TAG
 from ..message import Message
@@ -10,11 +10,14 @@ from ..plans.messages import Status
 from ..request import Request
 from .running import Running
 
+if TYPE_CHECKING:
+    from ..arrays import Array
+
 __all__ = ["Messages"]
 
 
 class Messages(Running):
-    """Send, ssend, recv, sendrecv, their forms for objects, and probes."""
+    """Send, ssend, recv, recv_array, sendrecv, their forms for objects, and probes."""
 
     def send(self, x: Any, dest: int, *, tag: int = 0, timeout: float | None = None) -> None:
         """Send `x` to one rank.
@@ -78,6 +81,34 @@ class Messages(Running):
     def irecv(self, out: Any, source: int, *, tag: int = 0) -> Request:
         """Non-blocking `recv`; `out` must be left alone until it is done."""
         return self._start(self._plan.recv(out, source, tag))
+
+    def recv_array(self, source: int, *, tag: int = 0, timeout: float | None = None) -> Array:
+        """Receive an array of whatever length and dtype is sent, and return it.
+
+        A message does not say which shape its array had.  It says the dtype of numbers, dates and texts, and of bfloat16
+        where ml_dtypes is installed, but not of structures, whose fields are too much for it: their items come as void of
+        the same size, and ``.view(dtype)`` makes them what they were.
+
+        Parameters
+        ----------
+        source, tag : int
+            As for `recv`.  To know where an array came from, take it with `mprobe` and `Message.recv_array`.
+
+        Returns
+        -------
+        ndarray, shape (count,), dtype of what is sent
+
+        Raises
+        ------
+        MismatchError
+            The message is an object.
+        """
+        result: Array = self._run(self._plan.recv_array(source, tag), timeout)
+        return result
+
+    def irecv_array(self, source: int, *, tag: int = 0) -> Request:
+        """Non-blocking `recv_array`."""
+        return self._start(self._plan.recv_array(source, tag))
 
     def sendrecv(
         self,
@@ -152,6 +183,19 @@ class Messages(Running):
     def irecv_object(self, source: int = ANY_SOURCE, *, tag: int = 0) -> Request:
         """Non-blocking `recv_object`."""
         return self._start(self._plan.recv_object(source, tag))
+
+    def sendrecv_object(
+        self, obj: Any, dest: int, source: int, *, sendtag: int = 0, recvtag: int = 0, timeout: float | None = None
+    ) -> Any:
+        """Send an object to one rank, and return the one that is received from one, at the same time.
+
+        See `send_object` and `recv_object`.
+        """
+        return self._run(self._plan.sendrecv_object(obj, dest, source, sendtag, recvtag), timeout)
+
+    def isendrecv_object(self, obj: Any, dest: int, source: int, *, sendtag: int = 0, recvtag: int = 0) -> Request:
+        """Non-blocking `sendrecv_object`; `obj` may be changed at once."""
+        return self._start(self._plan.sendrecv_object(obj, dest, source, sendtag, recvtag))
 
     # -- probes ---------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array, flat_input, flat_output, view
-from ..engine.call import as_bytes
-from ..engine.fingerprint import NO_FACTS, fingerprint
+from ..engine.call import as_array, as_bytes
+from ..engine.fingerprint import ANY_ARRAY, NO_FACTS, fingerprint, items_of
 from ..engine.matching import Arrival, Probe
 from ..engine.messages import EAGER_NBYTES
 from ..engine.operation import ANY_SOURCE, OpenReceive, Operation, Receive, Steps
@@ -21,7 +21,8 @@ __all__ = ["MessagePlans", "Status"]
 
 # What the fingerprint of an object's message says.
 _OBJECT = np.dtype(object)
-_BYTES = np.dtype(np.uint8)
+_ANY_OBJECT = fingerprint("send", _OBJECT, 0)
+_ANY_BYTES = fingerprint("send", np.dtype(np.uint8), 0)
 
 
 class Status(NamedTuple):
@@ -45,12 +46,12 @@ class MessagePlans(PlanBase):
 
     def recv(self, out: Any, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive a message, or, like the other receives, the very one that a matched probe has found."""
-        receive, finish = self._incoming(out, source, tag)
+        receive, finish = self._incoming(out, source, tag, "; recv_object takes any object, recv_array any array")
         return self._receiving("recv", receive, arrival, finish)
 
     def sendrecv(self, x: Any, dest: int, out: Any, source: int, sendtag: int, recvtag: int) -> Task:
         send, _ = self._outgoing(x, dest, sendtag, False)
-        receive, finish = self._incoming(out, source, recvtag)
+        receive, finish = self._incoming(out, source, recvtag, "; sendrecv_object takes any object")
 
         def steps(task: Task) -> Steps:
             if task.prompt and receive.capacity <= EAGER_NBYTES:
@@ -63,7 +64,7 @@ class MessagePlans(PlanBase):
 
         return Task("sendrecv", steps, finish, receive.fingerprint, self._named(receive.source))
 
-    def together(self, first: Task, second: Task) -> Task:
+    def together(self, first: Task, second: Task, name: str = "sendrecv") -> Task:
         """Two messages as one operation; the result is the first's."""
 
         def steps(task: Task) -> Steps:
@@ -73,7 +74,17 @@ class MessagePlans(PlanBase):
             for each in both:
                 yield from each
 
-        return Task("sendrecv", steps, first.finish, first.mark, first.peer)
+        return Task(name, steps, first.finish, first.mark, first.peer)
+
+    def recv_array(self, source: int, tag: int, arrival: Arrival | None = None) -> Task:
+        """Receive an array of any length and dtype; the result is a new one."""
+        receive = self._open(None, source, tag, ANY_ARRAY)
+
+        def finish() -> Array:
+            dtype, count = items_of(receive.fingerprint, receive.nbytes)
+            return as_array(receive.data).view(dtype) if receive.nbytes else np.empty(count, dtype)
+
+        return self._receiving("recv_array", receive, arrival, finish)
 
     # -- objects and messages of any length ----------------------------------------------------------------------------
 
@@ -89,13 +100,16 @@ class MessagePlans(PlanBase):
         return Task("ssend_object" if synchronous else "send_object", steps, nothing, mark, dest)
 
     def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Task:
-        receive = self._open(None, source, tag, _OBJECT)
+        receive = self._open(None, source, tag, _ANY_OBJECT)
         return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, self.pickler))
+
+    def sendrecv_object(self, obj: Any, dest: int, source: int, sendtag: int, recvtag: int) -> Task:
+        return self.together(self.recv_object(source, recvtag), self.send_object(obj, dest, sendtag), "sendrecv_object")
 
     def recv_any(self, buffer: Array | None, source: int, tag: int, arrival: Arrival | None = None) -> Task:
         """Receive the bytes of whatever comes, into `buffer` where they fit; the result is a Status and the bytes."""
-        receive = self._open(buffer, source, tag, _BYTES)
-        mark = NO_FACTS if buffer is None else fingerprint("send", _BYTES, receive.capacity)
+        receive = self._open(buffer, source, tag, _ANY_BYTES)
+        mark = NO_FACTS if buffer is None else fingerprint("send", np.dtype(np.uint8), receive.capacity)
         return self._receiving("recv", receive, arrival, lambda: (self._status(receive), receive.data), mark)
 
     # -- probes --------------------------------------------------------------------------------------------------------
@@ -157,9 +171,9 @@ class MessagePlans(PlanBase):
         channel = self._conversation.messages
         return lambda: self._engine.messages.send(channel, dest, tag, as_bytes(flat), mark, synchronous), mark
 
-    def _incoming(self, out: Any, source: int, tag: int) -> tuple[Receive, Callable[[], Status]]:
+    def _incoming(self, out: Any, source: int, tag: int, otherwise: str) -> tuple[Receive, Callable[[], Status]]:
         source, tag = self._wanted(source, tag)
-        whole = view(out, "out")
+        whole = view(out, "out", otherwise)
         result, target = flat_output(whole, "out", whole.shape, whole.dtype)
         if not result.flags.c_contiguous:
             target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
@@ -173,10 +187,9 @@ class MessagePlans(PlanBase):
 
         return receive, finish
 
-    def _open(self, buffer: Array | None, source: int, tag: int, dtype: np.dtype[Any]) -> OpenReceive:
+    def _open(self, buffer: Array | None, source: int, tag: int, mark: bytes) -> OpenReceive:
         source, tag = self._wanted(source, tag)
         memory = None if buffer is None else as_bytes(buffer)
-        mark = fingerprint("send", dtype, 0)
         return OpenReceive(self._conversation.messages, source, tag, memory, 0 if memory is None else len(memory), mark)
 
     def _status(self, message: Receive | Arrival) -> Status:

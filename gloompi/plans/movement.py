@@ -24,7 +24,7 @@ class MovementPlans(PlanBase):
 
     def broadcast(self, x: Any, root: int, algorithm: str) -> Task:
         root = self._peer(root, "root")
-        target = view(x, "x")
+        target = view(x, "x", "; broadcast_object takes any object")
         if root != self._rank and not target.flags.writeable:
             raise ValueError("x is read-only, and this rank receives into it")
         flat = (target if target.flags.c_contiguous else np.ascontiguousarray(target)).reshape(-1)
@@ -74,7 +74,7 @@ class MovementPlans(PlanBase):
             raise ValueError("out is needed on every rank but the root: it says which shape and dtype come")
         else:
             result = view(out, "out")
-            result, target = flat_output(out, "out", result.shape, result.dtype)
+            result, target = flat_output(result, "out", result.shape, result.dtype)
         mark = fingerprint("scatter", target.dtype, target.size, root)
         return self._collective(
             "scatter", mark, lambda call: scatter.scatter(call, flat, target, root), lambda: copied_back(result, target)

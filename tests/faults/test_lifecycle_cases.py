@@ -104,8 +104,9 @@ def test_case_39_a_second_thread_that_waits_too_long_is_told_which_one_is_in_the
         inside, go = threading.Event(), threading.Event()
 
         def blocking(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            inside.set()
-            assert go.wait(30)
+            if len(a) > 1:  # not when it is tried
+                inside.set()
+                assert go.wait(30)
             return a + b
 
         blocking.__name__ = "add"

@@ -310,6 +310,18 @@ def recv(ctx: Context) -> None:
             ctx.barrier()  # or a fast neighbour's next message would match the wildcards of this round
 
 
+def recv_array(ctx: Context) -> None:
+    """Round a ring, from a known and from any source."""
+    right, left = (ctx.rank + 1) % ctx.size, (ctx.rank - 1) % ctx.size
+    for form in forms(ctx, "recv_array"):
+        for count in COUNTS:
+            for source, tag in ((left, 3), (ANY_SOURCE, ANY_TAG)):
+                sending = ctx.isend(_values(ctx.rank, count), right, tag=3)
+                np.testing.assert_array_equal(form(source, tag=tag), _values(left, count))
+                sending.wait()
+            ctx.barrier()  # as in recv
+
+
 def sendrecv(ctx: Context) -> None:
     right, left = (ctx.rank + 1) % ctx.size, (ctx.rank - 1) % ctx.size
     for form in forms(ctx, "sendrecv"):
@@ -359,6 +371,13 @@ def recv_object(ctx: Context) -> None:
                 _same(form(source, tag=tag), _object(left, count))
                 sending.wait()
             ctx.barrier()  # or a fast neighbour's next message would match the wildcards of this round
+
+
+def sendrecv_object(ctx: Context) -> None:
+    right, left = (ctx.rank + 1) % ctx.size, (ctx.rank - 1) % ctx.size
+    for form in forms(ctx, "sendrecv_object"):
+        for count in COUNTS:
+            _same(form(_object(ctx.rank, count), right, left, sendtag=5, recvtag=5), _object(left, count))
 
 
 def _until(look: Callable[[], Any]) -> Any:
@@ -439,10 +458,12 @@ OPERATIONS: dict[str, Callable[[Context], None]] = {
         exscan_object,
         send,
         recv,
+        recv_array,
         sendrecv,
         ssend,
         send_object,
         recv_object,
+        sendrecv_object,
         ssend_object,
         probe,
         iprobe,
