@@ -68,6 +68,8 @@ class Connections:
     scratch : Scratch
     root : Conversation
         Of all ranks; others are made with `join`.
+    leaving : bool
+        The interpreter ends, and says goodbye for those that are still open.
     watches : list of callable
         Called when the engine is about to close its connections, and when a conversation has ended.
     """
@@ -86,6 +88,7 @@ class Connections:
         self.size = len(peers)
         self.peers = tuple(peers)
         self.error: GloompiError | None = None
+        self.leaving = False
         self.scratch = Scratch()
         self.ready: deque[Task] = deque()
         self.turn = Turn(self._abort)
