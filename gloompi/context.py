@@ -12,7 +12,7 @@ from .deadline import Deadline, check_timeout
 from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .engine.recorder import CallRecord
-from .errors import summary
+from .errors import is_clean, summary
 from .operations import Operations
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _CONNECT_TIMEOUT = 300.0
 class Context(Operations):
     """A group of ranks that are connected to each other.
 
-    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  Any number of
-    threads may use it at the same time: one that waits lets the others in.  The first error that concerns other ranks breaks
-    it, here and on every peer; later operations raise the same error.  Use it in a ``with`` statement: leaving it with an
-    exception tells the peers instead of letting them wait.
+    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  Any number of threads may use it
+    at the same time: one that waits lets the others in.  The first error that concerns other ranks breaks it, here and on
+    every peer; later operations raise the same error.  Use it in a ``with`` statement: leaving it with an exception, other
+    than that of ``sys.exit(0)``, tells the peers instead of letting them wait.
 
     Every operation takes ``timeout``, in seconds for the whole call; the default is the Context's own, and
     ``float("inf")`` is no limit.  Arrays may be anything that NumPy sees without a copy: ndarrays of any shape, strides and
@@ -291,8 +291,9 @@ class Context(Operations):
         open as long as another Context made by `dup` or `split` uses them.  Inside a call on one of those, as in a
         ``__del__`` that the garbage collector runs, it does not wait: this one then ends when what was begun in it has, and
         the next call says goodbye.  When the interpreter ends, other than by an
-        exception, a Context that is still open says goodbye too, unless a peer has yet to ask for a message that was begun
-        to be sent: that is not waited for, and the peers take it for a loss.
+        exception, a Context that is still open says goodbye too, after exit functions and the ``__del__`` of the program's
+        objects, which may use it; unless a peer has yet to ask for a message that was begun to be sent: that is not waited
+        for, and the peers take it for a loss.
 
         Raises
         ------
@@ -320,7 +321,7 @@ class Context(Operations):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        if exc is None:
+        if exc is None or is_clean(exc):
             self.close()
         else:
             self.abort(summary(exc))
@@ -329,7 +330,7 @@ class Context(Operations):
         conversation = getattr(self, "_conversation", None)
         if conversation is None:
             return
-        if self._engine.closed:
+        if self._engine.closed or self._engine.leaving:
             self._engine.drop(conversation)
         elif not (conversation.closed or conversation.freed):
             text = f"{self!r} was not closed"

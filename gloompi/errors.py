@@ -18,6 +18,8 @@ __all__ = [
     "PeerLostError",
     "RendezvousError",
     "SystemCallError",
+    "is_clean",
+    "summary",
 ]
 
 
@@ -229,6 +231,13 @@ _BY_NAME: dict[str, type[GloompiError]] = {
 def summary(exc: BaseException) -> str:
     """What peers are told of an exception: ``"ValueError: boom"``."""
     return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+
+
+def is_clean(exc: BaseException | None) -> bool:
+    """Whether a program that ends with this exception, if any, ends as it should: ``sys.exit()`` and ``sys.exit(0)``."""
+    if isinstance(exc, SystemExit):
+        return exc.code is None or (isinstance(exc.code, int) and exc.code == 0)
+    return exc is None
 
 
 def rebuild(name: str, facts: dict[str, Any], reported_by: int | None, interrupted: str = "") -> GloompiError:

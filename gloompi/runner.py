@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import ModuleType, TracebackType
 from typing import NoReturn
 
-from .errors import GloompiError
+from .errors import GloompiError, is_clean
 
 __all__ = ["run"]
 
@@ -39,11 +39,11 @@ def run(arguments: list[str]) -> int:
     try:
         _execute(arguments)
     except SystemExit as exc:
-        code = exc.code
-        if code in (None, 0):
+        if is_clean(exc):
             return 0
         if os.getpid() != process:
             raise
+        code = exc.code
         if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1

@@ -849,6 +849,35 @@ def test_leaving_a_with_block_by_an_exception_tells_the_peers() -> None:
     run_ranks(2, body)
 
 
+@pytest.mark.parametrize("code", [None, 0, False])
+def test_leaving_a_with_block_by_a_clean_exit_closes(code: object) -> None:
+    def body(ctx: Context) -> None:
+        child = ctx.dup()
+        with pytest.raises(SystemExit), child:
+            raise SystemExit(code)
+        assert child.closed
+        assert ctx.allreduce(np.ones(1)).tolist() == [2]
+
+    run_ranks(2, body)
+
+
+@pytest.mark.parametrize("code", [1, True, "no such table", "", 0.0])
+def test_leaving_a_with_block_by_another_exit_tells_the_peers(code: object) -> None:
+    text = "it aborted: SystemExit" + (f": {code}" if str(code) else "")
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 0:
+            with pytest.raises(SystemExit), ctx.dup():
+                raise SystemExit(code)
+        else:
+            child = ctx.dup()
+            with pytest.raises(PeerLostError, match=rf"{re.escape(text)} \(reported"):
+                child.barrier()
+        assert ctx.closed
+
+    run_ranks(2, body)
+
+
 def test_aborting_a_closed_child_leaves_the_others_alone() -> None:
     def close_and_raise(child: Context) -> None:
         with child:

@@ -436,6 +436,22 @@ def test_the_sockets_are_freed_where_the_warning_is_an_error(monkeypatch: pytest
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_the_sockets_are_freed_where_all_contexts_of_a_rank_are_collected_at_once() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    first, second = connected(2)
+    program: dict[str, Any] = {"ctx": first, "twins": [first.dup(), first.dup()]}
+    program["itself"] = program
+    with second.dup(), second.dup(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del first, program
+        gc.collect()
+        texts = [str(warning.message) for warning in caught]
+        assert texts.count("<gloompi.Context rank 0 of 2> was not closed") == 3
+        with pytest.raises(PeerLostError):
+            second.recv(np.empty(1), 0)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @transports
 def test_a_context_that_is_collected_as_part_of_a_cycle_warns(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
     """The collector may close its sockets before it comes to the Context."""

@@ -172,6 +172,99 @@ sys.exit()
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("way", ["runner", "import"])
+def test_a_master_may_end_its_workers_at_the_very_end(mpi_jobs: None, tmp_path: Path, way: str) -> None:
+    """As with mpi4py, which finalizes MPI after the interpreter: in exit functions, finalizers and `__del__`."""
+    text = """
+import atexit, weakref
+atexit.register(lambda: rank == 0 and tell("exit function of before"))
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+rank = world.rank
+
+def tell(how):
+    for worker in range(1, world.size):
+        world.send(how, worker)
+
+class Pool:
+    def __init__(self, how):
+        self.how, self.comm = how, world.Dup()  # never freed
+    def __del__(self):
+        tell(self.how)
+        self.comm.Free()
+
+sys.excepthook = lambda *_: MPI.COMM_WORLD.Abort(1)  # keeps all globals alive
+
+if rank:
+    for how in ("finalizer", "exit function", "exit function of before", "pool in a cycle", "pool"):
+        assert world.recv(source=0) in (how, "pool", "pool in a cycle")
+    os.write(1, b"told 5 times\\n")
+    sys.exit(0)
+pool, cycle = Pool("pool"), Pool("pool in a cycle")
+cycle.itself = cycle
+atexit.register(tell, "exit function")
+weakref.finalize(pool, tell, "finalizer")
+"""
+    path = tmp_path / "program.py"
+    text = "import os, sys\n" + text
+    # Without the runner, a worker's end is seen by those who still need it as with it.
+    path.write_text(text if way == "runner" else text.replace("from mpi4py import MPI", "from gloompi import MPI"))
+    done = run(3, str(path)) if way == "runner" else Job(3, str(path)).finish(40)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("told 5 times\n") == 2
+    assert done.stderr == ""
+
+
+def test_a_thread_in_a_receive_does_not_keep_the_end(mpi_jobs: None, tmp_path: Path) -> None:
+    text = """
+import threading
+if rank == 0:
+    threading.Thread(target=MPI.COMM_WORLD.recv, daemon=True).start()
+else:
+    MPI.COMM_SELF.Barrier()
+time.sleep(0.3)
+"""
+    began = time.monotonic()
+    done = run(2, script(tmp_path, text))
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 20
+
+
+def test_pytest_with_warnings_as_errors(mpi_jobs: None, tmp_path: Path) -> None:
+    """Communicators that nobody frees; and objects that communicate when pytest ends."""
+    path = tmp_path / "test_program.py"
+    path.write_text("""
+import atexit, gc, os
+import pytest
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+
+if world.rank == 1:
+    atexit.register(lambda: os.write(1, world.recv(source=0).encode()))
+else:
+    atexit.register(lambda: world.send("over", 1))
+
+@pytest.mark.mpi
+def test_split_not_freed():
+    def split():
+        return world.Split(0, 0).allreduce(1)
+    assert split() == world.size
+    gc.collect()
+
+@pytest.mark.mpi
+def test_dup_not_freed():
+    dup = world.Dup()
+    assert dup.bcast(3) == 3
+    del dup
+    gc.collect()
+""")
+    done = run(2, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-c", os.devnull, "--with-mpi", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("2 passed") == 2
+    assert done.stdout.count("over") == 1
+    assert "Exception ignored" not in done.stderr
+
+
 def test_finalize_then_exit_code(mpi_jobs: None, tmp_path: Path) -> None:
     text = """
 world = MPI.COMM_WORLD

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 
 import pytest
 
@@ -61,6 +63,34 @@ def test_a_second_thread_waits_and_says_for_whom() -> None:
     name = threading.current_thread().name
     reason = f"thread {name!r} is in allreduce #1 on the same Context, which serves one at a time"
     assert [str(exc) for exc in caught] == [f"send timed out after 0.1 s: {reason}"]
+    turn.give()
+
+
+def test_nobody_is_waited_for_at_the_interpreters_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other threads stand still then: who has the turn will never give it."""
+    turn, taken, go = Turn(Aborted()), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        turn.take(Deadline(30.0), "recv", doing)
+        taken.set()
+        go.wait(30)
+        turn.give()
+
+    holder = in_thread(hold, "holder")
+    taken.wait(30)
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    began = time.monotonic()
+    for limit in (20.0, None):
+        with pytest.raises(OperationTimeoutError) as caught:
+            turn.take(Deadline(limit), "close", doing)
+        assert str(caught.value) == (
+            "close timed out after 0.0 s: thread 'holder' is in allreduce #1 on the same Context, which serves one at a "
+            "time, and stands still at the interpreter's end"
+        )
+    assert time.monotonic() - began < 5
+    go.set()
+    holder.join(30)
+    turn.take(Deadline(1.0), "close", doing)
     turn.give()
 
 

@@ -69,6 +69,8 @@ class Connections:
     scratch : Scratch
     root : Conversation
         Of all ranks; others are made with `join`.
+    leaving : bool
+        The interpreter ends, and says goodbye for those that are still open.
     sleepers : Sleepers
         The threads that wait.
     watches : list of callable
@@ -89,6 +91,7 @@ class Connections:
         self.size = len(peers)
         self.peers = tuple(peers)
         self.error: GloompiError | None = None
+        self.leaving = False
         self.scratch = Scratch()
         self.ready: deque[Task] = deque()
         self.turn = Turn(self._abort)

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from math import inf
 from threading import get_ident
 from time import monotonic
 from typing import Any, TypeVar
 
 from ..deadline import Deadline
+from ..ending import at_the_end
 from ..errors import ContextClosedError, GloompiError
 from .connections import alive
 from .conversation import Conversation
@@ -25,7 +27,7 @@ from .messages import CLOSED
 from .parting import Parting
 from .task import Task, Waiting
 
-__all__ = ["Engine"]
+__all__ = ["LATE_IMPORTS", "Engine"]
 
 Result = TypeVar("Result")
 
@@ -35,7 +37,14 @@ _ASK_SECONDS = 0.05
 # Turns of one test(): a transfer that goes on must not keep the caller.
 _TEST_MOVES = 16
 
-# How long the end of the interpreter waits for the goodbyes of Contexts that nobody has closed.
+# What calls import when they need it. At the interpreter's end only what is loaded can be imported, and exit functions and
+# the __del__ of a program's objects may still make calls, which may fail.
+LATE_IMPORTS = (
+    *("hashlib", "logging", "socket"),
+    *("gloompi.engine.remnants", "gloompi.engine.shrinking", "gloompi.transport.options"),
+)
+
+# How long the end of the interpreter waits for the goodbyes of all Contexts that nobody has closed.
 _EXIT_SECONDS = 0.5
 
 
@@ -283,13 +292,12 @@ class Engine(Parting):
         if gone is not None:
             self._lose(gone, CLOSED)
 
-    def depart(self) -> None:
+    def depart(self, deadline: Deadline) -> None:
         """The interpreter ends: say goodbye, as `close`, if all that was begun to be sent is on its way.
 
         Others may still be in the call that this rank has just been through, and need nothing more of it.  To them, the end
         of a connection without a goodbye would be a loss.
         """
-        deadline = Deadline(_EXIT_SECONDS)
         # In time or not, the process ends, and what it has not said goodbye to takes that for the loss that it is then.
         with suppress(GloompiError, RuntimeError):
             self.exclusively(deadline, "exit", self._depart, deadline)
@@ -352,15 +360,26 @@ def _begun_elsewhere(engine: Engine) -> list[Engine]:
     return [each for each in others if each.unfinished and each.turn.busy != me]  # not from within an op of its own
 
 
-def _depart_all() -> None:
+def _prepare_to_depart() -> None:
     if getattr(sys, "last_value", None) is not None:
         return  # an exception ends the program, and that is a loss
     engines = [engine for engine in alive if isinstance(engine, Engine) and not engine.closed]
+    if engines:
+        for name in LATE_IMPORTS:
+            import_module(name)
+        for engine in engines:
+            engine.leaving = True
+        at_the_end(lambda: _depart_all(engines))
+
+
+def _depart_all(engines: list[Engine]) -> None:
+    engines = [engine for engine in engines if not engine.closed]
+    deadline = Deadline(_EXIT_SECONDS)
     for engine in engines:
-        engine.depart()
+        engine.depart(deadline)
     for engine in engines:
         text = f"a Context of rank {engine.rank} of {engine.size} was not closed before the interpreter ended"
         warnings.warn(text, ResourceWarning, stacklevel=1)
 
 
-atexit.register(_depart_all)
+atexit.register(_prepare_to_depart)

@@ -163,12 +163,15 @@ class Parting(Connections):
         """End a conversation that nobody has any more; if it is the last, close all connections: a loss for the peers.
 
         This may run anywhere, by the garbage collector even inside a call: it takes no lock, and the next call says goodbye.
+        When the interpreter ends, what nobody has any more may still be used by the __del__ of its user.
         """
         if self.error is not None:
             self._conversations.discard(conversation)
             if not self._conversations:
                 self.let_go()
-        elif conversation.freed or self._conversations != {conversation}:
+        elif self.leaving:
+            return
+        elif conversation.freed or not self._conversations <= {conversation, *self._dropped}:
             self._dropped.append(conversation)
         else:
             self.error = ContextClosedError("this Context was collected without having been closed")

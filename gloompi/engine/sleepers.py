@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ class Sleepers:
         Called by the holder of the turn, who has it again afterwards.  `beside`: other descriptors that may wake it.
         """
         me = threading.get_ident()
-        polls = not self._polling
+        polls = not self._polling or sys.is_finalizing()  # when the interpreter ends, all other threads stand still
         event = None if polls else threading.Event()
         tell = self._poller.wake if event is None else event.set
         self.calls[me] = task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from time import sleep
@@ -66,18 +67,21 @@ class Turn:
         Raises
         ------
         OperationTimeoutError
-            Another thread kept it for all of the budget.
+            Another thread kept it for all of the budget, or the interpreter ends and it is in an operation.
         RuntimeError
             This thread is in an operation already.
         """
         me = threading.get_ident()
         if not self._lock.acquire(False):
             holder = self.holder
-            if not self._queue_up(me, deadline.remaining()):
-                assert deadline.timeout is not None
+            # At the interpreter's end all other threads stand still: who has it now will never give it.
+            ending = sys.is_finalizing()
+            if not self._queue_up(me, 0.0 if ending else deadline.remaining()):
                 name = next((thread.name for thread in threading.enumerate() if thread.ident == holder), "?")
                 reason = f"thread {name!r} is in {doing()} on the same Context, which serves one at a time"
-                raise OperationTimeoutError(what, deadline.timeout, reason)
+                if ending:
+                    reason += ", and stands still at the interpreter's end"
+                raise OperationTimeoutError(what, 0.0 if ending else deadline.timeout or 0.0, reason)
         if self.busy or me in self.resting:  # and yet the lock let this thread in: it is in an operation already
             self._lock.release()
             raise RuntimeError(f"{what} was called from within {doing()} on the same Context, by a signal handler or an op")

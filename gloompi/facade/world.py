@@ -10,6 +10,7 @@ from types import TracebackType
 from mpi4py import MPI as mpi
 
 from ..context import Context
+from ..ending import at_the_end
 from ..errors import summary
 from .communicator import CommContext
 
@@ -36,7 +37,7 @@ class World:
         self._failure: BaseException | None = None
         self._hook = sys.excepthook
         sys.excepthook = self._note
-        atexit.register(self.end)
+        atexit.register(self._exit)
 
     def _note(self, kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
         """Remember the exception that ends the program; at an interactive prompt it does not."""
@@ -44,14 +45,21 @@ class World:
             self._failure = exc
         self._hook(kind, exc, trace)
 
+    def _exit(self) -> None:
+        """After an exception that nobody has caught, tell the others; else the program's objects may still communicate."""
+        self._hook = sys.__excepthook__  # the program's, perhaps
+        if self._ended:
+            return
+        if self._failure is not None:
+            self.fail(self._failure)
+        else:
+            at_the_end(self.end)
+
     def end(self) -> None:
-        """Close the connections; after an exception that nobody has caught, tell the others of it."""
+        """Close the connections."""
         if self._ended:
             return
         self._ended = True
-        if self._failure is not None:
-            self.fail(self._failure)
-            return
         engine = self.context._engine
         for conversation in tuple(engine._conversations - {self.context._conversation}):
             engine.forget(conversation)
