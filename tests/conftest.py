@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("GLOOMPI_") or name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if name.startswith("GLOOMPI_") or name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "COLUMNS"):
             monkeypatch.delenv(name)
 
 

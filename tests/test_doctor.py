@@ -11,18 +11,26 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from examined import examined
 from launch import JOBS, Job, mpiexec, vendor
 from servers import free_port
+
+from gloompi import Device
+from gloompi.doctor.findings import diagnose
+from gloompi.doctor.trial import Outcome, try_out
+from gloompi.rendezvous.local import LocalExchange, local_exchanges
+from gloompi.transport.device import Listeners
 
 pytest.importorskip("rich", reason="needs rich: pip install 'gloompi[doctor]'")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'gloompi[doctor]'")
 
-# Notes about crowded hosts depend on where the tests run.
-NOTES = re.compile(r"note .* they wait for each other\n")
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 # A job that hangs would reach it; one that notices a rank's end needs the seconds in jobs/ailing_rank.py.
 LIMIT = 30.0
@@ -39,12 +47,19 @@ def ailing(n: int, ailment: str, ranks: str, *args: object, **options: Any) -> D
     return Job(n, "ailing_rank.py", ailment, ranks, *args, **options).finish(LIMIT)
 
 
+def healthy(n: int, *args: object, **options: Any) -> Done:
+    """Its word on a job without one, and on a host that has nothing else to do."""
+    return ailing(n, "none", "", *args, **options)
+
+
+NOTHING = r"(?:note .* they wait for each other\nnothing is wrong but what the notes say|nothing is wrong)\n\Z"
+
 # -- healthy --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_text(mpi_jobs: None, n: int) -> None:
-    done = doctor(n)
+    done = healthy(n)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     text = done.stdout
@@ -60,15 +75,19 @@ def test_text(mpi_jobs: None, n: int) -> None:
     if n > 1:
         assert re.search(rf"│ {n * (n - 1) // 2} +│ unix +│ same host +│ +\d+ us │ +\d+ MB/s │", text)
         assert "\nMB/s from rank to rank, round trip in us" in text
-        assert len(re.findall(rf"^│ \d │(?: +\d+ │|      +│){{{n}}}$", text, re.MULTILINE)) == n
-    assert NOTES.sub("", text).endswith("┘\nnothing is wrong\n")
+        assert len(re.findall(rf"^│ \d │(?: +\d+ │| +│){{{n}}}$", text, re.MULTILINE)) == n
+    assert text.splitlines()[2] == "load average of the last minute: 0.00"
+    assert re.search("┘\n" + NOTHING, text)
 
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_json(mpi_jobs: None, n: int) -> None:
-    found = json.loads(doctor(n, "--json").stdout)
+    found = json.loads(healthy(n, "--json").stdout)
     assert found["ok"]
     assert {each["severity"] for each in found["findings"]} <= {"note"}
+    assert {(each["processors"], each["load"], each["encrypts"]) for each in found["ranks"]} == {
+        (os.cpu_count(), 0.0, False)
+    }
     assert [each["rank"] for each in found["ranks"]] == list(range(n))
     assert {len(each["buffers"]) for each in found["ranks"]} == {4}
     assert [(link["source"], link["target"]) for link in found["links"]] == [
@@ -84,7 +103,7 @@ def test_json(mpi_jobs: None, n: int) -> None:
 def test_json_to_file_and_picture(mpi_jobs: None, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    done = doctor(2, "--json", tmp_path / "job.json", "--plot", tmp_path / "matrix.png")
+    done = healthy(2, "--json", tmp_path / "job.json", "--plot", tmp_path / "matrix.png")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(json.loads((tmp_path / "job.json").read_text())["links"]) == 2
     pixels = imread(tmp_path / "matrix.png")
@@ -105,7 +124,7 @@ def test_binding_to_cores_is_not_crowding(mpi_jobs: None) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs 2 cores")
     flag = "--bind-to" if vendor() == "openmpi" else "-bind-to"
-    command = f"{mpiexec()} {flag} core -n 2 {sys.executable} -m gloompi doctor --no-measure".split()
+    command = f"{mpiexec()} {flag} core -n 2 {sys.executable} {JOBS / 'ailing_rank.py'} none 0 --no-measure".split()
     done = subprocess.run(command, env={**os.environ, **AS_ROOT}, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert done.stdout.endswith("┘\nnothing is wrong\n"), done.stdout
 
@@ -113,12 +132,14 @@ def test_binding_to_cores_is_not_crowding(mpi_jobs: None) -> None:
 # -- on a terminal --------------------------------------------------------------------------------------------------------
 
 
-def on_terminal(columns: int, redirection: str = "") -> str:
+def on_terminal(columns: int, redirection: str = "", **more: str) -> str:
     """What appears on a terminal on which the doctor runs, its output redirected in the shell."""
-    run = f"{mpiexec()} -n 2 {sys.executable} -m gloompi doctor {redirection}; true"  # the shell stays its parent
+    program = JOBS / "ailing_rank.py"
+    run = f"{mpiexec()} -n 2 {sys.executable} {program} none 0 {redirection}; true"  # the shell stays its parent
     command = [sys.executable, str(JOBS / "on_terminal.py"), str(columns), run]
     environment = {**os.environ, **AS_ROOT, "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
+    environment |= more
     done = subprocess.run(command, env=environment, capture_output=True, timeout=LIMIT, check=True)
     return done.stdout.decode()
 
@@ -133,6 +154,14 @@ def test_terminal(mpi_jobs: None, columns: int, width: int) -> None:
     assert lines[0].startswith("2 ranks on 1 host")  # the bar is gone before the text comes
     assert "nothing is wrong" in lines
     assert max(map(len, lines)) == width
+
+
+@pytest.mark.parametrize("columns", ["70", "110"])
+def test_columns_of_the_environment(mpi_jobs: None, columns: str) -> None:
+    for text in (healthy(2, env={"COLUMNS": columns}).stdout, on_terminal(90, COLUMNS=columns)):
+        lines = re.sub(r"\x1b\[[\d;?]*\w", "", text.rpartition("\x1b[2K")[2]).splitlines()
+        assert max(map(len, lines)) == int(columns)
+    assert max(map(len, healthy(2, env={"COLUMNS": "wide"}).stdout.splitlines())) > 120
 
 
 @pytest.mark.parametrize("redirection", ["> {}", "| cat > {}"])
@@ -232,6 +261,116 @@ def test_store_is_shown_as_it_is(tmp_path: Path) -> None:
     assert rank.stdout.splitlines()[1].endswith(f", GLOOMPI_STORE=file://{tmp_path}/store")
 
 
+# -- hosts that have no time ----------------------------------------------------------------------------------------------
+
+
+def test_busy_host(mpi_jobs: None) -> None:
+    done = ailing(2, "load=77.5", "0,1", "--no-measure")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[2] == "load average of the last minute: 77.50"
+    assert re.search(
+        r"^note (\S+) is busy: 77\.3 processes besides this job's ranks want to run on its \d+ cores? \(", done.stdout, re.M
+    )
+    assert done.stdout.endswith("nothing is wrong but what the notes say\n")
+
+
+def test_slow_round_trips(mpi_jobs: None) -> None:
+    done = ailing(2, "slow=1e-6", "0,1")
+    assert done.returncode == 1
+    slow = r"^warning round trips within \S+ are slow: \d+ us at best, less than 1 us are usual\n +look for load, "
+    assert re.search(slow, done.stdout, re.MULTILINE)
+    assert "nothing is wrong" not in done.stdout
+
+
+def test_load_of_this_host(mpi_jobs: None) -> None:
+    assert re.fullmatch(r"load average of the last minute: \d+\.\d\d", doctor(1).stdout.splitlines()[2])
+
+
+# -- encryption -----------------------------------------------------------------------------------------------------------
+
+ENCRYPTED = {"GLOOMPI_TLS": "1", "GLOOMPI_TRANSPORT": "tcp"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_what_is_tried_is_what_will_be_used(mpi_jobs: None, n: int) -> None:
+    pytest.importorskip("cryptography", reason="needs cryptography: pip install 'gloompi[tls]'")
+    found = json.loads(healthy(n, "--json", env=ENCRYPTED).stdout)
+    assert found["ok"]
+    assert [each["encrypts"] for each in found["ranks"]] == [True] * n
+    assert all(link["transport"] == "tls" and link["why"].startswith("same host, loopback") for link in found["links"])
+    assert all(1e6 < link["bandwidth"] < 1e12 for link in found["links"])
+
+
+def test_table_says_what_is_encrypted(mpi_jobs: None) -> None:
+    pytest.importorskip("cryptography", reason="needs cryptography: pip install 'gloompi[tls]'")
+    text = healthy(2, env=ENCRYPTED).stdout
+    assert re.search(r"┃ best round trip ┃ best bandwidth ┃\n.*\n│ \S+ +│ \S+ +│ 1 +│ tls +│ same host, loopback │", text)
+    assert re.search(r"│ 1 +│ unix +│ same host +│", healthy(2, env={"GLOOMPI_TLS": "1"}).stdout)  # it stays in the kernel
+
+
+def test_one_rank_does_not_encrypt(mpi_jobs: None) -> None:
+    pytest.importorskip("cryptography", reason="needs cryptography: pip install 'gloompi[tls]'")
+    done = ailing(3, "setting=GLOOMPI_TLS:0", "1", env=ENCRYPTED)
+    assert done.returncode == 1
+    text = (
+        r"^error rank 1 \(.*\) does not encrypt and rank 0 \(.*\) does: no program can connect them, and here they were "
+        r"connected without TLS\n +set GLOOMPI_TLS=1 on all ranks, or on none\n"
+    )
+    assert re.search(text, done.stdout, re.MULTILINE)
+    assert re.search(r"│ 3 +│ tcp +│", done.stdout)
+
+
+def test_package_for_encryption_is_missing(mpi_jobs: None) -> None:
+    done = ailing(2, "without=cryptography", "1", "--no-measure", env=ENCRYPTED)
+    assert done.returncode == 1
+    text = (
+        r"^error rank 1 \((.*)\) cannot listen: Device\(tls=True\) \(GLOOMPI_TLS=1\) needs the package cryptography: pip "
+        r"install 'gloompi\[tls\]'\n +install it on \1, or set GLOOMPI_TLS=0 on all ranks\n"
+    )
+    assert re.search(text, done.stdout, re.MULTILINE)
+    assert "GLOOMPI_SOCKET_IFNAME" not in done.stdout
+
+
+def test_connection_that_cannot_be_encrypted(nothing_leaks: None) -> None:
+    """Rank 1 shows another certificate than its record describes; the other pair is encrypted and can be used."""
+    pytest.importorskip("cryptography", reason="needs cryptography: pip install 'gloompi[tls]'")
+    from gloompi.transport.certificate import make_certificate
+
+    class Other(Device):
+        def listen(self, backlog: int) -> Listeners:
+            listeners = super().listen(backlog)
+            assert listeners.certificate is not None
+            listeners.certificate.close()
+            return listeners._replace(certificate=make_certificate())
+
+    def rank(exchange: LocalExchange) -> tuple[list[list[Outcome]], float]:
+        device = (Other if exchange.rank == 1 else Device)(host="127.0.0.1", transport="tcp", tls=True)
+        trial = try_out(exchange, device, b"", 5.0, 10.0)
+        with trial.context as ctx:
+            total = 0.0
+            if ctx.rank != 1:
+                out = np.empty(1)
+                ctx.sendrecv(np.array([10.0 + ctx.rank]), 2 - ctx.rank, out, 2 - ctx.rank)
+                total = out[0]
+            return trial.outcomes, total
+
+    with ThreadPoolExecutor(3) as pool:
+        (outcomes, zero), (_, one), (_, two) = pool.map(rank, local_exchanges(3))
+    assert (zero, one, two) == (12.0, 0.0, 10.0)
+    ways = [[outcome.transport for outcome in row] for row in outcomes]
+    assert (ways[0][2], ways[2][0]) == ("tls", "tls")
+    for other in (0, 2):
+        assert "" in (ways[other][1], ways[1][other])
+        text = (
+            "TLS: the certificate that rank 1 (.*) has shown is not the one that its record describes: somebody between .*"
+        )
+        assert re.fullmatch(text.replace("(.*)", r"\(.*\)"), outcomes[other][1].failure)
+    exam = replace(examined("abc"), outcomes=outcomes, encrypts=[True] * 3)
+    texts = [(finding.text, finding.advice) for finding in diagnose(exam) if "TLS: the certificate" in finding.text]
+    assert len(texts) == 2
+    assert all(advice.startswith("what was sent in the plain came through: ") for _, advice in texts)
+
+
 # -- ranks that end or stop -----------------------------------------------------------------------------------------------
 
 
@@ -313,13 +452,13 @@ def over_a_store(n: int, *program: object, **more: str) -> list[Done]:
 
 
 def test_over_a_store() -> None:
-    ranks = over_a_store(3, "-m", "gloompi", "doctor")
+    ranks = over_a_store(3, JOBS / "ailing_rank.py", "none", "0")
     assert [(rank.returncode, rank.stderr) for rank in ranks] == [(0, "")] * 3
     first, second, *_ = ranks[0].stdout.splitlines()
     assert first.startswith("3 ranks on 1 host; ")
     assert "MPI " not in first
     assert second.startswith("started by RANK and WORLD_SIZE, MASTER_ADDR=127.0.0.1, MASTER_PORT=")
-    assert ranks[0].stdout.endswith("nothing is wrong\n")
+    assert re.search(NOTHING, ranks[0].stdout)
     assert [rank.stdout for rank in ranks[1:]] == ["", ""]
 
 

@@ -38,7 +38,7 @@ def joined(hosts: Hosts) -> Hosts:
     return hosts
 
 
-def examine(hosts: Hosts, *args: object, program: tuple[object, ...] = ("-m", "gloompi", "doctor"), **env: str) -> str:
+def examine(hosts: Hosts, *args: object, program: tuple[object, ...] = ("ailing_rank.py", "none", "0"), **env: str) -> str:
     """Run the doctor; its text.  The exit code must say whether there is anything wrong in it."""
     done = Job(RANKS, *map(str, program), *args, env=env, launcher=hosts.launcher()).finish(LIMIT)
     assert done.returncode == int("nothing is wrong" not in done.stdout), done.stdout + done.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 from examined import GIGA, LO, disconnect, eth, examined, measure
@@ -271,6 +273,91 @@ def test_variables_that_are_no_settings() -> None:
     assert diagnose(some) == [Finding(Severity.WARNING, f"{text} (set for rank 1, 3)")]
 
 
+def test_ranks_that_do_not_agree_on_encryption() -> None:
+    exam = examined("aabb")
+    exam.encrypts[:] = [True] * 4
+    assert diagnose(exam) == []
+    exam.encrypts[2] = False
+    assert texts(exam) == [
+        "rank 2 (node-b) does not encrypt and rank 0 (node-a) does: no program can connect them, and here they were "
+        "connected without TLS"
+    ]
+    exam.failures[2] = "no free port in 5000-5001"  # so that nobody knows what it wants
+    assert not any("encrypt" in text for text in texts(exam))
+
+
+# -- time for the job -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hosts", "load", "processors", "says"),
+    [
+        ("aa", None, 8, ""),
+        ("aa", 6.15, 8, ""),  # the ranks have cores of their own
+        ("aa", 6.3, 8, "6.1"),
+        ("a" * 8, 1.7, 8, ""),  # less than one process more
+        ("a" * 8, 1.85, 8, "1.1"),  # the ranks themselves have added something
+        ("a", 1.05, 1, ""),
+        ("a", 1.35, 1, "1.2"),
+    ],
+)
+def test_busy_host(hosts: str, load: float | None, processors: int, says: str) -> None:
+    exam = examined(hosts, load=lambda _: load, processors=lambda _: processors)
+    cores = "1 core" if processors == 1 else f"{processors} cores"
+    text = f"node-a is busy: {says} processes besides this job's ranks want to run on its {cores} (load average of the last "
+    text += "minute)"
+    advice = "see what it is (top); what was measured beside it is worse than it need be"
+    assert diagnose(exam) == [Finding(Severity.NOTE, text, advice)] * bool(says)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "cores", "says"),
+    [
+        (0.99e-3, 0.1, 8, ""),
+        (6.3e-3, 0.1, 8, "6300 us at best, less than 1000 us are usual"),
+        (6.3e-3, 9.3, 8, "6300 us at best, less than 1000 us are usual; node-a is busy with something else (load 9.1)"),
+        (6.3e-3, 0.1, 1, ""),  # they wait for each other
+        (6.3e-3, 9.3, 1, "6300 us at best, less than 1000 us are usual; node-a is busy with something else (load 9.1)"),
+    ],
+)
+def test_slow_round_trips_within_a_host(seconds: float, load: float, cores: int, says: str) -> None:
+    exam = examined("aa", load=lambda _: load, cores=lambda _: list(range(cores)))
+    measure(exam, 0, 1, seconds=seconds)
+    assert texts(exam) == [f"round trips within node-a are slow: {says}"] * bool(says)
+
+
+def test_slow_round_trips_within_a_host_are_those_of_its_best_pair() -> None:
+    exam = examined("aaa")
+    measure(exam, 0, 1, seconds=6.3e-3)
+    measure(exam, 0, 2, seconds=6.3e-3)
+    assert texts(exam) == []
+    measure(exam, 1, 2, seconds=2e-3)
+    assert texts(exam) == ["round trips within node-a are slow: 2000 us at best, less than 1000 us are usual"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why", "load", "says"),
+    [
+        (4.9e-3, "shared subnet 10.0.0.0/24", 0.1, ""),
+        (6e-3, "routed from 10.0.0.97", 0.1, ""),  # who knows how far
+        (6e-3, "shared subnet 10.0.0.0/24", 0.1, "6000 us at best, less than 5000 us are usual"),
+        (
+            6e-3,
+            "shared subnet 10.0.0.0/24",
+            9.1,
+            "6000 us at best, less than 5000 us are usual; node-a is busy with something else (load 9.0); node-b is busy "
+            "with something else (load 9.0)",
+        ),
+    ],
+)
+def test_slow_round_trips_in_a_network(seconds: float, why: str, load: float, says: str) -> None:
+    exam = examined("ab", load=lambda _: load)
+    measure(exam, 0, 1, seconds=seconds)
+    for one, other in ((0, 1), (1, 0)):
+        exam.outcomes[one][other] = replace(exam.outcomes[one][other], why=why)
+    assert texts(exam) == [LINK + says] * bool(says)
+
+
 # -- the rest -------------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +394,32 @@ def test_matrix_of_hosts() -> None:
     assert "│ node-a │ node-e │ 0 of 16 │ " in text
     assert re.search(r"^error rank \d+ .* so with 16 pairs of node-a and node-e: 0-4, .* and 10 more$", text, re.MULTILINE)
     assert "no room for a matrix of 20 hosts" in printed(examined("abcdefghijklmnopqrst"))
+
+
+def test_tables_say_whose_figures_they_are() -> None:
+    exam = examined("aabb", load=lambda rank: 0.25 + rank)
+    measure(exam, 0, 2, seconds=10e-6)
+    measure(exam, 0, 3, bandwidth=2 * GIGA)
+    text = printed(exam)
+    assert "┃ best round trip ┃ best bandwidth ┃" in text
+    assert "│ node-a │ node-b │ 4     │ tcp       │ some reason │           10 us │      2000 MB/s │" in text
+    assert "\nMB/s from rank to rank, round trip in us\n" in text
+    assert "\nload average of the last minute: 0.25 to 2.25 (node-b)\n" in text
+    assert re.search(r"│ node-b +│ 2-3 +│ 8 +│ 2\.25 │", text)
+    assert "\nthe best pair's MB/s from host to host, round trip in us\n" in printed(examined("abcde" * 4))
+    assert "\nload average of the last minute: unknown\n" in printed(examined("ab", load=lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({}, "nothing is wrong"),
+        ({"cores": lambda _: [0]}, "nothing is wrong but what the notes say"),
+        ({"open_files": lambda _: 40}, "        ulimit -n 4096 in the job script"),
+    ],
+)
+def test_last_line(changes: dict[str, Callable[[int], Any]], last: str) -> None:
+    assert printed(examined("aa", **changes)).splitlines()[-1] == last
 
 
 def test_ranges() -> None:

@@ -13,10 +13,11 @@ import gloompi
 
 from .. import settings
 from ..context import Context
+from ..doctor.facts import load_average
 from ..reports import counted
 from .options import Options
 
-__all__ = ["heading", "heading_text"]
+__all__ = ["heading", "heading_text", "load_text"]
 
 # What changes the way that messages take in MPI libraries. Not a prefix: launchers set dozens for themselves.
 _OF_MPI = (
@@ -28,9 +29,9 @@ _OF_MPI = (
 def heading(world: Context, options: Options) -> dict[str, Any]:
     """Facts of the job; collective."""
     me = world.peers[world.rank]
-    rows = world.allgather_object((me.host_id or me.host, sorted(os.sched_getaffinity(0))))
+    rows = world.allgather_object((me.host_id or me.host, sorted(os.sched_getaffinity(0)), load_average()))
     cores: dict[Any, set[int]] = {}
-    for host, theirs in rows:
+    for host, theirs, _ in rows:
         cores.setdefault(host, set()).update(theirs)
     from mpi4py import MPI, __version__
 
@@ -39,6 +40,7 @@ def heading(world: Context, options: Options) -> dict[str, Any]:
         "ranks": world.size,
         "hosts": len(cores),
         "cores": sum(map(len, cores.values())),
+        "load": max((load for _, _, load in rows if load is not None), default=None),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.release()}",
@@ -64,14 +66,19 @@ def mpi_library(text: str) -> str:
     return " ".join(first.partition(",")[0].split())
 
 
+def load_text(load: float | None) -> str:
+    """The load average of the last minute, of the host that has most, for people."""
+    return "load average unknown" if load is None else f"load average {load:.2f}"
+
+
 def heading_text(facts: dict[str, Any]) -> str:
     """The same for people."""
     ranks, hosts, cores = (counted(facts[key], key[:-1]) for key in ("ranks", "hosts", "cores"))
     variables = "".join(f", {name}={value}" for name, value in facts["settings"].items())
     torch = f"; torch {facts['torch']}" if facts["torch"] else ""
     return (
-        f"gloompi {facts['gloompi']}: {ranks} on {hosts} with {cores}; Python {facts['python']}, NumPy {facts['numpy']}, "
-        f"{facts['system']}\n"
+        f"gloompi {facts['gloompi']}: {ranks} on {hosts} with {cores}, {load_text(facts['load'])}; "
+        f"Python {facts['python']}, NumPy {facts['numpy']}, {facts['system']}\n"
         f"MPI: {facts['mpi']}, mpi4py {facts['mpi4py']}{variables}{torch}\n"
         f"{facts['dtype']}, {facts['op']}; us: median and 99th percentile, of each call the slowest rank; ratio: gloompi's "
         f"median / the other's"

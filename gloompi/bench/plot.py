@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ..reports import counted
 from .line import Line
 from .table import size_text
 
@@ -39,7 +40,7 @@ def plot(lines: list[Line], heading: str, path: str) -> None:
     figure.suptitle(heading, size=9)
     panels = figure.subplots(max(1, len(rows)), 2, squeeze=False)
     for (left, right), ((operation, ranks), each) in zip(panels, rows.items(), strict=False):
-        title = f"{operation}, {ranks} rank{'s' * (ranks > 1)}"
+        title = f"{operation}, {counted(ranks, 'rank')}"
         _panel(left, each, f"{title}: median time", "us", lambda nbytes, median: median * 1e6)
         _panel(right, each, f"{title}: bandwidth", "GB/s", lambda nbytes, median: nbytes / median / 1e9)
         left.legend(fontsize=8)

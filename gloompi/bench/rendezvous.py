@@ -7,8 +7,11 @@ from time import perf_counter
 from typing import Any
 
 from ..context import Context
+from ..doctor.facts import load_average
+from ..reports import counted
 from ..transport.device import Device
 from .gloo import Gloo, import_torch
+from .heading import load_text
 from .options import Options
 from .survey import PeerError, together
 
@@ -23,9 +26,11 @@ def measure_rendezvous(comm: Any, options: Options) -> dict[str, Any]:
     Returns
     -------
     dict
-        ranks, transport, seconds (of each repetition, rank 0's), peak_memory_bytes (the largest of all ranks); with the peer
-        gloo also gloo_seconds, from calling torch's init_process_group to its end, behind the store.
+        ranks, transport, load (the load average of rank 0's host), seconds (of each repetition, rank 0's), peak_memory_bytes
+        (the largest of all ranks); with the peer gloo also gloo_seconds, from calling torch's init_process_group to its end,
+        behind the store.
     """
+    load = load_average()
     taken: list[float] = []
     gloo_taken: list[float] = []
     memory = 0
@@ -40,6 +45,7 @@ def measure_rendezvous(comm: Any, options: Options) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "ranks": comm.Get_size(),
         "transport": device.transport,
+        "load": load,
         "seconds": taken,
         "peak_memory_bytes": memory * 1024,
     }
@@ -59,9 +65,8 @@ def measure_rendezvous(comm: Any, options: Options) -> dict[str, Any]:
 
 def text(facts: dict[str, Any]) -> str:
     """What `measure_rendezvous` has found, for people."""
-    lines = [
-        f"{facts['ranks']} rank{'s' * (facts['ranks'] > 1)}, transport {facts['transport']}: {_times(facts['seconds'])}"
-    ]
+    way = f"transport {facts['transport']}, {load_text(facts['load'])}"
+    lines = [f"{counted(facts['ranks'], 'rank')}, {way}: {_times(facts['seconds'])}"]
     if "gloo_seconds" in facts:
         lines.append(f"torch's gloo, init_process_group alone: {_times(facts['gloo_seconds'])}")
     lines.append(f"at most {facts['peak_memory_bytes'] / 1e6:.1f} MB in a rank")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..reports import counted
 from .line import Line, Times
 
 __all__ = ["size_text", "table"]
@@ -26,7 +27,7 @@ def table(lines: Iterable[Line], used: dict[str, str]) -> str:
 def _title(line: Line, used: dict[str, str]) -> str:
     way = used.get(line.transport, line.transport)
     way = way if way == line.transport else f"{line.transport} ({way})"
-    ranks = f"{line.ranks} rank{'s' * (line.ranks > 1)}"
+    ranks = counted(line.ranks, "rank")
     return f"{line.operation}, {ranks}, transport {way}" + f", algorithm {line.algorithm}" * (line.algorithm != "auto")
 
 

@@ -143,7 +143,7 @@ def _examine(exchange: Exchange, secret: bytes, options: argparse.Namespace) -> 
     facts = [Facts.from_json(fields) for fields in gather(exchange, mine, Deadline(options.timeout))]
     trial = try_out(exchange, None, secret, options.timeout, _MESSAGE_SECONDS)
     published = [[*(["AF_UNIX"] if endpoint.unix else []), *map(str, endpoint.addresses)] for endpoint in trial.endpoints]
-    exam = Examination(facts, published, trial.failures, trial.outcomes)
+    exam = Examination(facts, published, trial.failures, trial.outcomes, trial.encrypts)
     if not options.no_measure:
         with _progress(exchange.rank, exam.size) as progress:
             _measure(exchange, exam, trial, progress)

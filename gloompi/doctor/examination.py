@@ -14,6 +14,10 @@ from .trial import Outcome
 __all__ = ["Examination", "Wire"]
 
 
+# What a rank that has started a few seconds ago has added to the load average of a minute.
+_OWN_LOAD = 0.1
+
+
 @dataclass(frozen=True)
 class Wire:
     """What lies between two hosts, or within one.
@@ -48,6 +52,8 @@ class Examination:
         Why a rank could not listen; empty if it could.
     outcomes : list of list of Outcome
         Row r is what rank r saw of each rank.
+    encrypts : list of bool
+        Whether a rank wants its TCP connections encrypted.
     measured : list of dict
         Row r has what rank r measured, by partner.
     trouble : list of str
@@ -60,6 +66,7 @@ class Examination:
     published: list[list[str]]
     failures: list[str]
     outcomes: list[list[Outcome]]
+    encrypts: list[bool]
     measured: list[dict[int, Measured]] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     silence: RendezvousError | None = None
@@ -90,6 +97,16 @@ class Examination:
     def crowded(self, host: int) -> bool:
         """Whether a host has more ranks than cores."""
         return len(self._ranks[host]) > self.cores(host)
+
+    def load(self, host: int) -> float:
+        """Processes that wanted to run on a host in the minute before it was measured, without the job's own ranks."""
+        facts = [self.facts[rank] for rank in self._ranks[host]]
+        return (facts[0].load or 0.0) - _OWN_LOAD * len(facts)
+
+    def loaded(self, host: int) -> bool:
+        """Whether so many others run on a host that the job's ranks have to wait for them."""
+        load = self.load(host)
+        return load >= 1.0 and load + len(self._ranks[host]) > self.facts[self._ranks[host][0]].processors
 
     def who(self, rank: int) -> str:
         return f"rank {rank} ({self.hosts[self.host(rank)]})"
@@ -161,6 +178,7 @@ class Examination:
                 **asdict(each),
                 "listens_on": self.published[each.rank],
                 "failure": self.failures[each.rank],
+                "encrypts": self.encrypts[each.rank],
                 "clock_offset": self.clock(each.rank),
             }
             for each in self.facts

@@ -14,7 +14,7 @@ from .. import settings
 from ..launcher import batch_variables, started_by
 from ..transport.interfaces import host_id, interfaces
 
-__all__ = ["Facts", "Port"]
+__all__ = ["Facts", "Port", "load_average"]
 
 _PACKAGES = ("gloompi", "numpy", "mpi4py")
 
@@ -51,6 +51,10 @@ class Facts:
     rank, pid : int
     cores : list of int
         The cores that it may use.
+    processors : int
+        How many its host has.
+    load : float or None
+        Processes that wanted to run on its host, on an average of the last minute.
     host, host_id : str
         Its name, and what its processes have in common.
     launcher : str
@@ -77,6 +81,8 @@ class Facts:
     rank: int
     pid: int
     cores: list[int]
+    processors: int
+    load: float | None
     host: str
     host_id: str
     launcher: str
@@ -100,6 +106,8 @@ class Facts:
             rank=rank,
             pid=os.getpid(),
             cores=sorted(os.sched_getaffinity(0)),
+            processors=os.cpu_count() or 1,
+            load=load_average(),
             host=socket.gethostname(),
             host_id=host_id().hex(),
             launcher="" if launcher is None else launcher.name,
@@ -121,6 +129,14 @@ class Facts:
         """What `dataclasses.asdict` made, sent as JSON."""
         ports = [Port(**port) for port in fields["interfaces"]]  # type: ignore[attr-defined]
         return cls(**{**fields, "interfaces": ports})  # type: ignore[arg-type]
+
+
+def load_average() -> float | None:
+    """How many processes wanted to run on this host, on an average of the last minute; None if the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
 
 
 def _versions() -> dict[str, str]:

@@ -122,8 +122,15 @@ def _connections(exam: Examination) -> Iterator[Finding]:
 
 
 def _reason(exam: Examination, one: int, other: int) -> tuple[str, str]:
-    """Why a pair is not connected and what to try: the higher rank dials, so it knows."""
+    """Why a pair is not connected and what to try: the higher rank dials, so it knows why it is not even connected."""
     outcome = exam.outcomes[other][one]
+    most = max(outcome, exam.outcomes[one][other], key=lambda each: each.blame)
+    if most.blame >= 0:  # it was connected, but not encrypted; either may be the one that knows why
+        return (
+            most.failure,
+            "what was sent in the plain came through: look for a proxy or a filter between the two, or do without "
+            "(GLOOMPI_TLS=0 on all ranks)",
+        )
     if outcome.transport:
         return "it was connected on one side only", "try again; if it stays so, run with GLOOMPI_LOG_LEVEL=debug"
     if not outcome.dialed:
@@ -219,6 +226,18 @@ def _state(exam: Examination, host: int, name: str) -> str:
     return "without address" if ports[name].up else "down"
 
 
+def _encryption(exam: Examination) -> Iterator[Finding]:
+    able = [rank for rank in range(len(exam.encrypts)) if not exam.failures[rank]]
+    does, does_not = ([rank for rank in able if exam.encrypts[rank] is wanted] for wanted in (True, False))
+    if does and does_not:
+        yield Finding(
+            Severity.ERROR,
+            f"{exam.who(does_not[0])} does not encrypt and {exam.who(does[0])} does: no program can connect them, and here "
+            f"they were connected without TLS",
+            "set GLOOMPI_TLS=1 on all ranks, or on none",
+        )
+
+
 def _settings(exam: Examination) -> Iterator[Finding]:
     ranks: dict[str, list[int]] = {}
     for facts in exam.facts:
@@ -254,6 +273,18 @@ def _software(exam: Examination) -> Iterator[Finding]:
             yield Finding(Severity.NOTE, text)
 
 
+def _loads(exam: Examination) -> Iterator[Finding]:
+    for host, name in enumerate(exam.hosts):
+        if exam.loaded(host):
+            facts = exam.facts[exam.ranks(host)[0]]
+            yield Finding(
+                Severity.NOTE,
+                f"{name} is busy: {exam.load(host):.1f} processes besides this job's ranks want to run on its "
+                f"{counted(facts.processors, 'core')} (load average of the last minute)",
+                "see what it is (top); what was measured beside it is worse than it need be",
+            )
+
+
 def _clocks(exam: Examination) -> Iterator[Finding]:
     for host, name in enumerate(exam.hosts):
         clock = exam.clock(exam.ranks(host)[0])
@@ -275,10 +306,12 @@ def _speed(exam: Examination) -> Iterator[Finding]:
 _LOOKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     _listening,
     _connections,
+    _encryption,
     _trouble,
     _limits,
     _settings,
     _software,
+    _loads,
     _interfaces,
     _speed,
     _clocks,

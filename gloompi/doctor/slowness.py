@@ -1,7 +1,7 @@
 """Which hosts and pairs are slow, compared with the others of their kind.
 
-Numbers of different machines differ by orders of magnitude, so there are no absolute bounds but one: a link that reaches
-little of what its own interface claims.
+Numbers of different machines differ by orders of magnitude, so there are few absolute bounds: a link that reaches little of
+what its own interface claims, and round trips that no machine needs but one whose cores are busy with something else.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ _CLAIM_PART = 0.2
 _ONE_STREAM = 1.25e9
 # A round trip that takes this many times the best, and this much longer, is slow.
 _SLOW_TIMES, _SLOW_SECONDS = 5.0, 1e-3
+# Within a host, a round trip of the best pair takes 20 to 200 us, in one network up to some hundred more; 6 ms were seen
+# within a host whose cores were busy.
+_HOST_SECONDS, _NETWORK_SECONDS = 1e-3, 5e-3
 
 
 def slow_hosts_and_pairs(exam: Examination) -> Iterator[str]:
-    """Say what is slow: hosts, then links between hosts that are not slow themselves, then single pairs."""
+    """Say what is slow: within hosts; hosts, then links between hosts that are not slow themselves; then single pairs."""
+    for wire in exam.wires():
+        # Ranks that share cores wait for each other, which is no wonder and no fault.
+        if wire.one == wire.other and (exam.loaded(wire.one) or not exam.crowded(wire.one)):
+            late = _late(exam, wire, _HOST_SECONDS)
+            if late:
+                yield f"round trips within {exam.hosts[wire.one]} are slow: {late}"
     wires = [wire for wire in exam.wires() if wire.one != wire.other]
     slow = [wire for wire in wires if _complaint(exam, wire, wires)]
     slow_hosts = []
@@ -60,7 +69,19 @@ def _complaint(exam: Examination, wire: Wire, wires: list[Wire]) -> str:
     shortest = min(each.seconds for each in wires)
     if wire.seconds > max(_SLOW_TIMES * shortest, shortest + _SLOW_SECONDS):
         return f"a round trip takes {wire.seconds * 1e6:.0f} us, {shortest * 1e6:.0f} us on the fastest link"
-    return ""
+    one, other = exam.pair_between(wire.one, wire.other)
+    shared = exam.outcomes[max(one, other)][min(one, other)].why.startswith("shared subnet")
+    return _late(exam, wire, _NETWORK_SECONDS) if shared else ""
+
+
+def _late(exam: Examination, wire: Wire, limit: float) -> str:
+    """What is slow about round trips that should not take as long, whatever the machine; empty if nothing is."""
+    if wire.seconds < limit:
+        return ""
+    loaded = [host for host in dict.fromkeys((wire.one, wire.other)) if exam.loaded(host)]
+    return f"{wire.seconds * 1e6:.0f} us at best, less than {limit * 1e6:.0f} us are usual" + "".join(
+        f"; {exam.hosts[host]} is busy with something else (load {exam.load(host):.1f})" for host in loaded
+    )
 
 
 def _claimed(exam: Examination, host: int) -> float:

@@ -20,11 +20,15 @@ _USUAL_WIDTH = 80
 
 
 def console(stderr: bool = False) -> Console:
-    """A console for stdout or stderr, in colour and as wide as the terminal if there is one at the end."""
-    width = _terminal_width(2 if stderr else 1)
+    """A console for stdout or stderr, in colour and as wide as the terminal if there is one at the end.
+
+    COLUMNS, where it is set, says how wide.
+    """
+    width, asked = _terminal_width(2 if stderr else 1), os.environ.get("COLUMNS", "")
+    columns = int(asked) if asked.isdecimal() else 0
     if width is None:
-        return Console(stderr=stderr, force_terminal=False, width=_PLAIN_WIDTH, soft_wrap=True)
-    return Console(stderr=stderr, force_terminal=True, width=width or _USUAL_WIDTH)
+        return Console(stderr=stderr, force_terminal=False, width=columns or _PLAIN_WIDTH, soft_wrap=not columns)
+    return Console(stderr=stderr, force_terminal=True, width=columns or width or _USUAL_WIDTH)
 
 
 def _terminal_width(fd: int) -> int | None:

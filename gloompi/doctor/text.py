@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..reports import counted
 from .examination import Examination
-from .facts import Port
+from .facts import Facts, Port
 from .findings import Finding, Severity, wrong
 
 __all__ = ["print_examination"]
@@ -22,7 +23,7 @@ _NONE = "[bold red]none[/]"
 _STYLES = {Severity.NOTE: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
 
 
-def print_examination(exam: Examination, findings: Iterable[Finding], out: Console) -> None:
+def print_examination(exam: Examination, findings: Sequence[Finding], out: Console) -> None:
     """Print the tables, then the findings."""
     first = exam.facts[0]
     software = ", ".join(f"{name} {version}" for name, version in first.versions.items())
@@ -32,6 +33,7 @@ def print_examination(exam: Examination, findings: Iterable[Finding], out: Conso
     launcher = first.launcher or "no launcher"
     job = "".join(f", {name}={value}" for name, value in {**first.job, **first.settings}.items())
     out.print(f"started by {launcher}{job}", markup=False, highlight=False)
+    out.print(f"load average of the last minute: {_loads(exam)}", markup=False, highlight=False)
     out.print(_hosts(exam))
     out.print(_ranks(exam))
     if exam.size > 1:
@@ -39,27 +41,42 @@ def print_examination(exam: Examination, findings: Iterable[Finding], out: Conso
     if any(exam.measured):
         out.print(_matrix(exam, out.width))
     for finding in findings:
-        style = _STYLES[finding.severity]
-        out.print(f"[{style}]{finding.severity.name.lower()}[/] ", end="")
-        out.print(finding.text, markup=False, highlight=False)
+        severity = (finding.severity.name.lower(), _STYLES[finding.severity])
+        out.print(Text.assemble(severity, " ", finding.text))
         if finding.advice:
             out.print(f"        {finding.advice}", markup=False, highlight=False)
-    if not wrong(findings):
+    if not findings:
         out.print("[green]nothing is wrong[/]")
+    elif not wrong(findings):
+        out.print("[green]nothing is wrong but what the notes say[/]")
+
+
+def _loads(exam: Examination) -> str:
+    """What the hosts say, from the least to the greatest."""
+    found = sorted((facts.load, name) for facts, name in _of_hosts(exam) if facts.load is not None)
+    if not found:
+        return "unknown"
+    (least, _), (most, where) = found[0], found[-1]
+    return f"{most:.2f}" if len(exam.hosts) == 1 else f"{least:.2f} to {most:.2f} ({where})"
+
+
+def _of_hosts(exam: Examination) -> list[tuple[Facts, str]]:
+    """The facts of the first rank of each host."""
+    return [(exam.facts[exam.ranks(host)[0]], name) for host, name in enumerate(exam.hosts)]
 
 
 def _hosts(exam: Examination) -> Table:
     table = Table(title="hosts", title_justify="left")
-    for column in ("host", "ranks", "cores", "interfaces", "somaxconn", "largest socket buffers"):
+    for column in ("host", "ranks", "cores", "load", "interfaces", "somaxconn", "largest socket buffers"):
         table.add_column(column, overflow="fold")
-    for host, name in enumerate(exam.hosts):
+    for host, (facts, name) in enumerate(_of_hosts(exam)):
         ranks = exam.ranks(host)
-        facts = exam.facts[ranks[0]]
         buffers = [f"{setting.rpartition('/')[2]} {value}" for setting, value in facts.buffers.items() if value]
         table.add_row(
             name,
             _ranges(ranks),
             str(exam.cores(host)),
+            "" if facts.load is None else f"{facts.load:.2f}",
             escape("\n".join(_shown(port) for port in facts.interfaces)),
             str(facts.somaxconn),
             "\n".join(buffers),
@@ -107,10 +124,10 @@ def _limit(number: int) -> str:
 
 
 def _connections(exam: Examination) -> Table:
-    """Between hosts: how, over which addresses, why, and how many pairs are missing."""
+    """Between hosts: how, over which addresses, why, how many pairs are missing, and what the best of them has."""
     table = Table(title="connections between hosts, and within them", title_justify="left")
-    for column in ("from", "to", "pairs", "transport", "why", "round trip", "bandwidth"):
-        table.add_column(column, justify="right" if column in ("round trip", "bandwidth") else "left", overflow="fold")
+    for column in ("from", "to", "pairs", "transport", "why", "best round trip", "best bandwidth"):
+        table.add_column(column, justify="right" if column.startswith("best") else "left", overflow="fold")
     wires = {(wire.one, wire.other): wire for wire in exam.wires()}
     for here in range(len(exam.hosts)):
         for there in range(here, len(exam.hosts)):
@@ -140,8 +157,10 @@ def _matrix(exam: Examination, width: int) -> Table | str:
     rows = [str(rank) for rank in range(exam.size)] if by_rank else [f"{name} #{n}" for n, name in enumerate(exam.hosts)]
     if len(rows) * _COLUMN_WIDTH + max(map(len, rows)) + 4 > width:
         return f"no room for a matrix of {len(rows)} hosts: --plot FILE draws it, --json FILE has the numbers of all pairs"
-    unit = "rank" if by_rank else "host"
-    table = Table(title=f"MB/s from {unit} to {unit}, round trip in us", title_justify="left", show_lines=True)
+    title = "MB/s from rank to rank, round trip in us"
+    if not by_rank:
+        title = "the best pair's MB/s from host to host, round trip in us"
+    table = Table(title=title, title_justify="left", show_lines=True)
     for header in ["", *(name.rpartition(" ")[2] for name in rows)]:
         table.add_column(header, justify="right", no_wrap=True)
     cell = _cells_of_ranks(exam) if by_rank else _cells_of_hosts(exam)

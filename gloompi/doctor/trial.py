@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..context import Context
 from ..deadline import Deadline
@@ -18,6 +21,12 @@ from ..transport.endpoint import Endpoint
 from ..transport.handshake import Session
 from ..transport.route import Route, routes
 from .gathering import gather
+
+if TYPE_CHECKING:
+    from ..transport.certificate import Certificate
+    from ..transport.tls import Encrypted
+
+    Stream = socket.socket | Encrypted | None
 
 __all__ = ["Outcome", "Trial", "try_out"]
 
@@ -39,6 +48,8 @@ class Outcome:
         The errno of the last attempt; None if nothing came back.
     dialed : bool
         Whether this rank is the one that dials.
+    blame : int
+        How much a failure to encrypt says, see `gloompi.rendezvous.record.Blame`; -1 where that is not what has failed.
     """
 
     transport: str = ""
@@ -47,6 +58,7 @@ class Outcome:
     failure: str = ""
     error: int | None = None
     dialed: bool = False
+    blame: int = -1
 
 
 @dataclass
@@ -60,6 +72,8 @@ class Trial:
         Why a rank could not listen; empty if it could.
     outcomes : list of list of Outcome
         Row r is what rank r saw of each rank.
+    encrypts : list of bool
+        Whether a rank wants its TCP connections encrypted; they are if all want it that can listen.
     context : Context
         Over the pairs that are connected; the others must not be used.
     """
@@ -67,6 +81,7 @@ class Trial:
     endpoints: list[Endpoint]
     failures: list[str]
     outcomes: list[list[Outcome]]
+    encrypts: list[bool]
     context: Context
 
 
@@ -101,19 +116,62 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
                     connecting.run(Deadline(seconds))
             except (RendezvousError, OSError) as exc:
                 trouble = "" if isinstance(exc, RendezvousError) else str(exc)
-            mine = _outcomes(rank, connecting, ways, unable, trouble)
-            rows = gather(exchange, [asdict(each) for each in mine], Deadline(seconds + _MARGIN_SECONDS))
-            outcomes = [[Outcome(**fields) for fields in row] for row in rows]
-            sockets, taken = connecting.hand_over()
+            outcomes = _gather(exchange, _outcomes(rank, connecting, ways, unable, trouble), seconds)
+            found, taken = connecting.hand_over()
+        sockets = _both_ways(rank, found, outcomes)
+        encrypts = [bool(endpoint.digest) for endpoint in endpoints]
+        if all(encrypts[peer] for peer in range(size) if peer not in unable):
+            sockets, mine = _secure(rank, endpoints, sockets, listeners.certificate, outcomes[rank], Deadline(seconds))
+            outcomes = _gather(exchange, mine, seconds)
+            sockets = _both_ways(rank, sockets, outcomes)
     finally:
         listeners.close()
-    for peer, sock in enumerate(sockets):
-        if sock is not None and not outcomes[peer][rank].transport:
-            sock.close()  # the other side has given it up
-            sockets[peer] = None
     mesh = Mesh.of(rank, endpoints, sockets, taken)
     engine = Engine(rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared)
-    return Trial(endpoints, [each.failure for each in records], outcomes, Context(engine, timeout))
+    return Trial(endpoints, [each.failure for each in records], outcomes, encrypts, Context(engine, timeout))
+
+
+def _gather(exchange: Exchange, mine: list[Outcome], seconds: float) -> list[list[Outcome]]:
+    rows = gather(exchange, [asdict(each) for each in mine], Deadline(seconds + _MARGIN_SECONDS))
+    return [[Outcome(**fields) for fields in row] for row in rows]
+
+
+def _both_ways(rank: int, sockets: Sequence[Stream], outcomes: list[list[Outcome]]) -> list[Stream]:
+    """The connections that both sides have; others are closed."""
+    kept = list(sockets)
+    for peer, sock in enumerate(sockets):
+        if sock is not None and not (outcomes[peer][rank].transport and outcomes[rank][peer].transport):
+            (sock.sock if isinstance(sock, tuple) else sock).close()
+            kept[peer] = None
+    return kept
+
+
+def _secure(
+    rank: int,
+    endpoints: list[Endpoint],
+    sockets: list[Stream],
+    certificate: Certificate | None,
+    outcomes: list[Outcome],
+    deadline: Deadline,
+) -> tuple[list[Stream], list[Outcome]]:
+    """The connections as a rendezvous would encrypt them, and what has become of them."""
+    if certificate is None:  # this rank cannot listen, and has none
+        return sockets, outcomes
+    from ..rendezvous.securing import Securing  # brings ssl, which only its users pay for
+
+    plain = [sock for sock in sockets if not isinstance(sock, tuple)]
+    with closing(Securing(rank, endpoints, plain, certificate)) as securing:
+        reasons = securing.secure(deadline)
+    secured = [securing.streams.get(peer, sock) for peer, sock in enumerate(plain)]
+    found = []
+    for peer, outcome in enumerate(outcomes):
+        if peer in securing.streams:
+            outcome = replace(outcome, transport="tls")
+        elif peer in reasons:
+            reason, blame = reasons[peer]
+            outcome = Outcome(address=outcome.address, failure=f"TLS: {reason}", dialed=peer < rank, blame=int(blame))
+        found.append(outcome)
+    return secured, found
 
 
 def _outcomes(rank: int, connecting: Connecting, ways: list[list[Route]], unable: set[int], trouble: str) -> list[Outcome]:

@@ -170,7 +170,7 @@ class Securing:
     ) -> None:
         self.streams: dict[int, Encrypted] = {}
         self.blame = Blame.WAITED
-        self._failures: list[_Failure] = []
+        self._failures: dict[int, _Failure] = {}
         self._epoll = select.epoll()
         self._connections: dict[int, _Connection] = {}
         for peer, sock in enumerate(sockets):
@@ -187,6 +187,20 @@ class Securing:
         RendezvousError
             A peer has not shown the certificate of its record, has gone, or did not answer before the deadline.
         """
+        self.secure(deadline)
+        failures = list(self._failures.values())
+        if self._connections:
+            waited = [connection.who for connection in self._connections.values()]
+            more = f" and {len(waited) - 3} more" if len(waited) > 3 else ""
+            text = f"after {deadline.timeout or 0:.1f} s {', '.join(waited[:3])}{more} did not answer in the TLS handshake"
+            failures.append(_Failure(f"{text}; slow, stopped or dead", Blame.WAITED))
+        if failures:
+            failure = max(failures, key=lambda each: each.blame)  # the first of them
+            self.blame = failure.blame
+            raise RendezvousError(failure.reason) from failure
+
+    def secure(self, deadline: Deadline) -> dict[int, tuple[str, Blame]]:
+        """Secure what can be secured; return by rank why others could not be, and how much that says."""
         while self._connections and not deadline.expired():
             for fd, event in self._epoll.poll(deadline.remaining()):
                 connection = self._connections[fd]
@@ -194,15 +208,9 @@ class Securing:
                     self._step(connection, event)
                 except _Failure as exc:
                     self._give_up(connection, exc)
-        if self._connections:
-            waited = [connection.who for connection in self._connections.values()]
-            more = f" and {len(waited) - 3} more" if len(waited) > 3 else ""
-            text = f"after {deadline.timeout or 0:.1f} s {', '.join(waited[:3])}{more} did not answer in the TLS handshake"
-            self._failures.append(_Failure(f"{text}; slow, stopped or dead", Blame.WAITED))
-        if self._failures:
-            failure = max(self._failures, key=lambda each: each.blame)  # the first of them
-            self.blame = failure.blame
-            raise RendezvousError(failure.reason) from failure
+        late = f"it did not answer in the TLS handshake within {deadline.timeout or 0:.1f} s"
+        reasons = {connection.peer: (late, Blame.WAITED) for connection in self._connections.values()}
+        return reasons | {peer: (failure.reason, failure.blame) for peer, failure in self._failures.items()}
 
     def _step(self, connection: _Connection, event: int) -> None:
         if event & ~select.EPOLLOUT:
@@ -235,7 +243,7 @@ class Securing:
             self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | writing)
 
     def _give_up(self, connection: _Connection, failure: _Failure) -> None:
-        self._failures.append(failure)
+        self._failures[connection.peer] = failure
         self._forget(connection)
         with suppress(OSError):  # an alert that says why, as a rule
             connection.sock.send(connection.outgoing)

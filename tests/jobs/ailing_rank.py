@@ -1,6 +1,7 @@
-"""The doctor examines a job of which some ranks have an ailment.
+"""The doctor examines a job of which some ranks have an ailment, on a host that has nothing else to do.
 
-Arguments: the ailment such as ``files=64``, the ranks that have it such as ``1`` or ``2,3``, the doctor's own arguments.
+Arguments: the ailment such as ``files=64``, or ``none``, the ranks that have it such as ``1`` or ``2,3``, the doctor's own
+arguments.
 """
 
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import time
 
-from gloompi.doctor import command, measure
+from gloompi.doctor import command, facts, measure, slowness
 from gloompi.launcher import started_by
 
 # Where in the examination a rank can end.
@@ -51,7 +52,19 @@ def fails(stage):
     setattr(*STAGES[stage], fail)
 
 
+def load(average):
+    facts.load_average = lambda: float(average)
+
+
+def slow(seconds):
+    """From how long a round trip within a host is called slow."""
+    slowness._HOST_SECONDS = float(seconds)
+
+
 AILMENTS = {
+    "none": lambda _: None,
+    "load": load,
+    "slow": slow,
     "files": files,
     "setting": setting,
     "clock": clock,
@@ -60,6 +73,11 @@ AILMENTS = {
     "dies": signalled(signal.SIGKILL),
     "fails": fails,
 }
+
+# Whatever else the host does on which the tests run.
+load(0.0)
+slow("inf")
+slowness._NETWORK_SECONDS = float("inf")
 
 ailment, ranks, *arguments = sys.argv[1:]
 name, _, value = ailment.partition("=")

@@ -30,6 +30,8 @@ def examined(hosts: str, **changes: Callable[[int], Any]) -> Examination:
             rank=rank,
             pid=1000 + rank,
             cores=list(range(8)),
+            processors=8,
+            load=0.25,
             host=f"node-{host}",
             host_id=host,
             launcher="PMI",
@@ -55,7 +57,7 @@ def examined(hosts: str, **changes: Callable[[int], Any]) -> Examination:
     rates = [[5 * GIGA if hosts[a] == hosts[b] else GIGA for b in ranks] for a in ranks]
     measured = [{b: Measured(50e-6, rates[a][b], 0.0) for b in ranks if b != a} for a in ranks]
     published = [["AF_UNIX", f"10.0.0.{ord(host)}:4000"] for host in hosts]
-    return Examination(facts, published, [""] * len(hosts), ways, measured, [""] * len(hosts))
+    return Examination(facts, published, [""] * len(hosts), ways, [False] * len(hosts), measured, [""] * len(hosts))
 
 
 def measure(exam: Examination, one: int, other: int, **changes: float) -> None:
