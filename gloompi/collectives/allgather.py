@@ -81,7 +81,7 @@ def direct(call: Call, x: Array, out: Array) -> Steps:
 ALGORITHMS = {"bruck": bruck, "ring": ring, "direct": direct}
 
 
-def allgatherv(call: Call, x: Array, pieces: list[Array]) -> Steps:
+def allgatherv(call: Call, x: Array, pieces: list[Array], first_step: int = 0) -> Steps:
     """Put `x` of rank r, bytes of any number, into pieces r of all ranks; into new ones where the list is empty.
 
     The ring above, with a length for each block.
@@ -90,13 +90,13 @@ def allgatherv(call: Call, x: Array, pieces: list[Array]) -> Steps:
     after, before = (rank + 1) % size, (rank - 1) % size
     sources = [(rank - step - 1) % size for step in range(size - 1)]
     if pieces:
-        received = [call.receive_piece(before, step, pieces[source]) for step, source in enumerate(sources)]
+        received = [call.receive_piece(before, first_step + step, pieces[source]) for step, source in enumerate(sources)]
         pieces[rank][:] = x
         for step in range(size - 1):
-            yield received[step], call.send(after, step, pieces[(rank - step) % size])
+            yield received[step], call.send(after, first_step + step, pieces[(rank - step) % size])
         return
     pieces[:] = [x.copy()] * size
-    came = [call.receive_any(before, step) for step in range(size - 1)]
+    came = [call.receive_any(before, first_step + step) for step in range(size - 1)]
     for step, source in enumerate(sources):
-        yield came[step], call.send(after, step, pieces[(rank - step) % size])
+        yield came[step], call.send(after, first_step + step, pieces[(rank - step) % size])
         pieces[source] = as_array(came[step].data)
