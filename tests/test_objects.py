@@ -1,16 +1,21 @@
-"""The bytes of Python objects: their format, and that the arrays in them are not copied on arrival."""
+"""The bytes of Python objects: their format, and which of the arrays in them are copied on arrival."""
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
+import tracemalloc
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gloompi import Context
 from gloompi.objects import PICKLE, Pickler, decode, encode
+from gloompi.testing import run_ranks
 
 # A pickle of 3 bytes with buffers of 5, 0 and 65 bytes.
 HEADER = (
@@ -86,7 +91,7 @@ def test_lengths_around_the_alignment(pickled: bytes, buffers: list[bytes]) -> N
 
 
 def test_every_buffer_lies_at_a_multiple_of_64_bytes() -> None:
-    message = encode([np.arange(count, dtype="u1") for count in (1, 63, 64, 65, 1000)])
+    message = encode([np.ones(count, "u1") for count in (449, 511, 512, 513, 1000)])  # none of them is far smaller
     start = message.__array_interface__["data"][0]
     for array in decode(message.data):
         assert (array.__array_interface__["data"][0] - start) % 64 == 0
@@ -127,6 +132,61 @@ def test_an_array_lies_in_the_message(name: str) -> None:
     assert not found.flags.owndata
     assert np.shares_memory(found, message) or not array.size
     assert not np.shares_memory(array, message)
+
+
+@pytest.mark.parametrize(
+    ("small", "others", "apart"),
+    [
+        (100, 400, False),  # nothing of a short message is
+        (100, 2000, True),
+        (1000, 5000, False),
+        (1000, 8000, True),
+        (64 * 1024, 380_000, False),
+        (64 * 1024, 600_000, True),
+        (66_000, 600_000, False),
+        (66_000, 4_000_000, False),
+        (66_000, 4_400_000, True),
+    ],
+)
+def test_an_array_that_is_far_smaller_than_the_message_has_memory_of_its_own(small: int, others: int, apart: bool) -> None:
+    first, last = np.arange(small, dtype="u1"), np.arange(small, dtype="u1")[::-1].copy()
+    last.flags.writeable = False
+    message = encode([first, np.zeros(others, "u1"), last, first])
+    found = decode(message.data)
+    assert [np.shares_memory(each, message) for each in found] == [not apart, True, not apart, not apart]
+    assert found[0] is found[3]
+    assert [each.flags.writeable for each in found[:3]] == [True, True, False]
+    for sent, came in zip((first, last), found[::2], strict=False):
+        np.testing.assert_array_equal(sent, came)
+    alive = weakref.ref(message)
+    del message, found[1]
+    assert (alive() is None) == apart
+
+
+def test_what_is_kept_of_received_objects_keeps_nothing_else() -> None:
+    def body(ctx: Context) -> list[Any]:
+        kept, sent = [], {"mean": np.arange(4.0), "data": np.zeros(250_000)}
+        other = 1 - ctx.rank
+        for _ in range(10):
+            request = ctx.isend_object(sent, other)
+            kept.append(ctx.recv_object(other)["mean"])
+            request.wait()
+            for root in range(2):
+                found = ctx.broadcast_object(sent if ctx.rank == root else None, root=root)
+                kept += [found["mean"]] if ctx.rank != root else []
+            kept += [each["mean"] for each in ctx.allgather_object(sent)]
+        return kept
+
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        kept = run_ranks(2, body)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 2_000_000  # one message
+    finally:
+        tracemalloc.stop()
+    assert all(each.tolist() == [0, 1, 2, 3] for found in kept for each in found)
 
 
 def test_arrays_that_have_no_buffer_arrive_as_copies() -> None:

@@ -85,7 +85,7 @@ def direct(call: Call, x: Array, out: Array) -> Steps:
 ALGORITHMS = {"bruck": bruck, "ring": ring, "direct": direct}
 
 
-def allgatherv(call: Call, x: Array, pieces: list[Array], room: bool = False) -> Steps:
+def allgatherv(call: Call, x: Array, pieces: list[Array], room: bool = False, first_step: int = 0) -> Steps:
     """Put `x` of rank r, bytes of any number, into pieces r of all ranks; into new ones where the list is empty.
 
     With `room`, the pieces may be longer than what comes.  The ring above, with a length for each block.
@@ -94,15 +94,17 @@ def allgatherv(call: Call, x: Array, pieces: list[Array], room: bool = False) ->
     after, before = (rank + 1) % size, (rank - 1) % size
     sources = [(rank - step - 1) % size for step in range(size - 1)]
     if pieces:
-        received = [call.receive_piece(before, step, pieces[source], room=room) for step, source in enumerate(sources)]
+        received = [
+            call.receive_piece(before, first_step + step, pieces[source], room=room) for step, source in enumerate(sources)
+        ]
         part = pieces[rank][: len(x)]
         part[:] = x
         for step, source in enumerate(sources):
-            yield received[step], call.send(after, step, part)
+            yield received[step], call.send(after, first_step + step, part)
             part = pieces[source][: received[step].nbytes]
         return
     pieces[:] = [x.copy()] * size
-    came = [call.receive_any(before, step) for step in range(size - 1)]
+    came = [call.receive_any(before, first_step + step) for step in range(size - 1)]
     for step, source in enumerate(sources):
-        yield came[step], call.send(after, step, pieces[(rank - step) % size])
+        yield came[step], call.send(after, first_step + step, pieces[(rank - step) % size])
         pieces[source] = as_array(came[step].data)

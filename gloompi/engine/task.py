@@ -152,6 +152,7 @@ class Task(Awaited):
         """An awaited operation has completed."""
         self._pending -= 1
         if not self._pending:
+            self.awaited = ()  # or it would keep what has come until it waits for something else
             self._ready.append(self)
 
     def advance(self) -> None:

@@ -166,6 +166,9 @@ class Messages(Running):
     def recv_object(self, source: int = ANY_SOURCE, *, tag: int = 0, timeout: float | None = None) -> Any:
         """Receive an object that `send_object` has sent, and return it.
 
+        Its arrays lie in the memory of the message, which lives as long as one of them; those of less than a 64th of the
+        message, and those of up to 64 KiB and less than an eighth, have memory of their own.
+
         Unpickling runs code that the sender chooses: every rank of a Context is trusted.
 
         Parameters

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial
 from typing import Any
 
 from ..arrays import Array
-from ..collectives import allgather, alltoall, broadcast, gather, scatter
+from ..collectives import allgather, alltoall, broadcast, gather, in_order, scatter
+from ..engine.call import Call
 from ..engine.fingerprint import fingerprint
+from ..engine.operation import Steps
 from ..engine.task import Task
 from ..objects import decode, encode
 from .base import NO_DTYPE, PlanBase
@@ -42,49 +44,51 @@ class ObjectPlans(PlanBase):
         )
 
     def gather_object(self, obj: Any, root: int) -> Task:
-        return self._gathered("gather_object", obj, root, lambda found: found)
-
-    def reduce_object(self, obj: Any, op: ObjectOp, root: int) -> Task:
-        function = _of_two(op)
-        return self._gathered("reduce_object", obj, root, lambda found: reduce(function, found))
-
-    def _gathered(self, name: str, obj: Any, root: int, make: Callable[[list[Any]], Any]) -> Task:
         root = self._peer(root, "root")
         message = encode(obj, self.pickler)
         pieces: list[Array] = []
         return self._collective(
-            name,
-            _mark(name, root),
+            "gather_object",
+            _mark("gather_object", root),
             lambda call: gather.gatherv(call, message, pieces, root),
-            lambda: make(self._objects(pieces)) if self._rank == root else None,
+            lambda: self._objects(pieces) if self._rank == root else None,
         )
 
     def allgather_object(self, obj: Any) -> Task:
-        return self._allgathered("allgather_object", obj, lambda found: found)
-
-    def allreduce_object(self, obj: Any, op: ObjectOp) -> Task:
-        function = _of_two(op)
-        return self._allgathered("allreduce_object", obj, lambda found: reduce(function, found))
-
-    def scan_object(self, obj: Any, op: ObjectOp) -> Task:
-        function = _of_two(op)
-        return self._allgathered("scan_object", obj, lambda found: reduce(function, found[: self._rank + 1]))
-
-    def exscan_object(self, obj: Any, op: ObjectOp) -> Task:
-        function = _of_two(op)
-        return self._allgathered(
-            "exscan_object", obj, lambda found: reduce(function, found[: self._rank]) if self._rank else None
-        )
-
-    def _allgathered(self, name: str, obj: Any, make: Callable[[list[Any]], Any]) -> Task:
         message = encode(obj, self.pickler)
         pieces: list[Array] = []
         return self._collective(
-            name,
-            _mark(name),
+            "allgather_object",
+            _mark("allgather_object"),
             lambda call: allgather.allgatherv(call, message, pieces),
-            lambda: make(self._objects(pieces)),
+            lambda: self._objects(pieces),
         )
+
+    def reduce_object(self, obj: Any, op: ObjectOp, root: int) -> Task:
+        root = self._peer(root, "root")
+        wanted = self._size if self._rank == root else 0
+        return self._reduced("reduce_object", obj, op, wanted, partial(in_order.to_root, root=root), root)
+
+    def allreduce_object(self, obj: Any, op: ObjectOp) -> Task:
+        return self._reduced("allreduce_object", obj, op, self._size, in_order.to_all)
+
+    def scan_object(self, obj: Any, op: ObjectOp) -> Task:
+        return self._reduced("scan_object", obj, op, self._rank + 1, in_order.upwards)
+
+    def exscan_object(self, obj: Any, op: ObjectOp) -> Task:
+        return self._reduced("exscan_object", obj, op, self._rank, in_order.upwards)
+
+    def _reduced(
+        self, name: str, obj: Any, op: ObjectOp, wanted: int, hand_over: Callable[..., Steps], root: int = -1
+    ) -> Task:
+        function = _of_two(op)
+        given = [encode(obj, self.pickler)]
+        total = _Total(function, wanted, self._decode)
+
+        def steps(call: Call) -> Steps:
+            yield from hand_over(call, given.pop(), total.take)
+
+        return self._collective(name, _mark(name, root), steps, total.result)
 
     def scatter_object(self, objects: Sequence[Any] | None, root: int) -> Task:
         root = self._peer(root, "root")
@@ -119,6 +123,49 @@ class ObjectPlans(PlanBase):
 
     def _decode(self, piece: Array) -> Any:
         return decode(piece.data, self.pickler)
+
+
+class _Total:
+    """Objects reduced as they come.
+
+    Every operand is a copy that nobody else has: the operator may change it, and return it.
+
+    Parameters
+    ----------
+    op : callable
+    wanted : int
+        Operands that it is made of; others are left out.
+    decode : callable
+        Makes an object of its bytes.
+    """
+
+    def __init__(self, op: ObjectOp, wanted: int, decode: Callable[[Array], Any]) -> None:
+        self._op = op
+        self._wanted = wanted
+        self._decode = decode
+        self._taken = 0
+        self._total: Any = None
+        self._failure: Exception | None = None
+
+    def take(self, piece: Array) -> None:
+        """Add the object of the next rank.
+
+        What fails here fails in the result alone: this rank has to pass on the rest all the same.
+        """
+        if self._taken == self._wanted or self._failure is not None:
+            return
+        try:
+            operand = self._decode(piece)
+            self._total = self._op(self._total, operand) if self._taken else operand
+        except Exception as exc:
+            self._total, self._failure = None, exc
+        self._taken += 1
+
+    def result(self) -> Any:
+        """All of them, None if there are none; raises what the operator has raised."""
+        if self._failure is not None:
+            raise self._failure
+        return self._total
 
 
 def _mark(name: str, root: int = -1) -> bytes:
