@@ -457,9 +457,7 @@ def call(name: str, start: float, end: float, state: str = "done", context: str 
     return {"name": name, "ph": "X", "ts": start * 1e6, "dur": (end - start) * 1e6, "pid": 0, "tid": 0, "args": facts}
 
 
-def write(
-    folder: Path, found: Sequence[Event], rank: int, context: str = "0123456789abcdef-0", tail: str = "\n]\n"
-) -> Path:
+def write(folder: Path, found: Sequence[Event], rank: int, context: str = "0123456789abcdef-0", tail: str = "\n]\n") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"gloompi-{context}-rank{rank}.json"
     path.write_text("[\n" + ",\n".join(json.dumps(event) for event in found) + tail)

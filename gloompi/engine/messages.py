@@ -40,8 +40,8 @@ _LOW_NBYTES = CREDIT_NBYTES // 2
 # of a peer count against its credit, which in the end they use up.
 EARLY_NBYTES = 64 * 1024 * 1024
 
-# What an early message takes besides its payload: itself, and its place among the others. By tracemalloc, 20,000 of them take
-# 350 bytes each, 420 where each has a tag of its own and a wildcard has been used.
+# What an early message takes besides its payload: itself, and its place among the others. By tracemalloc, 20,000 of them
+# take 350 bytes each, 420 where each has a tag of its own and a wildcard has been used.
 _ARRIVAL_NBYTES = 512
 
 _MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
