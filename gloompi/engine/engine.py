@@ -98,7 +98,7 @@ class Engine(Parting):
                 self.wait(task, deadline)
             elif self.error is not None:
                 raise self._broken()
-            elif self._poller.is_unseen(deadline.began):
+            elif deadline.began > self._poller.stale:
                 self._look()
         except BaseException as exc:
             self._interrupted(exc)  # a signal handler may raise between the two
@@ -114,7 +114,7 @@ class Engine(Parting):
                 self._resume()
             if self.error is not None:
                 raise self._broken()
-            if self._poller.is_unseen(task.began):
+            if task.began > self._poller.stale:
                 self._look()
         except BaseException as exc:
             self._interrupted(exc)

@@ -62,8 +62,8 @@ class Poller:
         Seconds to keep trying on one connection alone.
     writing : dict
         By descriptor, the pairs that have something to send.
-    looked : float
-        When all pairs were looked at last, by `time.monotonic`.
+    stale : float
+        From when on all pairs have not been looked at for a while, by `time.monotonic`.
     failed : bool
         A write has failed since.
     due : float
@@ -87,7 +87,7 @@ class Poller:
         self._armed: set[int] = set()
         self._held: dict[int, Pair] = {}
         self._skipped = 0
-        self.looked = 0.0
+        self.stale = _ALONE_SECONDS
         self.failed = False
         self._vigil: Vigil | None = None
         self.due = inf
@@ -116,7 +116,7 @@ class Poller:
         if not writing:
             self.writing.pop(pair.fd, None)
             if pair.failed:
-                self.failed, self.looked = True, 0.0
+                self.failed, self.stale = True, 0.0
         elif pair.fd not in self._held:
             self.writing[pair.fd] = pair
 
@@ -143,9 +143,11 @@ class Poller:
 
     def poll(self, timeout: float | None) -> bool:
         """Serve every pair that is ready, waiting up to `timeout` seconds for one; return whether that moved any bytes."""
-        self.looked = monotonic()
+        now = monotonic()
+        self.stale = now + _ALONE_SECONDS
         self._skipped = 0
-        return self._serve(self._epoll.poll(0 if timeout == 0 else self._prepare(timeout)))
+        ready = self._epoll.poll(0 if timeout == 0 else self._prepare(timeout))
+        return self._serve(ready) if ready or now >= self.due else False
 
     def sleep(self, timeout: float | None, turn: Turn, beside: Sequence[int] = ()) -> bool:
         """As `poll`, but let other threads have the turn while nothing has come, here or for the descriptors `beside`."""
@@ -162,7 +164,7 @@ class Poller:
                 self._sleeping = False
                 if self._closing:
                     self._close()
-        self.looked = monotonic()
+        self.stale = monotonic() + _ALONE_SECONDS
         return self._serve(ready)
 
     def _sleep(self, seconds: float, turn: Turn, beside: Sequence[int]) -> list[tuple[int, int]]:
@@ -200,7 +202,7 @@ class Poller:
                 moved |= pair.flush()
             if event & ~select.EPOLLOUT:
                 moved |= pair.receive()
-        if self.looked >= self.due:
+        if monotonic() >= self.due:
             moved |= self._come_due()
         return moved
 
@@ -213,7 +215,7 @@ class Poller:
             if pair.sending:
                 self.writing[fd] = pair
         lost = []
-        if self._vigil is not None and (not held or self.looked >= self._vigil.due):
+        if self._vigil is not None and (not held or monotonic() >= self._vigil.due):
             lost = self._vigil.look(self._pairs.values())
         self.due = self._vigil.due if self._vigil is not None else inf
         for pair, reason in lost:
@@ -242,15 +244,11 @@ class Poller:
         Serves all of them if they have been left alone for long enough.
         """
         self._skipped += 1
-        if self._skipped > _MOST_SKIPPED or monotonic() - self.looked > _ALONE_SECONDS:
+        if self._skipped > _MOST_SKIPPED or monotonic() > self.stale:
             if self._alarm < 0:
                 return False  # an algorithm goes on to its next wait when the engine breaks
             self.poll(0)
         return not self.writing
-
-    def is_unseen(self, now: float) -> bool:
-        """Whether nobody has looked at the pairs for a while."""
-        return now - self.looked > _ALONE_SECONDS
 
     def wake(self) -> None:
         """From another thread or a signal handler: have `woken` called by the thread that polls."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from time import sleep
 
 from ..deadline import Deadline
@@ -71,7 +72,7 @@ class Turn:
         RuntimeError
             This thread is in an operation already.
         """
-        me = threading.get_ident()
+        me = get_ident()
         if not self._lock.acquire(False):
             holder = self.holder
             # At the interpreter's end all other threads stand still: who has it now will never give it.
@@ -82,7 +83,7 @@ class Turn:
                 if ending:
                     reason += ", and stands still at the interpreter's end"
                 raise OperationTimeoutError(what, 0.0 if ending else deadline.timeout or 0.0, reason)
-        if self.busy or me in self.resting:  # and yet the lock let this thread in: it is in an operation already
+        if self.busy or (self.resting and me in self.resting):  # and yet the lock let this thread in: it is in an operation already
             self._lock.release()
             raise RuntimeError(f"{what} was called from within {doing()} on the same Context, by a signal handler or an op")
         self.holder = me
@@ -102,7 +103,10 @@ class Turn:
         """End the turn."""
         if self._asked is not None:
             self.woken()  # asked when the last operation was about to end
-        self._release()
+        lock = self._lock
+        lock.release()
+        if lock._is_owned():  # type: ignore[attr-defined]  # left over from an accident
+            self._release()
         if self.wanting:
             self._hand_over()
 
@@ -122,13 +126,13 @@ class Turn:
 
     def rest(self) -> None:
         """Let other threads have the turn, in the middle of an operation; what follows ends with `resume`."""
-        self.resting.add(threading.get_ident())
+        self.resting.add(get_ident())
         self.busy = 0
         self._release()
 
     def resume(self) -> None:
         """End `rest`: wait for the turn, however long another thread computes with it."""
-        me = threading.get_ident()
+        me = get_ident()
         if me not in self.resting and self.busy == me:
             return  # it has it already
         if not self._lock.acquire(False):
