@@ -9,6 +9,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..signatures import public
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
 from .memory import is_permitted
@@ -50,6 +51,7 @@ class Listeners(NamedTuple):
             self.certificate.close()
 
 
+@public
 class Device:
     """Which interfaces, ports and transports to use.
 
