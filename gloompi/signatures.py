@@ -36,7 +36,7 @@ def public(cls: Class) -> Class:
 
 
 def show_signature(function: Any, name: str, bound: bool = True) -> None:
-    """Have errors about the arguments of a method begin with how it is called, by this name; `bound` to an object or class."""
+    """Have errors about the arguments of a method begin with how it is called; `bound`: its first is the object or class."""
     function.__qualname__ = f"{name}({_parameters(function, int(bound))}): {name.rpartition('.')[2]}"
 
 
