@@ -14,6 +14,7 @@ from .engine.engine import Engine
 from .engine.recorder import CallRecord
 from .errors import is_clean, summary
 from .operations import Operations
+from .signatures import public
 
 if TYPE_CHECKING:
     from .stores.store import Store
@@ -26,6 +27,7 @@ _TIMEOUT = 1800.0
 _CONNECT_TIMEOUT = 300.0
 
 
+@public
 class Context(Operations):
     """A group of ranks that are connected to each other.
 
@@ -47,6 +49,14 @@ class Context(Operations):
         Who each rank is and how it is reached: rank in this Context, host, pid, transport ("self", "unix", "tcp", "tls"),
         address.
     """
+
+    def __init__(self, *parts: Any, **others: Any) -> None:
+        if others or not parts or not isinstance(parts[0], Engine):
+            raise TypeError(
+                "a Context is made by Context.from_mpi(comm), Context.from_store(store, rank, size) or Context.from_env(), "
+                "on all ranks, or by dup and split of another one"
+            )
+        super().__init__(*parts)
 
     @classmethod
     def from_mpi(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .engine.matching import Arrival
 from .engine.task import Task
 from .plans.messages import Status
+from .signatures import public
 
 if TYPE_CHECKING:
     from .arrays import Array
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Message"]
 
 
+@public
 class Message:
     """A message that `mprobe` or `improbe` has taken out of the matching; it is received once.
 
@@ -26,10 +28,21 @@ class Message:
 
     __slots__ = ("_arrival", "_context", "nbytes", "source", "tag")
 
-    def __init__(self, context: Running, arrival: Arrival, status: Status) -> None:
-        self._context = context
-        self._arrival: Arrival | None = arrival
-        self.source, self.tag, self.nbytes = status
+    _arrival: Arrival | None
+    _context: Running
+    nbytes: int
+    source: int
+    tag: int
+
+    def __init__(self, *parts: Any, **others: Any) -> None:
+        raise TypeError("a Message is what mprobe and improbe of a Context return")
+
+    @classmethod
+    def _of(cls, context: Running, arrival: Arrival, status: Status) -> Message:
+        message = cls.__new__(cls)
+        message._context, message._arrival = context, arrival
+        message.source, message.tag, message.nbytes = status
+        return message
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Message cannot be copied or pickled: it is received once, by this process; send what it holds")

@@ -10,10 +10,12 @@ from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .engine.operation import Receive
 from .engine.task import Task
+from .signatures import public
 
 __all__ = ["Request"]
 
 
+@public
 class Request:
     """The handle of a non-blocking operation.
 
@@ -23,11 +25,22 @@ class Request:
 
     __slots__ = ("_conversation", "_engine", "_task", "_timeout")
 
-    def __init__(self, engine: Engine, conversation: Conversation, task: Task, timeout: float | None) -> None:
-        self._engine = engine
-        self._conversation = conversation
-        self._task = task
-        self._timeout = timeout
+    _conversation: Conversation
+    _engine: Engine
+    _task: Task
+    _timeout: float | None
+
+    def __init__(self, *parts: Any, **others: Any) -> None:
+        raise TypeError("a Request is what the operations of a Context that begin with an i return")
+
+    @classmethod
+    def _of(cls, engine: Engine, conversation: Conversation, task: Task, timeout: float | None) -> Request:
+        request = cls.__new__(cls)
+        request._engine = engine
+        request._conversation = conversation
+        request._task = task
+        request._timeout = timeout
+        return request
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+import pydoc
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -223,6 +226,120 @@ def test_other_signatures() -> None:
     assert (gloompi.ANY_SOURCE, gloompi.ANY_TAG) == (-1, -1)
     assert bare_signature(gloompi.testing.run_ranks) == "(n, fn, *, timeout=60.0, device=None)"
     assert bare_signature(gloompi.testing.check_store) == "(make)"
+
+
+# -- what Python says of wrong arguments --------------------------------------------------------------------------------
+
+
+def callables() -> dict[str, Any]:
+    """The public classes' methods, and the classes that a program makes itself."""
+    found = {}
+    for name in NAMES:
+        cls = getattr(gloompi, name)
+        if not inspect.isclass(cls) or issubclass(cls, Exception) or name in ("CallRecord", "Peer", "Status"):
+            continue
+        if name not in ("Context", "Request", "Message", "Store"):
+            found[name] = cls
+        for method in dir(cls):
+            if not method.startswith("_") and callable(getattr(cls, method)):
+                found[f"{name}.{method}"] = getattr(cls, method)
+    return found
+
+
+CALLABLES = callables()
+
+
+def internal_names() -> set[str]:
+    classes = {
+        cls
+        for name, module in sys.modules.items()
+        if name.split(".")[0] == "gloompi"
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and cls.__module__.split(".")[0] == "gloompi"
+    }
+    return {cls.__name__ for cls in classes} - set(NAMES)
+
+
+def definer(owner: str, method: str) -> str:
+    """The public class that has a method, with a dot; a store has some of Store."""
+    if not owner:
+        return ""
+    found = next(cls.__name__ for cls in getattr(gloompi, owner).__mro__ if method in vars(cls))
+    return f"{found if found in NAMES else owner}."
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_wrong_arguments_are_told_what_is_right(name: str) -> None:
+    function = CALLABLES[name]
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name != "self"
+    ]
+    bound = inspect.ismethod(function) or inspect.isclass(function)
+    itself = () if bound else (object(),)
+    wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [(range(20), {}), ((), {"no_such_argument": 1})]
+    if any(parameter.default is parameter.empty for parameter in parameters):
+        wrong.append(((), {}))
+    for arguments, options in wrong:
+        with pytest.raises(TypeError) as caught:
+            function(*itself, *arguments, **options)
+        text = str(caught.value)
+        owner, _, called = name.rpartition(".")
+        shown, separator, said = text.partition(f"): {called}() ")
+        assert separator, text
+        assert said.startswith(("takes ", "got an unexpected keyword argument 'no_such_argument'", "missing "))
+        assert shown.startswith(f"{definer(owner, called)}{called}(")
+        for parameter in parameters:
+            default = "" if parameter.default is parameter.empty else "="
+            assert f"{parameter.name}{default}" in shown
+        assert not internal_names() & set(re.findall(r"\w+", text)), text
+
+
+def test_a_wrong_call_as_it_is_seen() -> None:
+    def body(ctx: gloompi.Context) -> None:
+        with pytest.raises(TypeError) as caught:
+            ctx.broadcast([1.0], 0)  # type: ignore[misc]
+        assert str(caught.value) == (
+            "Context.broadcast(x, *, root=0, algorithm='auto', timeout=None): broadcast() takes 2 positional arguments but "
+            "3 were given"
+        )
+        with pytest.raises(TypeError) as caught:
+            ctx.reduce_object(1, max)  # type: ignore[misc]
+        assert str(caught.value) == (
+            "Context.reduce_object(obj, *, op=add, root=0, timeout=None): reduce_object() takes 2 positional arguments but "
+            "3 were given"
+        )
+
+    gloompi.testing.run_ranks(1, body)
+
+
+@pytest.mark.parametrize("arguments", [(), (1,), (None, 2, 3)])
+@pytest.mark.parametrize("options", [{}, {"comm": None}, {"engine": 1}])
+@pytest.mark.parametrize(
+    ("cls", "text"),
+    [
+        (
+            gloompi.Context,
+            "a Context is made by Context.from_mpi(comm), Context.from_store(store, rank, size) or Context.from_env(), on "
+            "all ranks, or by dup and split of another one",
+        ),
+        (gloompi.Request, "a Request is what the operations of a Context that begin with an i return"),
+        (gloompi.Message, "a Message is what mprobe and improbe of a Context return"),
+    ],
+)
+def test_what_a_program_does_not_make_itself(cls: Any, text: str, arguments: Any, options: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        cls(*arguments, **options)
+    assert str(caught.value) == text
+
+
+def test_signatures_in_errors_change_no_other_name() -> None:
+    assert gloompi.Context.broadcast.__name__ == "broadcast"
+    assert pickle.loads(pickle.dumps(gloompi.Context.from_env)) == gloompi.Context.from_env
+    for function in (gloompi.wait_all, gloompi.testing.run_ranks):
+        assert pickle.loads(pickle.dumps(function)) is function
+    assert "broadcast(self, x: 'Any', *, root: 'int' = 0" in pydoc.plain(pydoc.render_doc(gloompi.Context.broadcast))
 
 
 @pytest.mark.parametrize("blocking", [name for name in SIGNATURES if f"i{name}" in SIGNATURES])

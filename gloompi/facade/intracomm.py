@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpi4py import MPI as mpi
 
+from ..signatures import public
 from .collectives import CollectiveComm
 from .matched import Message
 from .messages import MessageComm
@@ -14,6 +15,7 @@ from .unsupported import refuse_rest
 __all__ = ["COMM_NULL", "Comm", "Intracomm"]
 
 
+@public
 class Comm(CollectiveComm, MessageComm, ObjectComm):
     """As mpi4py.MPI.Comm, over sockets."""
 

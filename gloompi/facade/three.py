@@ -9,6 +9,7 @@ from typing import Any
 from mpi4py import MPI as mpi
 
 from ..context import Context
+from ..signatures import show_signature
 from .requests import Prequest, Request
 from .work import Begin, Completion, Work, checked, fill
 
@@ -49,6 +50,7 @@ def forms(build: Callable[..., Begin]) -> tuple[Callable[..., None], Callable[..
         request: Prequest = Prequest._of(Work(self._context, build(**given), persistent=True))
         return request
 
+    show_signature(build, f"Comm.{name}")
     plain = inspect.signature(build)
     info = inspect.Parameter("info", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=mpi.INFO_NULL)
     with_info = plain.replace(parameters=[*plain.parameters.values(), info])

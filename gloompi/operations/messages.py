@@ -234,14 +234,14 @@ class Messages(Running):
 
     def mprobe(self, source: int = ANY_SOURCE, *, tag: int = ANY_TAG, timeout: float | None = None) -> Message:
         """Wait for a message and take it out of the matching: only the Message that is returned can receive it."""
-        return Message(self, *self._run(self._plan.probe(source, tag, takes=True), timeout))
+        return Message._of(self, *self._run(self._plan.probe(source, tag, takes=True), timeout))
 
     def improbe(self, source: int = ANY_SOURCE, *, tag: int = ANY_TAG) -> Message | None:
         """`mprobe` without waiting: None if there is no message yet; errors as `iprobe`."""
         found = self._look(source, tag, takes=True)
         if found is None:
             self._check_present(source)
-        return None if found is None else Message(self, *found)
+        return None if found is None else Message._of(self, *found)
 
     def _look(self, source: int, tag: int, takes: bool) -> Any:
         find = self._plan.finder(source, tag, takes)

@@ -58,7 +58,7 @@ class Running:
                 conversation.recorder.failed(task, type(exc).__name__)
             raise
         conversation.note(task)
-        return Request(engine, conversation, task, self.timeout)
+        return Request._of(engine, conversation, task, self.timeout)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self.timeout if timeout is None else check_timeout(timeout))

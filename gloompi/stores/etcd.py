@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..signatures import public
 from .remote import extra, unreachable, without_password
 from .store import Store
 
@@ -17,6 +18,7 @@ _ANSWER_SECONDS = 10.0
 _MAX_OPERATIONS = 128
 
 
+@public
 class EtcdStore(Store):
     """A store in an etcd cluster.
 

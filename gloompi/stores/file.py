@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
+from ..signatures import public
 from .store import Store, looks
 
 __all__ = ["FileStore"]
@@ -29,6 +30,7 @@ _ABANDONED_SECONDS = 3600.0
 _REPLACED = (errno.ENOENT, errno.ESTALE)
 
 
+@public
 class FileStore(Store):
     """A store in a folder that all ranks can write to.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
+from ..signatures import public
 from .store import Store
 
 __all__ = ["HashStore"]
 
 
+@public
 class HashStore(Store):
     """A store in memory that the threads of one process share."""
 

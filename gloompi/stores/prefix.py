@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
+from ..signatures import public
 from .store import Store
 
 __all__ = ["PrefixStore"]
 
 
+@public
 class PrefixStore(Store):
     """A view of `store` in which every key has a prefix, so that users with different prefixes do not meet.
 

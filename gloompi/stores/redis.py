@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..signatures import public
 from .remote import extra, refused, unreachable, without_password
 from .store import Store, number
 
@@ -15,6 +16,7 @@ __all__ = ["RedisStore"]
 _ANSWER_SECONDS = 10.0
 
 
+@public
 class RedisStore(Store):
     """A store in a Redis server.
 

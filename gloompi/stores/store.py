@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ..deadline import Deadline, check_timeout
 from ..errors import OperationTimeoutError
+from ..signatures import public
 
 __all__ = ["Store", "looks", "number"]
 
@@ -34,6 +35,7 @@ def looks(deadline: Deadline) -> Iterator[None]:
         pause = min(_GROWTH * pause, _LONGEST_PAUSE)
 
 
+@public
 class Store(ABC):
     """A key-value store that several processes see: keys are str, values are bytes.
 

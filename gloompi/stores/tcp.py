@@ -15,6 +15,7 @@ from types import TracebackType
 
 from ..deadline import Deadline, check_timeout
 from ..errors import RendezvousError
+from ..signatures import public
 from .hash import HashStore
 from .remote import unreachable
 from .serving import ANSWER, LENGTH, MAX_NBYTES, Server, answer, greeting, listen, pack, unpack
@@ -32,6 +33,7 @@ _RECEIVED_NBYTES = 256 * 1024
 _LINGER_SECONDS, _FAILURE_SECONDS = 30.0, 1.0
 
 
+@public
 class TCPStore(Store):
     """A store that one process keeps in memory and serves to the others.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
+from ..signatures import public
 from .remote import extra, unreachable
 from .store import Store
 
@@ -21,6 +22,7 @@ _SECONDS = 10.0
 _MAX_NBYTES = 1_000_000
 
 
+@public
 class ZooKeeperStore(Store):
     """A store in a ZooKeeper ensemble; each key is a node below ``/gloompi``.
 

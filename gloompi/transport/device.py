@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import settings
+from ..signatures import public
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
 from .memory import is_permitted
@@ -47,6 +48,7 @@ class Listeners(NamedTuple):
             self.certificate.close()
 
 
+@public
 class Device:
     """Which interfaces, ports and transports to use.
 

@@ -104,6 +104,35 @@ def local_things_are_mpi4pys(MPI: Any, comm: Any) -> None:
     assert not MPI.Is_finalized()
 
 
+def said_of(call: Any, *arguments: Any) -> str:
+    """What is said of wrong arguments; empty where something else is said, or nothing."""
+    try:
+        call(*arguments)
+    except TypeError as exc:
+        return str(exc)
+    except NotImplementedError:
+        return ""
+    return ""
+
+
+@CHECKS.ours
+def wrong_arguments_are_told_what_is_right(MPI: Any, comm: Any) -> None:
+    for name, text in (
+        ("Bcast", "Comm.Bcast(buf, root=0): Bcast() missing 1 required positional argument: 'buf'"),
+        ("bcast", "Comm.bcast(obj, root=0): bcast() missing 1 required positional argument: 'obj'"),
+        ("Isend", "Comm.Isend(buf, dest, tag=0): Isend() missing 2 required positional arguments: 'buf' and 'dest'"),
+        ("allreduce", "Comm.allreduce(sendobj, op=...): allreduce() missing 1 required positional argument: 'sendobj'"),
+    ):
+        said = said_of(getattr(comm, name))
+        assert said == text, said
+    for name in public(MPI.Intracomm):
+        said = said_of(lambda name: getattr(comm, name)(no_such_argument=1), name)
+        assert "CommBase" not in said, said
+        assert "CollectiveComm" not in said, said
+        assert "MessageComm" not in said, said
+        assert "ObjectComm" not in said, said
+
+
 @CHECKS.ours
 def refused_methods_name_themselves(MPI: Any, comm: Any) -> None:
     instances = {
