@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from launch import mpiexec, vendor
+from launch import mpiexec
 
 pytest_plugins = ["servers"]
 
@@ -39,9 +39,7 @@ def mpi_jobs() -> None:
 
 @pytest.fixture
 def survivors(mpi_jobs: None) -> None:
-    """For tests whose ranks must outlive each other."""
-    if vendor() != "mpich":
-        pytest.skip("this launcher ends the job when a rank dies; MPICH's -disable-auto-cleanup does not")
+    """For tests whose ranks must outlive each other: `launch.Job` has a way for each launcher that it knows."""
 
 
 @pytest.fixture

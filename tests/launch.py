@@ -55,7 +55,7 @@ class Job:
     args
         Command line arguments of the program.
     survivors : bool
-        Let the other ranks go on when one dies (see `jobs/outlive.py`).
+        Let the other ranks go on when one dies: Open MPI's launcher has an option for it; for MPICH's see `jobs/outlive.py`.
     env : dict, optional
         Additional environment variables.
     launcher : sequence of str, optional
@@ -79,12 +79,12 @@ class Job:
         weakref.finalize(self, shutil.rmtree, self._written, ignore_errors=True)  # a killed rank may be writing yet
         if vendor() == "openmpi":
             environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-            command = [path, "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
+            command = [path, *(["--enable-recovery"] if survivors else []), "--map-by", ":OVERSUBSCRIBE", "-n", str(n)]
         else:
             command = [*(launcher or [path]), *(["-disable-auto-cleanup"] if survivors else []), "-n", str(n)]
         if vendor() != "openmpi":
             command += ["sh", "-c", _APART, str(self._written)]
-        if survivors:
+        if survivors and vendor() != "openmpi":
             command += [sys.executable, "-IS", str(JOBS / "outlive.py")]
         command += [sys.executable, program if program.startswith("-") else str(JOBS / program), *map(str, args)]
         self.process = subprocess.Popen(

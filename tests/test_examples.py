@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
-from launch import Job
+from launch import Job, vendor
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -69,10 +70,15 @@ def test_digits_ends_with_the_same_accuracy_when_ranks_are_killed(survivors: Non
     assert [line for line in reduced if row(line)][-7:] == [line for line in whole if row(line)][-7:]
 
 
-def test_program_of_the_documentation_goes_on_after_losses(survivors: None, tmp_path: Path) -> None:
+def _program_of_the_documentation(folder: Path) -> Path:
     text = (EXAMPLES.parent / "docs" / "shrink.md").read_text()
-    program = tmp_path / "program.py"
+    program = folder / "program.py"
     program.write_text(text.split("```python\n")[1].split("```")[0])
+    return program
+
+
+def test_program_of_the_documentation_goes_on_after_losses(survivors: None, tmp_path: Path) -> None:
+    program = _program_of_the_documentation(tmp_path)
     done = Job(4, "with_losses.py", program, json.dumps({0: 300, 2: 600}), survivors=True).finish(60)
     assert not done.stderr, done.stderr
     lines = done.stdout.splitlines()
@@ -80,3 +86,19 @@ def test_program_of_the_documentation_goes_on_after_losses(survivors: None, tmp_
     losses = [re.match(r"rank (\d) of (\d): lost rank (\d) \(", line) for line in lines if "lost rank" in line]
     found = [[int(number) for number in loss.groups()] for loss in losses if loss]
     assert sorted(found) == [[0, 3, 1], [1, 4, 0], [2, 3, 1], [2, 4, 0], [3, 4, 0]]
+
+
+@pytest.mark.parametrize("option", ["--enable-recovery", ""])
+def test_launcher_of_open_mpi_lets_the_survivors_live_if_it_is_told_to(tmp_path: Path, option: str) -> None:
+    """As docs/shrink.md has it."""
+    if vendor() != "openmpi":
+        pytest.skip("MPICH's mpiexec has no --enable-recovery, and no option of its own that does (see jobs/outlive.py)")
+    program = _program_of_the_documentation(tmp_path)
+    done = Job(4, "with_losses.py", program, json.dumps({1: 300}), survivors=bool(option)).finish(60)
+    if option:
+        assert option in done.args
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines().count(f"1000 steps, sum {sum(range(100)) * sum(range(1000))}") == 3
+    else:
+        assert done.returncode == 128 + signal.SIGKILL
+        assert "exited on\nsignal 9 (Killed)" in done.stderr
