@@ -96,6 +96,7 @@ def test_options_by_default() -> None:
         seconds=1.0,
         streak=10,
         repeats=3,
+        counts=(250, 1000, 4000),
         json=None,
         csv=None,
         plot=None,
@@ -124,6 +125,8 @@ def test_options_given() -> None:
         ("limit --peers limit,gloo", ("limit", "gloo")),
         ("rendezvous", ()),
         ("rendezvous --peers gloo", ("gloo",)),
+        ("cliffs", ("mpi",)),
+        ("cliffs --peers none", ()),
     ],
 )
 def test_options_peers(arguments: str, peers: tuple[str, ...]) -> None:
@@ -177,6 +180,11 @@ WRONG = [
         )
         for ending in ("doc", "jpg", "png.gz")
     ),
+    ("cliffs --counts 5,x", "argument --counts: must be a number >= 1, not 'x'"),
+    ("cliffs --ranks 2", "--ranks is not for the cliffs: start fewer with mpiexec -n"),
+    ("cliffs --csv a", "--csv is not for the cliffs: --json has their numbers"),
+    ("cliffs --transport tcp,unix", "the cliffs are measured with one --transport at a time"),
+    ("cliffs --peers gloo", "the cliffs have no peer but mpi"),
 ]
 
 

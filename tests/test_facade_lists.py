@@ -118,11 +118,15 @@ def test_the_first_of_several_that_are_done() -> None:
 def test_what_is_no_request_is_refused_wherever_it_is(name: str) -> None:
     def body(ctx: Context) -> None:
         requests: list[Any] = receives(ctx, 2)
-        send(ctx, 0, 1)
-        for place in range(3):
-            wrong = [*requests[:place], 7, *requests[place:]]
-            with pytest.raises(TypeError, match=r"^expected a gloompi\.MPI\.Request, not builtins\.int$"):
-                getattr(Request, name)(wrong)
+        for done in (False, True):
+            for place in range(3):
+                wrong = [*requests[:place], 7, *requests[place:]]
+                if done and name.endswith("any"):
+                    wrong = wrong[place:]  # behind one that is done, nothing is looked at
+                with pytest.raises(TypeError, match=r"^expected a gloompi\.MPI\.Request, not builtins\.int$"):
+                    getattr(Request, name)(wrong)
+            if not done:
+                send(ctx, 0, 1)
         Request.Waitall(requests)
 
     run_ranks(1, body)
@@ -143,6 +147,25 @@ def test_however_many_there_are(name: str) -> None:
                 Request.Waitall(requests)
 
             return call
+
+        assert_linear(prepare)
+
+    run_ranks(1, body)
+
+
+def test_waiting_until_none_is_left() -> None:
+    """Of requests that are done, one call looks at one."""
+
+    def body(ctx: Context) -> None:
+        def prepare(count: int) -> Callable[[], object]:
+            requests = receives(ctx, count)
+            send(ctx, *range(count))
+
+            def wait() -> None:
+                while requests:
+                    assert requests.pop(Request.Waitany(requests))._work is None
+
+            return wait
 
         assert_linear(prepare)
 

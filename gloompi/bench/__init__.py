@@ -1,4 +1,4 @@
-"""Measuring: every operation beside MPI, torch's gloo and bare sockets, and the rendezvous.
+"""Measuring: every operation beside MPI, torch's gloo and bare sockets, the rendezvous, and what many of something cost.
 
 The command line is all there is: ``mpiexec -n 2 python -m gloompi.bench``.
 """

@@ -11,12 +11,15 @@ from typing import Any
 from ..context import Context
 from ..errors import GloompiError
 from ..stores.remote import extra
+from .cliffs import CLIFFS
 from .document import to_csv, to_json
 from .heading import heading, heading_text
 from .line import Line
 from .options import Options, parse
 from .rendezvous import measure_rendezvous, text
 from .screen import screen
+from .slope import Slope, measure_cliffs
+from .slope import text as slope_text
 from .survey import PeerError, Survey, cases, groups
 from .table import table
 from .timing import WrongResultError
@@ -45,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_report(comm, options)
         if options.what == "rendezvous":
             _rendezvous(comm, options)
+        elif options.what == "cliffs":
+            _cliffs(comm, options)
         else:
             _operations(comm, options)
     except (GloompiError, PeerError, WrongResultError, ReportError) as exc:
@@ -86,6 +91,27 @@ def _rendezvous(comm: Any, options: Options) -> None:
         if options.prints_table:
             print(text(facts), flush=True)
         _write(options.json, json.dumps(facts))
+
+
+def _cliffs(comm: Any, options: Options) -> None:
+    with Context.from_mpi(comm, timeout=None) as world:
+        facts = heading(world, options)
+        about = "\n".join(heading_text(facts).splitlines()[:2])
+        with screen(world.rank, len(CLIFFS), options.prints_table) as shown:
+            if options.prints_table:
+                shown.show(f"{about}\nratio: gloompi's / the other's; slope on logarithmic axes: 1 is linear, 2 quadratic")
+
+            def report(slope: Slope) -> None:
+                if options.prints_table:
+                    shown.show("\n" + slope_text(slope))
+
+            slopes = measure_cliffs(comm, options, report, shown.advance)
+    if comm.Get_rank() == 0:
+        _write(options.json, json.dumps({**facts, "cliffs": [slope.to_json() for slope in slopes]}, indent=2))
+        if options.plot:
+            from .plot import plot_slopes
+
+            plot_slopes(slopes, about.partition("\n")[0], options.plot)
 
 
 def _write(path: str | None, content: str) -> None:

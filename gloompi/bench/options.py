@@ -21,6 +21,7 @@ __all__ = ["DEFAULT_OPERATIONS", "DEFAULT_SIZES", "PEERS", "Options", "parse", "
 PEERS = ("mpi", "gloo", "limit")
 DEFAULT_OPERATIONS = ("allreduce", "broadcast", "allgather", "reduce_scatter", "alltoall", "send/recv")
 DEFAULT_SIZES = (8, 1024, 64 << 10, 1 << 20, 16 << 20, 64 << 20)
+DEFAULT_COUNTS = (250, 1000, 4000)
 
 # Calls that take so little that what they find in the caches counts.
 SHORT_NBYTES = 64 << 10
@@ -47,7 +48,7 @@ class Options:
 
     Attributes
     ----------
-    what : {"operations", "limit", "rendezvous"}
+    what : {"operations", "limit", "rendezvous", "cliffs"}
     operations, transports, algorithms, peers : tuple of str
     sizes : tuple of int
         Bytes.
@@ -59,7 +60,9 @@ class Options:
     streak : int
         Calls of up to `SHORT_NBYTES` that a candidate makes in a row.
     repeats : int
-        Of the rendezvous.
+        Of the rendezvous, and of each count of a cliff.
+    counts : tuple of int
+        Of the cliffs.
     peers_asked : bool
         Whether the peers were named: then one that is not installed is an error.
     json, csv, plot : str or None
@@ -79,6 +82,7 @@ class Options:
     seconds: float
     streak: int
     repeats: int
+    counts: tuple[int, ...]
     json: str | None
     csv: str | None
     plot: str | None
@@ -89,6 +93,8 @@ class Options:
 
     def check(self, size: int) -> None:
         """Raise ValueError if a job of `size` ranks cannot do it."""
+        if self.what == "cliffs" and size < 2:
+            raise ValueError("cliffs needs 2 ranks, one that sends and one that receives: start it with mpiexec -n 2")
         for count in self.ranks:
             if count > size:
                 raise ValueError(
@@ -119,7 +125,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     """Options from a command line; SystemExit(2), with a message on rank 0, if it has no meaning."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    default_peers = {"operations": ("mpi", "gloo"), "limit": ("limit",), "rendezvous": ()}[given.what]
+    default_peers = {"operations": ("mpi", "gloo"), "limit": ("limit",), "rendezvous": (), "cliffs": ("mpi",)}[given.what]
     peers = default_peers if given.peers is None else given.peers
     if given.what == "limit" and "limit" not in peers:
         peers = (*peers, "limit")
@@ -143,6 +149,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         seconds=given.seconds,
         streak=given.streak,
         repeats=given.repeats,
+        counts=given.counts,
         json=given.json,
         csv=given.csv,
         plot=given.plot,
@@ -170,6 +177,15 @@ def _problem(options: Options) -> str | None:
             return "the rendezvous is measured with one --transport at a time"
         if set(options.peers) - {"gloo"}:
             return "the rendezvous has no peer but gloo"
+    if options.what == "cliffs":
+        if options.ranks:
+            return "--ranks is not for the cliffs: start fewer with mpiexec -n"
+        if options.csv:
+            return "--csv is not for the cliffs: --json has their numbers"
+        if len(options.transports) > 1:
+            return "the cliffs are measured with one --transport at a time"
+        if set(options.peers) - {"mpi"}:
+            return "the cliffs have no peer but mpi"
     return None
 
 
@@ -185,10 +201,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["operations", "limit", "rendezvous"],
+        choices=["operations", "limit", "rendezvous", "cliffs"],
         default="operations",
         help="limit: the operations beside a bare exchange of the same bytes over the same kind of socket; "
-        "rendezvous: how long Context.from_mpi takes (default operations)",
+        "rendezvous: how long Context.from_mpi takes; cliffs: what the number of messages and requests does to the cost of "
+        "each (default operations)",
     )
     parser.add_argument(
         "--operations",
@@ -237,7 +254,16 @@ def _parser() -> argparse.ArgumentParser:
         help="calls of up to 64 KiB that each candidate makes in a row before the next one's turn; longer ones are made "
         "one at a time (default %(default)s)",
     )
-    parser.add_argument("--repeats", type=_count, default=3, help="of the rendezvous (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=_count, default=3, help="of the rendezvous, and of each count of a cliff (default %(default)s)"
+    )
+    parser.add_argument(
+        "--counts",
+        type=_list(_count),
+        default=DEFAULT_COUNTS,
+        metavar="LIST",
+        help="of messages or requests, for the cliffs (default 250,1000,4000)",
+    )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write a JSON document; to stdout without FILE")
     parser.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write a CSV table; to stdout without FILE")
     parser.add_argument("--plot", type=picture, metavar="FILE", help="draw latency and bandwidth to FILE (.png, .svg, .pdf)")

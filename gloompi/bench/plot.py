@@ -6,13 +6,14 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from ..reports import counted
 from .line import Line
+from .slope import Slope
 from .table import size_text
 
-__all__ = ["plot"]
+__all__ = ["plot", "plot_slopes"]
 
 # One look for each peer in all panels; gloompi's transports and algorithms follow in order, solid and with dots.
 _PEERS = {"mpi": ("MPI", "tab:orange", "s"), "gloo": ("torch gloo", "tab:green", "^"), "limit": ("limit", "0.45", "x")}
@@ -45,6 +46,41 @@ def plot(lines: list[Line], heading: str, path: str) -> None:
         _panel(right, each, f"{title}: bandwidth", "GB/s", lambda nbytes, median: nbytes / median / 1e9)
         left.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def plot_slopes(slopes: list[Slope], heading: str, path: str) -> None:
+    """Write a picture with a panel for each cliff; as `plot`."""
+    matplotlib.use("Agg")
+    rows = -(-len(slopes) // 2)
+    figure = Figure(figsize=(12, 0.7 + _ROW_INCHES * rows), layout="constrained")
+    figure.suptitle(heading, size=9)
+    panels = iter(figure.subplots(rows, 2, squeeze=False).flat)
+    for slope in slopes:
+        _slope_panel(next(panels), slope)
+    for empty in panels:
+        empty.set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _slope_panel(axes: Any, slope: Slope) -> None:
+    counts, own = slope.counts, slope.taken["gloompi"]
+    axes.set_title(slope.cliff.name, size=9)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(slope.cliff.noun, size=8)
+    axes.set_ylabel("bytes" if slope.cliff.unit == "B" else "seconds", size=8)
+    axes.grid(True, which="major", alpha=0.4)
+    axes.plot(counts, [own[0] * count / counts[0] for count in counts], color="0.8", linewidth=1, label="linear")
+    for side, taken in slope.taken.items():
+        name, colour, marker = _PEERS.get(side, (side, _OWN[0], "o"))
+        rise = slope.slope(side)
+        name += "" if rise is None else f", slope {rise:.2f}"
+        axes.plot(counts, taken, label=name, color=colour, marker=marker, markersize=4)
+    axes.xaxis.set_major_locator(FixedLocator(counts))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels(map(str, counts), size=8)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize=8)
 
 
 def _panel(axes: Any, lines: list[Line], title: str, unit: str, value: Any) -> None:

@@ -270,19 +270,22 @@ def _check(requests: Sequence[Request]) -> None:
 def _first(requests: Sequence[Request]) -> tuple[int | None, list[int], list[Handle]]:
     """The place of the first that is done; else, the places of those that are under way, and what to wait for.
 
-    Moves nothing.  A request that is null or not active is neither.
+    Moves nothing, and looks at none behind the first that is done.  A request that is null or not active is neither.
     """
-    _check(requests)
     places: list[int] = []
     handles: list[Handle] = []
-    for index, request in enumerate(requests):
-        work = request._work
-        if work is not None and work.active:
-            handle = work._handle
-            if handle is None or handle._task.done:
-                return index, places, handles
-            places.append(index)
-            handles.append(handle)
+    try:
+        for index, request in enumerate(requests):
+            work = request._work
+            if work is not None and work.active:
+                handle = work._handle
+                if handle is None or handle._task.done:
+                    return index, places, handles
+                places.append(index)
+                handles.append(handle)
+    except AttributeError:
+        _check(requests)
+        raise
     return None, places, handles
 
 
