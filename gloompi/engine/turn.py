@@ -28,11 +28,11 @@ class Turn:
         The holder is inside an operation; it sets and clears this itself, by bare assignments.
     """
 
-    def __init__(self, abort: Callable[[str], None]) -> None:
+    def __init__(self, abort: Callable[[str | BaseException], None]) -> None:
         self._lock = threading.RLock()
         self._holder = 0
         self._abort = abort
-        self._asked: str | None = None
+        self._asked: str | BaseException | None = None
         self.busy = False
 
     def _mine(self) -> bool:
@@ -62,19 +62,21 @@ class Turn:
         self._holder = threading.get_ident()
 
     def give(self) -> None:
-        if self._asked is not None:
-            self.woken()  # asked when the last operation was about to end
-        lock = self._lock
-        lock.release()
-        while lock._is_owned():  # type: ignore[attr-defined]  # left over from an accident
+        try:
+            if self._asked is not None:
+                self.woken()  # asked when the last operation was about to end
+        finally:
+            lock = self._lock
             lock.release()
+            while lock._is_owned():  # type: ignore[attr-defined]  # left over from an accident
+                lock.release()
 
     def woken(self) -> None:
         """Do what `abort` has asked for; called by the holder."""
         if self._asked is not None:
             self._abort(self._asked)
 
-    def abort(self, reason: str, wake: Callable[[], None], timeout: float) -> None:
+    def abort(self, reason: str | BaseException, wake: Callable[[], None], timeout: float) -> None:
         """Have the holder abort, or do it if there is none; any thread may call it, and a signal handler."""
         self._asked = reason
         if self._mine() and self.busy:

@@ -118,7 +118,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
                 elif connecting is None or any(each.address for each in connecting.failures().values()):
                     blame = Blame.DIALED
             except OSError as exc:
-                failure, blame = str(exc), Blame.OWN
+                failure, blame = str(exc) or summary(exc), Blame.OWN
             except BaseException as exc:
                 if connecting is not None and securing is None:
                     tell(error_at(rank, f"it gave up: {summary(exc)}", endpoints), rank, connecting.sockets)
@@ -150,7 +150,9 @@ def prepare(device: Device | None, size: int) -> tuple[Record, Listeners]:
         if isinstance(exc, OSError) and exc.filename is None and exc.strerror:
             text = exc.strerror
         else:
-            text = str(exc) if isinstance(exc, (OSError, ValueError, ImportError)) else f"{type(exc).__name__}: {exc}"
+            text = summary(exc)
+            if isinstance(exc, (OSError, ValueError, ImportError)):
+                text = text.removeprefix(f"{type(exc).__name__}: ")
         nobody = Endpoint(socket.gethostname(), os.getpid(), 1, bytes(16), b"", ())
         return Record(nobody, entropy, text), Listeners([], nobody)
 
