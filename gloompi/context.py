@@ -12,7 +12,7 @@ from .deadline import Deadline, check_timeout
 from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .engine.recorder import CallRecord
-from .errors import is_clean, summary
+from .errors import is_clean
 from .operations import Operations
 from .signatures import public
 
@@ -321,7 +321,17 @@ class Context(Operations):
         """Break the Context on all ranks: the peers get a PeerLostError that names this rank and the reason.
 
         So are all Contexts that share its connections.
+
+        Parameters
+        ----------
+        reason : str
+            Of more than 1,000 characters, the first; what cannot be encoded is written as an escape.
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+        self._abort(reason)
+
+    def _abort(self, reason: str | BaseException) -> None:
         if self.closed:
             self._engine.part(self._conversation)
         else:
@@ -334,7 +344,11 @@ class Context(Operations):
         if exc is None or is_clean(exc):
             self.close()
         else:
-            self.abort(summary(exc))
+            try:
+                self._abort(exc)
+            except BaseException:  # a signal handler has come before anything was done, perhaps
+                self._abort(exc)
+                raise
 
     def __del__(self) -> None:
         conversation = getattr(self, "_conversation", None)

@@ -228,9 +228,34 @@ _BY_NAME: dict[str, type[GloompiError]] = {
 }
 
 
+def readable(text: str, most: int | None = None) -> str:
+    """Return `text`, or its first characters, as a plain str that can be encoded: what is none is written as an escape."""
+    return text[:most].encode(errors="backslashreplace").decode()[:most]
+
+
 def summary(exc: BaseException) -> str:
-    """What peers are told of an exception: ``"ValueError: boom"``."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    """Describe an exception to others: ``"ValueError: boom"``.
+
+    Works for every exception, whatever making its text raises, except for what is not an Exception: that is the word of a
+    signal handler, as a rule.
+    """
+    name = type(exc).__name__
+    try:
+        text = readable(str(exc))
+    except Exception:
+        return f"{name} (its text cannot be made)"
+    return f"{name}: {text}" if text else name
+
+
+def note(error: BaseException, *texts: str) -> None:
+    """Let the traceback of an error end with texts (from Python 3.11 on), whatever class it is of, a frozen one perhaps."""
+    if texts:
+        vars(error).setdefault("__notes__", []).extend(texts)
+
+
+def wire_name(error: GloompiError) -> str:
+    """The name under which `rebuild` makes an error again: of a class of the program's own, that of its base."""
+    return next(each.__name__ for each in type(error).__mro__ if _BY_NAME.get(each.__name__) is each)
 
 
 def is_clean(exc: BaseException | None) -> bool:

@@ -44,16 +44,20 @@ def run(arguments: list[str]) -> int:
         if os.getpid() != process:
             raise
         code = exc.code
-        if not isinstance(code, int):
+        if isinstance(code, int):
+            _end(exc, code)
+        try:
             print(code, file=sys.stderr)
-            code = 1
-        _end(exc, code)
+        finally:  # it may have no text
+            _end(exc, 1)
     except BaseException as exc:
         if os.getpid() != process:
             raise  # a child that the program has forked, which is nobody's rank
-        lines = traceback.format_exception(type(exc), exc, _of_the_program(exc.__traceback__))
-        sys.stderr.write("".join(lines))  # in one piece, or it mixes with those of other ranks
-        _end(exc, 1)
+        try:
+            lines = traceback.format_exception(type(exc), exc, _of_the_program(exc.__traceback__))
+            sys.stderr.write("".join(lines))  # in one piece, or it mixes with those of other ranks
+        finally:  # the program may have closed it
+            _end(exc, 1)
     return 0
 
 

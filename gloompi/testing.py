@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .context import Context
 from .contract import check_store
 from .deadline import Deadline
-from .errors import GloompiError
+from .errors import GloompiError, summary
 from .rendezvous.local import local_exchanges
 from .transport.device import Device
 
@@ -31,8 +31,7 @@ class RankError(Exception):
         self.rank, self.size = rank, size
 
     def __str__(self) -> str:
-        exc = self.args[2]
-        return f"rank {self.rank} of {self.size} failed: {type(exc).__name__}: {exc}"
+        return f"rank {self.rank} of {self.size} failed: {summary(self.args[2])}"
 
 
 def run_ranks(

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import sleep
 
 import pytest
+from test_errors import SPEECHLESS
 
 from gloompi import HashStore, PrefixStore, RendezvousError, Store
 from gloompi.deadline import Deadline
@@ -525,6 +526,27 @@ def test_interrupted_rank_tells_the_others() -> None:
     assert isinstance(found.pop(1), KeyboardInterrupt)
     assert {str(error) for error in found.values()} == {"rendezvous failed: rank 1 gave up: KeyboardInterrupt"}
     assert store.peek(["gloompi/trace/0", "gloompi/trace/1", "gloompi/trace/2"]) == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("exc", "text"),
+    [(ValueError("/data/\udce9"), "ValueError: /data/\\udce9"), (SPEECHLESS["raises"][0], SPEECHLESS["raises"][1])],
+    ids=["surrogate", "no text"],
+)
+def test_rank_whose_exception_has_no_text_tells_the_others(exc: Exception, text: str) -> None:
+    store, agreed = HashStore(), threading.Barrier(2)
+
+    def run(rank: int) -> object:
+        deadline = Deadline(60.0)
+        with exchange_through(store, rank, 2, b"", deadline) as channel:
+            agreed.wait(60.0)
+            if rank == 1:
+                raise exc
+            return channel(b"record", deadline, lambda: None)
+
+    found = together(run, range(2))
+    assert found.pop(1) is exc
+    assert [str(error) for error in found.values()] == [f"rendezvous failed: rank 1 gave up: {text}"]
 
 
 class Flaky(HashStore):

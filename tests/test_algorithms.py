@@ -143,7 +143,17 @@ class FakeCall:
 
         return self._post(source, step, Operation(out, deliver))
 
-    receive_piece = receive
+    def receive_piece(
+        self, source: int, step: int, out: np.ndarray, now: bool = False, room: bool = False
+    ) -> Operation:
+        def deliver(data: np.ndarray) -> None:
+            assert len(data) == len(out) or (room and len(data) < len(out))
+            out[: len(data)] = data
+            operation.nbytes = data.nbytes
+
+        operation = Operation(out, deliver)
+        operation.open = room
+        return self._post(source, step, operation)
 
     def exchange(
         self, dest: int, source: int, step: int, data: np.ndarray | None = None, out: np.ndarray | None = None
@@ -156,8 +166,9 @@ class FakeCall:
         given: Sequence[tuple[int, np.ndarray]],
         wanted: Sequence[tuple[int, np.ndarray]],
         pieces: bool = False,
+        room: bool = False,
     ) -> list[Operation]:
-        came = [self.receive(source, step, out) for source, out in wanted]
+        came = [self.receive_piece(source, step, out, room=room) for source, out in wanted]
         return [*came, *[self.send(dest, step, data) for dest, data in given]]
 
     def receive_any(self, source: int, step: int) -> Operation:

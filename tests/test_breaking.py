@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
+from test_errors import SPEECHLESS, Speechless
 
 from gloompi import Context, ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
 from gloompi.deadline import Deadline
 from gloompi.engine.engine import Engine
+from gloompi.engine.farewell import Abort
 from gloompi.engine.remnants import Remnants
+from gloompi.errors import summary
 from gloompi.testing import run_ranks
 from gloompi.transport import options
 from gloompi.transport.endpoint import Peer
+from gloompi.transport.frames import HEADER_NBYTES, Kind, unpack_header
 from gloompi.transport.liveness import State
 from gloompi.transport.options import Keepalive
 
@@ -96,19 +104,24 @@ def _heard(far: socket.socket) -> bytes:
 def _at_each_line(within: str, attempt: Callable[[Context], object], before: Callable[[Context], object]) -> list[bytes]:
     """What the peer has heard when `attempt` was interrupted at each line of `within`, and the Context not closed yet."""
     heard = []
-    for line in range(1, 1000):
-        ctx, far = _rank_0_of_3()
-        try:
-            before(ctx)
-            with Interruption(within, line) as interruption, suppress(Interrupted, GloompiError):
-                attempt(ctx)
-            if not interruption.came:
-                return heard
-            heard.append(_heard(far))
-        finally:
-            ctx.close()
-            far.close()
-            gc.collect()
+    gc.collect()
+    gc.freeze()  # collecting is a matter of what is new from now on
+    try:
+        for line in range(1, 1000):
+            ctx, far = _rank_0_of_3()
+            try:
+                before(ctx)
+                with Interruption(within, line) as interruption, suppress(Interrupted, GloompiError):
+                    attempt(ctx)
+                if not interruption.came:
+                    return heard
+                heard.append(_heard(far))
+            finally:
+                ctx.close()
+                far.close()
+                gc.collect()
+    finally:
+        gc.unfreeze()
     raise AssertionError("no end")
 
 
@@ -121,6 +134,28 @@ def test_peer_learns_wherever_telling_it_is_interrupted() -> None:
     heard = _at_each_line("_tell", lambda ctx: ctx.recv(np.zeros(1), 1), lambda ctx: None)
     assert len(heard) > 40
     assert all(data.endswith(b"END") or b"PeerLostError" in data for data in heard)
+
+
+def _leave(ctx: Context) -> None:
+    with suppress(ValueError), ctx:
+        raise ValueError("boom")
+
+
+@pytest.mark.parametrize(
+    ("within", "attempt"), [("_fail", lambda ctx: ctx.recv(np.zeros(1), 1)), ("_abort", _leave)], ids=["loss", "exception"]
+)
+@pytest.mark.filterwarnings("ignore:unclosed")  # where it is interrupted just before it closes them
+def test_peer_learns_wherever_breaking_is_interrupted(within: str, attempt: Callable[[Context], object]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    heard = _at_each_line(within, attempt, lambda ctx: None)
+    assert len(heard) > 200
+    assert all(data.endswith(b"END") or b"PeerLostError" in data for data in heard)
+    # In the very lines that close it, an eventfd may stay open; everything else is closed.
+    left = [fd for fd in set(os.listdir("/proc/self/fd")) - before if os.path.exists(f"/proc/self/fd/{fd}")]
+    assert {os.readlink(f"/proc/self/fd/{fd}") for fd in left} <= {"anon_inode:[eventfd]"}
+    assert len(left) <= 4
+    for fd in left:
+        os.close(int(fd))
 
 
 @pytest.mark.parametrize("within", ["wake", "reach"])
@@ -161,6 +196,310 @@ def test_connections_are_closed_although_a_context_was_collected_in_the_call_tha
     kept.close()
     assert _heard(far) == b"END"
     far.close()
+
+
+# -- what has no text, and what fails while the peers are told ------------------------------------------------------------
+
+
+def _aborted(far: socket.socket) -> str:
+    """The reason of the abort that has come, which there must be."""
+    data = _heard(far)
+    _, kind, _, _, nbytes, _ = unpack_header(data, 0)
+    assert kind == Kind.ABORT
+    errors: list[GloompiError] = []
+    sink = Abort(0, nbytes, errors.append)
+    sink.feed(memoryview(data)[HEADER_NBYTES : HEADER_NBYTES + nbytes])
+    sink.finish()
+    return errors[0].reason
+
+
+def _meet(ctx: Context, exc: BaseException, where: str) -> None:
+    """Raise in a with statement, or inside a call."""
+    if where == "with":
+        with ctx:
+            raise exc
+    with patched(ctx._engine._poller, "poll", _raising(exc)):
+        ctx.iprobe(1)
+
+
+@pytest.mark.parametrize("where", ["with", "call"])
+@pytest.mark.parametrize("name", SPEECHLESS)
+def test_peers_are_told_of_an_exception_without_a_text(name: str, where: str) -> None:
+    exc, text = SPEECHLESS[name]
+    ctx, far = _rank_0_of_3()
+    with pytest.raises(type(exc)) as caught:
+        _meet(ctx, exc, where)
+    assert caught.value is exc
+    assert ctx.closed
+    assert _aborted(far) == f"it aborted: {text}"[:1000]
+    with pytest.raises(ContextClosedError) as again:
+        ctx.barrier()
+    assert str(again.value) == f"this Context was aborted: {text[:1000]}"
+    ctx.close()
+    far.close()
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3)], ids=["KeyboardInterrupt", "SystemExit"])
+@pytest.mark.parametrize("where", ["with", "call"])
+def test_peers_are_told_although_a_signal_comes_while_the_text_is_made(raised: BaseException, where: str) -> None:
+    ctx, far = _rank_0_of_3()
+    exc = Speechless(_raising(raised))
+    with pytest.raises(type(raised)) as caught:
+        _meet(ctx, exc, where)
+    assert caught.value is raised
+    assert _aborted(far) == "it aborted: an exception"
+    ctx.close()
+    far.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("cannot read /data/\udce9", "cannot read /data/\\udce9"),
+        ("\udce9" * 1000, "\\udce9" * 166 + "\\udc"),
+        ("\0\x1b\n", "\0\x1b\n"),
+        ("", ""),
+        ("x" * 10_000_000, "x" * 1000),
+    ],
+    ids=["surrogate", "surrogates", "control characters", "empty", "huge"],
+)
+def test_reason_of_an_abort_can_be_any_text(reason: str, told: str) -> None:
+    ctx, far = _rank_0_of_3()
+    ctx.abort(reason)
+    assert _aborted(far) == f"it aborted: {told}"[:1000]
+    with pytest.raises(ContextClosedError) as caught:
+        ctx.barrier()
+    assert str(caught.value) == f"this Context was aborted: {told}"
+    far.close()
+
+
+@pytest.mark.parametrize("reason", [None, 7, b"enough", ValueError("x"), ["x"]])
+def test_reason_of_an_abort_that_is_no_text_is_refused_before_anything(reason: Any) -> None:
+    ctx, far = _rank_0_of_3()
+    for wanted in (b"", b"END"):
+        with pytest.raises(TypeError) as caught:
+            ctx.abort(reason)
+        assert str(caught.value) == f"reason must be a str, not {type(reason).__name__}"
+        assert _heard(far) == wanted
+        ctx._engine._fail(GloompiError("over"))
+        _heard(far)
+        ctx.close()
+    far.close()
+
+
+class Odd(GloompiError):
+    """An error of a program's own, of which others can make nothing."""
+
+    def __init__(self, facts: Any = None, reporter: Any = None) -> None:
+        self._odd = facts
+        self.reported_by = reporter
+
+    def facts(self) -> dict[str, Any]:
+        return self._odd() if callable(self._odd) else self._odd  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        return "odd"
+
+
+class Mine(PeerLostError):
+    """An error of a program's own, of which others know the base."""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (GloompiError(7), "7"),  # type: ignore[arg-type]
+        (GloompiError("/data/\udce9"), "/data/\\udce9"),
+        (GloompiError(object()), "GloompiError (its text cannot be made)"),  # type: ignore[arg-type]
+        (Odd(), "Odd: odd"),
+        (Odd(lambda: 1 / 0), "Odd: odd"),
+        (Odd({"reason": 10**5000}), "Odd: odd"),
+        (Odd({"reason": float("nan"), "more": 1}), "Odd: odd"),
+        (Odd({"reason": ["x"]}), "Odd: odd"),
+        (Odd({"reason": "fine"}, reporter="nobody"), "fine"),
+        (Mine(1, "node7", 1, "unix x", None, "gone"), "gone"),
+    ],
+)
+def test_peers_are_told_of_any_error_of_a_program_s_own(error: GloompiError, told: str) -> None:
+    ctx, far = _rank_0_of_3()
+    with pytest.raises(type(error)) as caught, patched(ctx._engine._poller, "poll", _raising(error)):
+        ctx.iprobe(1)
+    assert caught.value is error
+    assert str(_aborted(far)) == told
+    ctx.close()
+    far.close()
+
+
+def _raising(exc: BaseException) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise exc
+
+    return call
+
+
+@contextmanager
+def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, replacement)
+        yield
+
+
+FAILURES = [ValueError("it fails"), MemoryError(), RecursionError("too deep"), Speechless(_raising(ValueError("no text")))]
+
+
+@pytest.mark.parametrize("exc", FAILURES, ids=["ValueError", "MemoryError", "RecursionError", "Speechless"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "gloompi.engine.connections.abort_frame",
+        "gloompi.engine.connections.tail",
+        "gloompi.engine.remnants.Remnants.__init__",
+        "gloompi.engine.remnants.Remnants.settle",
+        "gloompi.engine.messages.Messages.clear",
+        "gloompi.engine.messages.Messages.revoke",
+        "gloompi.engine.conversation.Conversation.cut_off",
+        "gloompi.engine.polling.Poller.close",
+        "json.dumps",
+        "logging.Logger.debug",
+        "logging.Logger.isEnabledFor",
+    ],
+)
+def test_failure_in_breaking_neither_hides_the_error_nor_keeps_the_peers_waiting(
+    what: str, exc: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx, far = _rank_0_of_3()
+    close = ctx._engine._poller.close
+    monkeypatch.setattr(what, _raising(exc))
+    with pytest.raises(PeerLostError, match="lost rank 2") as caught:
+        ctx.recv(np.zeros(1), 1)
+    heard = _heard(far)
+    assert heard.endswith(b"END") or b"PeerLostError" in heard
+    notes = caught.value.__notes__  # type: ignore[attr-defined]
+    assert f"While the peers were told of this: {summary(exc)}" in notes
+    monkeypatch.undo()
+    if what.endswith("Poller.close"):
+        close()
+    ctx.close()
+    assert _heard(far).endswith(b"END") or heard.endswith(b"END")
+    far.close()
+
+
+def test_log_handler_that_raises_comes_after_the_peers_were_told(caplog: pytest.LogCaptureFixture) -> None:
+    ctx, far = _rank_0_of_3()
+    heard: list[bytes] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(_heard(far))
+            raise ValueError("it fails")
+
+    handler = Handler()
+    log = logging.getLogger("gloompi")
+    log.addHandler(handler)
+    try:
+        with caplog.at_level(logging.DEBUG, "gloompi"), pytest.raises(PeerLostError) as caught:
+            ctx.recv(np.zeros(1), 1)
+    finally:
+        log.removeHandler(handler)
+    (told,) = heard
+    assert b"PeerLostError" in told
+    assert caught.value.__notes__[-1] == "While the peers were told of this: ValueError: it fails"  # type: ignore[attr-defined]
+    ctx.close()
+    far.close()
+
+
+def test_every_watch_is_told_although_one_raises() -> None:
+    ctx, far = _rank_0_of_3()
+    told: list[int] = []
+    ctx._engine.watches += [lambda: told.append(1), _raising(ValueError("it fails")), lambda: told.append(3)]
+    with pytest.raises(PeerLostError) as caught:
+        ctx.recv(np.zeros(1), 1)
+    assert told == [1, 3]
+    assert b"PeerLostError" in _heard(far)
+    assert "While the peers were told of this: ValueError: it fails" in caught.value.__notes__  # type: ignore[attr-defined]
+    ctx.close()
+    far.close()
+
+
+def test_trace_that_cannot_be_written_where_the_warning_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GLOOMPI_TRACE", str(tmp_path / "file" / "folder"))
+    ctx, far = _rank_0_of_3()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PeerLostError) as caught:
+            ctx.recv(np.zeros(1), 1)
+    assert b"PeerLostError" in _heard(far)
+    assert any("RuntimeWarning: GLOOMPI_TRACE" in each for each in caught.value.__notes__)  # type: ignore[attr-defined]
+    ctx.close()
+    far.close()
+
+
+def _at_depth(left: int, call: Callable[[], object]) -> object:
+    """Call where about so many more frames are allowed."""
+    frame, depth = sys._getframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+    return call() if sys.getrecursionlimit() - depth <= left else _at_depth(left, call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda ctx: ctx.recv(np.zeros(1), 1),
+        lambda ctx: ctx.send(np.zeros(1), 1),
+        lambda ctx: ctx.barrier(timeout=0.0),
+        lambda ctx: ctx.abort("enough"),
+    ],
+    ids=["recv", "send", "barrier", "abort"],
+)
+def test_peers_learn_wherever_the_recursion_limit_is_met(call: Callable[[Context], object]) -> None:
+    """Either nothing has been sent and nothing is broken, or the peers know; and the limit is what it was."""
+    limit = sys.getrecursionlimit()
+    outcomes = set()
+    for left in range(60):
+        ctx, far = _rank_0_of_3()
+        with suppress(RecursionError, PeerLostError, OperationTimeoutError):
+            _at_depth(left, lambda ctx=ctx: call(ctx))  # type: ignore[misc]
+        heard = _heard(far)
+        told = heard.endswith(b"END") or b'["' in heard
+        outcomes.add((ctx.closed, told))
+        assert told == ctx.closed, (left, heard)
+        if not ctx.closed:
+            assert heard == b"" or heard[1] == Kind.MESSAGE
+        ctx.abort("over")
+        far.close()
+    del ctx
+    gc.collect()
+    assert (False, False) in outcomes
+    assert (True, True) in outcomes
+    assert sys.getrecursionlimit() == limit
+
+
+@pytest.mark.parametrize("name", SPEECHLESS)
+def test_operator_that_raises_what_has_no_text(name: str) -> None:
+    exc, text = SPEECHLESS[name]
+
+    def reduce(ctx: Context) -> Any:
+        def op(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            if ctx.rank == 0 and a.size > 1:
+                raise exc
+            return a + b
+
+        began = time.monotonic()
+        try:
+            ctx.allreduce(np.ones(3), op=op)
+            ctx.barrier()
+        except PeerLostError as lost:
+            return str(lost), time.monotonic() - began
+        except type(exc):
+            return "raised", time.monotonic() - began
+        return "nothing", 0.0
+
+    raised, (told, seconds) = run_ranks(2, reduce)
+    assert raised[0] == "raised"
+    assert f"it aborted: {text}"[:1000] in told
+    assert seconds < 2
 
 
 def test_fork_while_the_peers_are_told_leaves_the_connections_to_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,7 +20,11 @@ from gloompi.errors import (
     PeerLostError,
     RendezvousError,
     SystemCallError,
+    note,
+    readable,
     rebuild,
+    summary,
+    wire_name,
 )
 
 CASES: dict[str, tuple[GloompiError, str, dict[str, Any]]] = {
@@ -175,6 +180,103 @@ def test_rebuild_of_an_unknown_class() -> None:
     error = rebuild("FutureError", {"reason": "it rained"}, 1)
     assert type(error) is GloompiError
     assert str(error) == "it rained (reported by rank 1)"
+
+
+class Strange(str):
+    """A text that cannot do what texts do."""
+
+    def __getitem__(self, index: Any) -> Any:
+        raise LookupError("no part")
+
+
+class Speechless(Exception):
+    """Its text is whatever `make` returns or raises."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __str__(self) -> str:
+        return self._make()  # type: ignore[no-any-return]
+
+
+def _raise(exc: BaseException) -> Callable[[], Any]:
+    def make() -> Any:
+        raise exc
+
+    return make
+
+
+def _descend() -> str:
+    return _descend()
+
+
+SPEECHLESS: dict[str, tuple[BaseException, str]] = {
+    "raises": (Speechless(_raise(ValueError("no text"))), "Speechless (its text cannot be made)"),
+    "no memory": (Speechless(_raise(MemoryError())), "Speechless (its text cannot be made)"),
+    "descends": (Speechless(_descend), "Speechless (its text cannot be made)"),
+    "raises itself": (Speechless(lambda: str(SPEECHLESS["raises"][0])), "Speechless (its text cannot be made)"),
+    "no str": (Speechless(lambda: 7), "Speechless (its text cannot be made)"),
+    "strange str": (Speechless(lambda: Strange("x")), "Speechless (its text cannot be made)"),
+    "surrogate": (OSError(2, "No such file", "/data/\udce9"), "FileNotFoundError: [Errno 2] No such file: '/data/\\udce9'"),
+    "bare surrogate": (ValueError("/data/\udce9 \ud800"), "ValueError: /data/\\udce9 \\ud800"),
+    "control characters": (ValueError("a\0b\x1b[31m\n\x7f\u2028"), "ValueError: a\0b\x1b[31m\n\x7f\u2028"),
+    "huge": (ValueError("é" * 10_000_000), "ValueError: " + "é" * 10_000_000),
+    "empty": (KeyboardInterrupt(), "KeyboardInterrupt"),
+    "ordinary": (KeyError("x"), "KeyError: 'x'"),
+}
+"""Exceptions, and how they are described."""
+
+
+@pytest.mark.parametrize("name", SPEECHLESS)
+def test_summary_of_any_exception_can_be_encoded(name: str) -> None:
+    exc, text = SPEECHLESS[name]
+    found = summary(exc)
+    assert type(found) is str
+    assert found == text
+    found.encode()
+
+
+def test_summary_lets_pass_what_a_signal_handler_raises() -> None:
+    for raised in (KeyboardInterrupt(), SystemExit(3)):
+        with pytest.raises(type(raised)) as caught:
+            summary(Speechless(_raise(raised)))
+        assert caught.value is raised
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "wanted"),
+    [
+        ("abc", None, "abc"),
+        ("abc", 2, "ab"),
+        ("\udce9abc", 8, "\\udce9ab"),
+        ("\udce9abc", 3, "\\ud"),
+        ("é€😀", None, "é€😀"),
+    ],
+)
+def test_readable(text: str, most: int | None, wanted: str) -> None:
+    assert readable(text, most) == wanted
+
+
+def test_note_on_an_error_that_takes_none() -> None:
+    class Frozen(GloompiError):
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(name)
+
+    error = GloompiError.__new__(Frozen)
+    note(error, "one")
+    note(error, "two")
+    assert error.__notes__ == ["one", "two"]  # type: ignore[attr-defined]
+
+
+def test_errors_of_a_program_s_own_class_travel_as_their_base() -> None:
+    class Mine(PeerLostError):
+        pass
+
+    Impostor = type("PeerLostError", (GloompiError,), {})
+    assert wire_name(Mine(1, "", 0, "", None, "")) == "PeerLostError"
+    assert wire_name(Impostor("")) == "GloompiError"
+    assert {wire_name(error) for error, _, _ in CASES.values()} == set(errors.__all__)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface
 from time import monotonic
+from typing import Any
 
 import pytest
+from test_errors import SPEECHLESS
 
 from gloompi.deadline import Deadline
 from gloompi.errors import RendezvousError
@@ -210,6 +212,39 @@ def test_used_up_port_range_on_one_rank() -> None:
         f"rendezvous failed at rank 2 ({HOST}, pid {PID}): no free port in {port}-{port} on 127.0.0.1 (lo): [Errno 98] "
         "Address already in use; widen the range"
     )
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason"),
+    [
+        (ValueError(), "ValueError"),
+        (OSError(), "OSError"),
+        (LookupError("x"), "LookupError: x"),
+        (ValueError("/data/\udce9"), "/data/\\udce9"),
+        (SPEECHLESS["raises"][0], "Speechless (its text cannot be made)"),
+        (SPEECHLESS["no str"][0], "Speechless (its text cannot be made)"),
+    ],
+)
+def test_failure_of_one_rank_is_told_whatever_its_text(exc: Exception, reason: str) -> None:
+    class Failing(Device):
+        def listen(self, backlog: int = 128) -> Any:
+            raise exc
+
+    assert (
+        str(one_failure(together([None, Failing(), None]))) == f"rendezvous failed at rank 1 ({HOST}, pid {PID}): {reason}"
+    )
+
+
+def test_failure_without_a_text_while_connecting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Connecting.run
+
+    def failing(connecting: Connecting, deadline: Deadline) -> None:
+        if connecting._rank == 1:
+            raise OSError
+        run(connecting, deadline)
+
+    monkeypatch.setattr(Connecting, "run", failing)
+    assert one_failure(together([None] * 3)).reason == "OSError"
 
 
 def test_long_reason_is_cut_alike(monkeypatch: pytest.MonkeyPatch) -> None:

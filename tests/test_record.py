@@ -7,7 +7,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from gloompi.rendezvous.record import RECORD_NBYTES, VERDICT_NBYTES, Record, pack_verdict, unpack_verdict
+from gloompi.rendezvous.record import RECORD_NBYTES, VERDICT_NBYTES, Blame, Record, pack_verdict, unpack_verdict
 from gloompi.transport.endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 
 V6 = Address(ip_interface("fd00::4/64"), 65535, Nearness.ORDINARY, 0xFFFFFFFF)
@@ -53,6 +53,13 @@ def test_long_failure_is_cut(text: str) -> None:
     assert failure.endswith("...")
     assert text.startswith(failure[:-3])
     assert 256 <= len(failure.encode()) <= 260  # what is left of a record; a letter may be 3 bytes
+
+
+def test_failure_that_cannot_be_encoded_is_escaped() -> None:
+    text = "no such file: /data/\udce9"
+    shown = "no such file: /data/\\udce9"
+    assert Record.unpack(Record(NOBODY, ENTROPY, text).pack()).failure == shown
+    assert unpack_verdict(pack_verdict(text, Blame.OWN)) == (shown, Blame.OWN)
 
 
 def test_record_head_is_pinned() -> None:

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from test_errors import SPEECHLESS
 
 from gloompi import Context, Device, OperationTimeoutError, PeerLostError
 from gloompi.testing import RankError, run_ranks
@@ -55,6 +56,23 @@ def test_a_failure_names_the_rank_and_keeps_its_cause() -> None:
     assert (caught.value.rank, caught.value.size) == (2, 3)
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.__cause__.__traceback__ is not None  # it shows where
+
+
+def test_a_failure_without_a_text_is_told_all_the_same() -> None:
+    exc = SPEECHLESS["raises"][0]
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            raise exc
+        with pytest.raises(
+            PeerLostError, match=r"it aborted: Speechless \(its text cannot be made\) \(reported by rank 1\)"
+        ):
+            ctx.barrier()
+
+    with pytest.raises(RankError) as caught:
+        run_ranks(2, body)
+    assert str(caught.value) == "rank 1 of 2 failed: Speechless (its text cannot be made)"
+    assert caught.value.__cause__ is exc
 
 
 @pytest.mark.parametrize("guilty", [0, 1, 2])

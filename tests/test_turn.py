@@ -155,3 +155,16 @@ def test_aborting_from_within_an_operation() -> None:
     assert not aborted.reasons
     turn.woken()
     assert aborted.reasons == ["enough"]
+
+
+def test_turn_is_given_back_although_aborting_raises() -> None:
+    def interrupted(reason: object) -> None:
+        raise KeyboardInterrupt
+
+    turn = Turn(interrupted)
+    turn.take(Deadline(1), "recv", doing)
+    turn._asked = "enough"
+    with pytest.raises(KeyboardInterrupt):
+        turn.give()
+    turn._asked = None
+    assert another_thread_gets(turn)

@@ -7,22 +7,24 @@ from any peer is seen by whoever is waiting.  The first error breaks all connect
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
-from ..errors import ContextClosedError, GloompiError, PeerLostError, SystemCallError, summary
+from ..errors import ContextClosedError, GloompiError, PeerLostError, SystemCallError, note, readable, summary
 from ..transport.link import Link, Loopback
 from ..transport.pair import STAGING_NBYTES, Pair
 from .conversation import ROOT, Conversation, descendant
-from .farewell import abort_frame, linger
+from .farewell import REASON_LENGTH, abort_frame, linger
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller
-from .recorder import Entry, annotate, child_name, tail
+from .recorder import Entry, child_name, tail
 from .sleepers import Sleepers
 from .task import Task, Waiting
 from .turn import Turn
@@ -39,6 +41,9 @@ __all__ = ["Connections", "alive"]
 
 # How long a rank whose Context breaks tries to tell its peers.
 _TELL_SECONDS = 0.5
+
+# Frames that hanging up needs beyond the recursion limit.
+_MORE_FRAMES = 200
 
 # How long a rank that has lost a peer looks for a peer's word about why.
 _LOOK_SECONDS = 0.1
@@ -266,7 +271,7 @@ class Connections:
         if self.error is not None:
             return
         if not self.turn.mine():  # a signal came while it waited for the turn, which another thread has
-            self.abort(summary(exc))
+            self.abort(exc)
             return
         task = self._current
         if isinstance(task, Task) and task.failure is exc and task.conversation is not None:
@@ -274,44 +279,76 @@ class Connections:
         if isinstance(exc, GloompiError):
             self._fail(exc)
         else:
-            self._abort(summary(exc))
-            annotate(exc, getattr(self.error, "__notes__", []))
+            self._abort(exc)
+            note(exc, *getattr(self.error, "__notes__", ()))
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str | BaseException) -> None:
         """Break the engine from this side; the peers get PeerLostError naming this rank and the reason.
 
         Any thread may call it, and a signal handler: a thread that waits in the engine is woken and does it.
         """
         self.turn.abort(reason, self._poller.wake, 2 * _TELL_SECONDS)
 
-    def _abort(self, reason: str) -> None:
-        me = self.peers[self.rank]
-        told = PeerLostError(me.rank, me.host, me.pid, me.link, self._label() or None, f"it aborted: {reason}")
-        self._fail(ContextClosedError(f"this Context was aborted: {reason}"), told)
+    def _abort(self, reason: str | BaseException) -> None:
+        text = "an exception"
+        try:
+            text = readable(reason if isinstance(reason, str) else summary(reason), REASON_LENGTH)
+        finally:  # a signal handler may raise while the text is being made
+            me = self.peers[self.rank]
+            told = PeerLostError(me.rank, me.host, me.pid, me.link, self._label() or None, f"it aborted: {text}")
+            self._fail(ContextClosedError(f"this Context was aborted: {text}"), told)
 
     def _fail(self, error: GloompiError, told: GloompiError | None = None) -> None:
         """Keep the first error, tell every peer, and close, except what can be shrunk."""
         if self.error is not None:
             return
-        self.error = error
+        try:
+            self._break(error, told)
+        except RecursionError:
+            if self.error is None:
+                raise
+            # It is the limit that this has met: nobody else can hang up before that is far away.
+            limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(limit + _MORE_FRAMES)
+            try:
+                self._release()
+            finally:
+                sys.setrecursionlimit(limit)
+            raise
+
+    def _break(self, error: GloompiError, told: GloompiError | None) -> None:
         try:  # before all else: whoever is interrupted in telling the peers must at least hang up
-            self._tell(error, told)
+            self.error = error
+            self._attempt(self._tell, error, told)
         finally:
-            self._release()
+            self.error = error  # the very first line may have been interrupted
+            try:
+                self._attempt(self._release)
+            finally:
+                self._hang_up()
+                self._attempt(self._poller.close)
+
+    def _attempt(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Do a part of breaking, which the others must follow: its failure must not take the place of the error."""
+        try:
+            step(*arguments)
+        except Exception as exc:
+            assert self.error is not None
+            note(self.error, f"While the peers were told of this: {summary(exc)}")
 
     def _tell(self, error: GloompiError, told: GloompiError | None) -> None:
         import logging
 
         if error.reported_by is not None:
             error.interrupted = self._label()
-        self._explain(error)
         self.messages.revoke()
-        logging.getLogger("gloompi").debug("rank %d: %s", self.rank, error)
         self._conversations.difference_update(self._dropped)  # nobody will close them
         header, payload = abort_frame(told or error, self.rank, self._marker)
         pairs = [pair for pair in self._poller.pairs() if not pair.finished]
         for pair in pairs:
             pair.write(header, payload)
+        self._attempt(self._explain, error)
+        self._attempt(logging.getLogger("gloompi").debug, "rank %d: %s", self.rank, error)
         if told is None and (self._marker or self.size == 1):
             from .remnants import Remnants  # needed once, if ever
 
@@ -341,7 +378,7 @@ class Connections:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
         text = tail([entry for conversation in self._conversations for entry in self.calls(conversation)], monotonic())
         if text:
-            annotate(error, [text])
+            note(error, text)
 
     def calls(self, conversation: Conversation) -> list[Entry]:
         """What is remembered of a conversation's calls, and those under way."""
@@ -351,21 +388,32 @@ class Connections:
         )
 
     def _release(self) -> None:
-        self.messages.revoke()
-        for watch in tuple(self.watches):
-            watch()
+        """Give everything back; whatever becomes of one step, the others follow."""
+        with ExitStack() as steps:  # the last first
+            if self._trace is not None:
+                steps.callback(self._trace.end)
+            for conversation in self._conversations:
+                steps.callback(conversation.cut_off, type(self.error).__name__)
+            steps.callback(self._clear)
+            steps.callback(self._poller.close)
+            steps.callback(self.sleepers.rouse_all)
+            for watch in reversed(self.watches):
+                steps.callback(watch)
+            steps.callback(self._hang_up)
+            steps.callback(self.messages.revoke)
+
+    def _hang_up(self) -> None:
+        """Close the connections, except those of the remnants, which are asleep."""
+        for link in self._links:
+            if isinstance(link, Pair):
+                link.close()
         for pair in self._poller.pairs():
             self._poller.remove(pair)
-            pair.close()
-        self.sleepers.rouse_all()
-        self._poller.close()
+
+    def _clear(self) -> None:
         self.messages.clear()
         self.ready.clear()
         self._current = None
-        for conversation in self._conversations:
-            conversation.cut_off(type(self.error).__name__)
-        if self._trace is not None:
-            self._trace.end()
 
     @property
     def closed(self) -> bool:

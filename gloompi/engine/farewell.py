@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
-from ..errors import GloompiError, rebuild
+from ..errors import GloompiError, readable, rebuild, summary, wire_name
 from ..transport.frames import NO_FINGERPRINT, Kind, pack_header
 from ..transport.liveness import Vigil, unacknowledged
 from ..transport.pair import Pair
@@ -18,22 +18,47 @@ from ..transport.pair import Pair
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["MAX_ABORT_NBYTES", "Abort", "abort_frame", "is_delivered", "linger"]
+__all__ = ["MAX_ABORT_NBYTES", "REASON_LENGTH", "Abort", "abort_frame", "is_delivered", "linger"]
 
 # Texts are cut so that an abort never comes near this: 6 bytes a character at most, and it has to fit any socket buffer.
 MAX_ABORT_NBYTES = 16384
+REASON_LENGTH = 1000
 
 
 def abort_frame(error: GloompiError, rank: int, marker: bytes = b"") -> tuple[bytes, memoryview]:
     """Header and payload that tell a peer of `error`, which `rank` has met or passes on; for `marker` see `Remnants`."""
-    facts = {name: _cut(name, value) for name, value in error.facts().items()}
-    origin = rank if error.reported_by is None else error.reported_by
-    payload = json.dumps([type(error).__name__, facts, origin], ensure_ascii=False).encode()
+    origin = error.reported_by if isinstance(error.reported_by, int) else rank
+    try:
+        facts = {name: _cut(name, value) for name, value in error.facts().items()}
+        payload = _packed(wire_name(error), facts, origin)
+        _unpacked(payload)
+    except Exception:  # the program raised it, with facts that say nothing to others, or a class that does
+        payload = _packed(GloompiError.__name__, {"reason": _cut("reason", summary(error))}, origin)
     return pack_header(Kind.ABORT, 0, 0, len(payload), marker or NO_FINGERPRINT), memoryview(payload)
 
 
 def _cut(name: str, value: object) -> object:
-    return value[: 1000 if name == "reason" else 200] if isinstance(value, str) else value
+    return readable(value, REASON_LENGTH if name == "reason" else 200) if isinstance(value, str) else value
+
+
+def _packed(name: str, facts: dict[str, Any], origin: int) -> bytes:
+    return json.dumps([name, facts, origin], ensure_ascii=False).encode()
+
+
+def _unpacked(payload: bytes | bytearray) -> GloompiError:
+    """The error in an abort.
+
+    Raises
+    ------
+    ValueError, TypeError, RecursionError
+        There is none that can be shown and passed on.
+    """
+    name, facts, origin = json.loads(payload)
+    error = rebuild(name, facts, origin)
+    str(error).encode()
+    if not all(isinstance(fact, str | int | float | None) for fact in (origin, *facts.values())):
+        raise ValueError("facts are texts and numbers")
+    return error
 
 
 class Abort:
@@ -59,11 +84,7 @@ class Abort:
 
     def finish(self) -> None:
         try:
-            name, facts, origin = json.loads(self._text)
-            error = rebuild(name, facts, origin)
-            str(error).encode()  # it will be shown and passed on, so what the peer says has to make sense
-            if not all(isinstance(fact, str | int | float | None) for fact in (origin, *facts.values())):
-                raise ValueError("facts are texts and numbers")
+            error = _unpacked(self._text)
         except (ValueError, TypeError, RecursionError):
             error = GloompiError(f"rank {self._rank} aborted and gave no readable reason")
         self._told(error)

@@ -100,9 +100,9 @@ class Poller:
         self._epoll.register(pair.fd, select.EPOLLIN)
 
     def remove(self, pair: Pair) -> None:
-        """Forget a pair; its socket must still be open."""
+        """Forget a pair; its socket may be closed already."""
         if self._pairs.pop(pair.fd, None) is not None:
-            with suppress(OSError):  # what is collected as garbage together with its socket may find that closed
+            with suppress(OSError):
                 self._epoll.unregister(pair.fd)
             self.writing.pop(pair.fd, None)
             self._armed.discard(pair.fd)

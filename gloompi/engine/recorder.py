@@ -6,7 +6,7 @@ What is kept of a call is what its fingerprint says, not its arrays.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import localtime, monotonic, strftime, time
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .task import Task
     from .trace import Trace
 
-__all__ = ["CAPACITY", "CallRecord", "Entry", "Recorder", "annotate", "child_name", "tail", "time_of_day"]
+__all__ = ["CAPACITY", "CallRecord", "Entry", "Recorder", "child_name", "tail", "time_of_day"]
 
 # Calls that a Context remembers.
 CAPACITY = 256
@@ -187,13 +187,6 @@ def tail(entries: Iterable[Entry], now: float) -> str:
     """The latest calls, for the end of an error text; empty if there are none."""
     last = sorted(entries, key=lambda entry: entry.began)[-_SHOWN:]
     return "\n".join(["The last calls of this rank:", *(entry.line(now) for entry in last)]) if last else ""
-
-
-def annotate(exc: BaseException, notes: Sequence[str]) -> None:
-    """Let the traceback of any exception end with `notes` (from Python 3.11 on)."""
-    if notes:
-        # Not through the exception's own class, which may be a frozen one.
-        object.__setattr__(exc, "__notes__", [*getattr(exc, "__notes__", []), *notes])
 
 
 def _seconds(seconds: float) -> str:

@@ -43,11 +43,11 @@ class Turn:
         The threads that wait for the turn.
     """
 
-    def __init__(self, abort: Callable[[str], None]) -> None:
+    def __init__(self, abort: Callable[[str | BaseException], None]) -> None:
         self._lock = threading.RLock()
         self.holder = 0
         self._abort = abort
-        self._asked: str | None = None
+        self._asked: str | BaseException | None = None
         self._handed_over = 0
         self.busy = 0
         self.resting: set[int] = set()
@@ -83,7 +83,7 @@ class Turn:
                 if ending:
                     reason += ", and stands still at the interpreter's end"
                 raise OperationTimeoutError(what, 0.0 if ending else deadline.timeout or 0.0, reason)
-        if self.busy or (self.resting and me in self.resting):  # and yet the lock let this thread in: it is in an operation already
+        if self.busy or (self.resting and me in self.resting):  # yet the lock let this thread in: it is in an operation
             self._lock.release()
             raise RuntimeError(f"{what} was called from within {doing()} on the same Context, by a signal handler or an op")
         self.holder = me
@@ -101,11 +101,10 @@ class Turn:
 
     def give(self) -> None:
         """End the turn."""
-        if self._asked is not None:
-            self.woken()  # asked when the last operation was about to end
-        lock = self._lock
-        lock.release()
-        if lock._is_owned():  # type: ignore[attr-defined]  # left over from an accident
+        try:
+            if self._asked is not None:
+                self.woken()  # asked when the last operation was about to end
+        finally:
             self._release()
         if self.wanting:
             self._hand_over()
@@ -161,7 +160,7 @@ class Turn:
         if self._asked is not None:
             self._abort(self._asked)
 
-    def abort(self, reason: str, wake: Callable[[], None], timeout: float) -> None:
+    def abort(self, reason: str | BaseException, wake: Callable[[], None], timeout: float) -> None:
         """Have the holder abort, or do it if there is none; any thread may call it, and a signal handler."""
         self._asked = reason
         if self.busy and self.mine():

@@ -119,7 +119,7 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
                 elif connecting is None or any(each.address for each in connecting.failures().values()):
                     blame = Blame.DIALED
             except OSError as exc:
-                failure, blame = str(exc), Blame.OWN
+                failure, blame = str(exc) or summary(exc), Blame.OWN
             except BaseException as exc:
                 if connecting is not None and securing is None:
                     tell(error_at(rank, f"it gave up: {summary(exc)}", endpoints), rank, connecting.sockets)
@@ -181,7 +181,8 @@ def _reason(exc: Exception) -> str:
     """What the ranks are told of an exception of one of them."""
     if isinstance(exc, OSError) and exc.filename is None and exc.strerror:
         return exc.strerror
-    return str(exc) if isinstance(exc, (OSError, ValueError, ImportError)) else f"{type(exc).__name__}: {exc}"
+    text = summary(exc)
+    return text.removeprefix(f"{type(exc).__name__}: ") if isinstance(exc, (OSError, ValueError, ImportError)) else text
 
 
 def _check_descriptors(size: int) -> None:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
+from ..errors import readable
 from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
 __all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Blame", "Record", "pack_verdict", "unpack_verdict"]
@@ -102,5 +103,5 @@ def unpack_verdict(packed: bytes) -> tuple[str, Blame]:
 
 
 def _cut(text: str, nbytes: int) -> bytes:
-    encoded = text.encode()
+    encoded = readable(text).encode()
     return encoded if len(encoded) <= nbytes else encoded[: nbytes - 3].decode(errors="ignore").encode() + b"..."

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from ..deadline import Deadline
-from ..errors import RendezvousError
+from ..errors import RendezvousError, readable, summary
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store, looks
 from .agreement import agree, earlier_run, forget, forget_trace, missing_ranks
@@ -53,7 +53,7 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
     except RendezvousError:
         raise  # the others have it too, or will have one that says as much
     except BaseException as exc:
-        reason = f"{type(exc).__name__}: {exc}".removesuffix(": ")
+        reason = summary(exc)
         raise
     finally:
         exchange.leave(reason)
@@ -128,7 +128,7 @@ class _StoreExchange:
         store, session = self._store, self._session
         try:
             if reason and session:
-                store.set(f"{session}/gone", f"rank {self.rank} gave up: {reason}".encode())
+                store.set(f"{session}/gone", readable(f"rank {self.rank} gave up: {reason}").encode())
             forget(store, self.rank)
             if session and store.add(f"{session}/left", 1) == self.size:
                 # A rank that failed early has seen fewer rounds than others may have.

@@ -434,9 +434,9 @@ class Pair(Link):
     def close(self) -> None:
         """Close the socket; what waits to be sent is dropped."""
         if self.sock is not None:
-            sock, self.sock = self.sock, None
             self._mute = True
+            with suppress(OSError):  # the program has closed the descriptor already
+                self.sock.close()
+            self.sock = None  # not before: whoever is interrupted closes it again
             self._drop()
             self._sink = None
-            with suppress(OSError):  # the program has closed the descriptor already
-                sock.close()

@@ -25,6 +25,7 @@ from gloompi.errors import (
     OperationTimeoutError,
     PeerLostError,
     RendezvousError,
+    SystemCallError,
 )
 from gloompi.rendezvous.hangups import heard
 from gloompi.rendezvous.record import Blame, Record, pack_verdict
@@ -397,6 +398,7 @@ def _abort_seeds() -> list[bytes]:
         MismatchError("barrier #2", 1, "barrier()", 0, "split()"),
         RendezvousError("no way", 1, "node1", 101),
         ContextClosedError("closed"),
+        SystemCallError(1, "send", 14, "sending 8 bytes failed"),
         GloompiError("why"),
     ]
     made = [bytes(abort_frame(error, 1)[1]) for error in errors]
