@@ -18,8 +18,6 @@ __all__ = [
     "PeerLostError",
     "RendezvousError",
     "SystemCallError",
-    "is_clean",
-    "summary",
 ]
 
 

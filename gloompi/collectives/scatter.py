@@ -29,14 +29,14 @@ def scatterv(
 ) -> Steps:
     """Give piece r of the root, bytes of any number, to rank r: into the array in `out`, or a new one where it is empty.
 
-    With `room`, the array may be longer than what comes.  Linear, as `scatter`.
+    With `room`, the array may be longer than what comes, and the root may do without.  Linear, as `scatter`.
     """
     if call.rank == root:
         assert pieces is not None
         sent = [call.send(rank, step, pieces[rank]) for rank in range(call.size) if rank != root]
         if out:
             out[0][: len(pieces[root])] = pieces[root]
-        else:
+        elif not room:
             out.append(pieces[root].copy())
         yield sent
     elif out:

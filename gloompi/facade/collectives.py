@@ -136,8 +136,7 @@ class CollectiveComm(CommBase):
         def begin() -> tuple[Task, Any]:
             pieces = packed()
             if received is None:
-                assert pieces is not None
-                return plan.scatter_bytes(pieces, pieces[root], root), no_result
+                return plan.scatter_bytes(pieces, None, root), no_result
             if pieces is not None and len(pieces[root]) > received.nbytes:
                 raise _lengths(received.nbytes, len(pieces[root]))
             place = received.room()

@@ -92,13 +92,14 @@ class PiecePlans(PlanBase):
 
         return self._collective("scatterv", mark, steps, finish)
 
-    def scatter_bytes(self, pieces: list[Array] | None, out: Array, root: int) -> Task:
+    def scatter_bytes(self, pieces: list[Array] | None, out: Array | None, root: int) -> Task:
         """Piece r of the root, bytes of any number, into `out` of rank r, which has room for it; all 1-d, contiguous.
 
-        Unlike `scatterv` it does not tell what the bytes are.
+        Unlike `scatterv` it does not tell what the bytes are.  Without `out`, the root's own piece stays where it is.
         """
         root = self._peer(root, "root")
-        if pieces is not None:
+        places = [] if out is None else [out]
+        if pieces is not None and out is not None:
             if len(pieces[root]) > len(out):
                 raise ValueError(f"out must have room for {len(pieces[root])} bytes, not {len(out)}")
             # What is still being sent must not change.
@@ -108,7 +109,7 @@ class PiecePlans(PlanBase):
             ]
         mark = fingerprint("scatter_bytes", NO_DTYPE, 0, root)
         return self._collective(
-            "scatter_bytes", mark, lambda call: scatter.scatterv(call, pieces, [out], root, room=True), nothing
+            "scatter_bytes", mark, lambda call: scatter.scatterv(call, pieces, places, root, room=True), nothing
         )
 
     def alltoallv(self, pieces: Any, out: Any, room: bool = False) -> Task:

@@ -369,6 +369,18 @@ def more_room_than_is_sent(MPI: Any, comm: Any) -> None:
         assert out.tolist() == [[10 * each, 10 * each + 1, 10 * each + 2, -1, -1] for each in range(size)]
 
 
+@CHECKS.same
+def scattering_in_place_what_is_read_only(MPI: Any, comm: Any) -> Any:
+    x = np.arange(3 * comm.size)
+    x.flags.writeable = False
+    out = np.zeros(3, int)
+    root = comm.size - 1
+    mine = MPI.IN_PLACE if comm.rank == root else out
+    comm.Scatter(x if comm.rank == root else None, mine, root)
+    comm.Scatterv([x, [3] * comm.size] if comm.rank == root else None, mine, root)
+    return out.tolist()
+
+
 @CHECKS.ours
 def more_room_for_each_than_is_sent(MPI: Any, comm: Any) -> None:
     """MPI calls it erroneous and both MPIs accept it; what is beyond the data stays, where MPICH's Allgatherv changes it."""
