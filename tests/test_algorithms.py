@@ -143,9 +143,7 @@ class FakeCall:
 
         return self._post(source, step, Operation(out, deliver))
 
-    def receive_piece(
-        self, source: int, step: int, out: np.ndarray, now: bool = False, room: bool = False
-    ) -> Operation:
+    def receive_piece(self, source: int, step: int, out: np.ndarray, now: bool = False, room: bool = False) -> Operation:
         def deliver(data: np.ndarray) -> None:
             assert len(data) == len(out) or (room and len(data) < len(out))
             out[: len(data)] = data
