@@ -23,7 +23,7 @@ __all__ = ["at_the_end"]
 _KEY = "gloompi.ending.last"
 
 # The modules of these can be imported until the end.  Those of the program have to go before.
-_NEEDED = {"gloompi", "mpi4py", "numpy", *sys.stdlib_module_names}
+_NEEDED = {"gloompi", "ml_dtypes", "mpi4py", "numpy", *sys.stdlib_module_names}
 
 _actions: list[Callable[[], None]] = []
 

@@ -178,13 +178,14 @@ def value(name: str, default: Any = None) -> Any:
     return SETTINGS[name].read(name, text) if text else default
 
 
-def check() -> None:
+def check(secret: bool = False) -> None:
     """Raise, as `value`, for the first setting without a meaning, whether it is used or not.
 
-    Those that an argument of `Device` can take the place of are left to it.
+    Those that an argument of `Device` can take the place of are left to it; with `secret`, an argument has taken that of
+    GLOOMPI_SECRET_FILE.
     """
     for setting in SETTINGS.values():
-        if not setting.device:
+        if not setting.device and not (secret and setting.name == "GLOOMPI_SECRET_FILE"):
             value(setting.name)
 
 

@@ -14,10 +14,10 @@ from gloompi.engine.engine import LATE_IMPORTS
 
 PACKAGE = Path(gloompi.__file__).parent
 
-# What is imported when connections are made, and by coroutines, which an event loop runs.
+# What is imported when connections are made, by coroutines, which an event loop runs, and for arrays of dtypes that few have.
 EARLIER = {
     *("gloompi.transport.tls", "gloompi.transport.checked", "gloompi.transport.certificate", "gloompi.engine.trace"),
-    *("gloompi.awaiting", "psutil", "cryptography"),
+    *("gloompi.awaiting", "psutil", "cryptography", "ml_dtypes"),
 }
 
 # Rank 1 is a child, which ends when it is told to; rank 0 tells it somewhere in its own end, and waits for the child's.

@@ -41,7 +41,7 @@ _TEST_MOVES = 16
 # the __del__ of a program's objects may still make calls, which may fail.
 LATE_IMPORTS = (
     *("hashlib", "logging", "socket"),
-    *("gloompi.engine.remnants", "gloompi.engine.shrinking", "gloompi.transport.options"),
+    *("gloompi.engine.remnants", "gloompi.engine.shrinking", "gloompi.settings", "gloompi.transport.options"),
 )
 
 # How long the end of the interpreter waits for the goodbyes of all Contexts that nobody has closed.

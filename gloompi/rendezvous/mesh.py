@@ -84,8 +84,8 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     """
     rank, size = exchange.rank, exchange.size
     if size == 1:
-        return _alone(device)
-    mine, listeners = prepare(device, size)
+        return _alone(device, secret)
+    mine, listeners = prepare(device, size, secret)
     try:
         records = _unpack(exchange(mine.pack(), deadline, no_watch))
         endpoints = [record.endpoint for record in records]
@@ -140,22 +140,24 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     return mesh._replace(marker=session.marker)
 
 
-def _alone(device: Device | None) -> Mesh:
+def _alone(device: Device | None, secret: bytes) -> Mesh:
     """The mesh of one rank.  What is wrong with its settings is an error here too, and not only once there are more."""
     host, pid = socket.gethostname(), os.getpid()
     try:
         settings.warn_of_unknown()
-        _configured(device).check()
+        _configured(device, secret).check()
     except Exception as exc:  # as `prepare`
         raise RendezvousError(_reason(exc), 0, host, pid) from exc
     return Mesh([Peer(0, host, pid, "self", "")], [None])
 
 
-def prepare(device: Device | None, size: int, *, warn: bool = True) -> tuple[Record, Listeners]:
+def prepare(device: Device | None, size: int, secret: bytes = b"", *, warn: bool = True) -> tuple[Record, Listeners]:
     """Open the listening sockets; a failure becomes part of the record, so that all ranks learn of it.
 
     Parameters
     ----------
+    secret : bytes
+        What the ranks share; empty: nothing.
     warn : bool
         Of variables that are no settings.
     """
@@ -164,16 +166,16 @@ def prepare(device: Device | None, size: int, *, warn: bool = True) -> tuple[Rec
         if warn:
             settings.warn_of_unknown()
         _check_descriptors(size)
-        listeners = _configured(device).listen(backlog=size + 64)
+        listeners = _configured(device, secret).listen(backlog=size + 64)
         return Record(listeners.endpoint, entropy), listeners
     except Exception as exc:  # whatever it is: the others must not wait for this rank
         nobody = Endpoint(socket.gethostname(), os.getpid(), 1, bytes(16), b"", ())
         return Record(nobody, entropy, _reason(exc)), Listeners([], nobody)
 
 
-def _configured(device: Device | None) -> Device:
+def _configured(device: Device | None, secret: bytes) -> Device:
     """The device to use, by default the one that the environment describes; raises what is wrong with any setting."""
-    settings.check()
+    settings.check(bool(secret))
     return device or Device()
 
 
