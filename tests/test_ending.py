@@ -14,7 +14,7 @@ from gloompi.engine.engine import LATE_IMPORTS
 
 PACKAGE = Path(gloompi.__file__).parent
 
-# What is imported when connections are made, by coroutines, which an event loop runs, and for arrays of dtypes that few have.
+# What is imported when connections are made, by coroutines, which an event loop runs, and for arrays of rare dtypes.
 EARLIER = {
     *("gloompi.transport.tls", "gloompi.transport.checked", "gloompi.transport.certificate", "gloompi.engine.trace"),
     *("gloompi.awaiting", "psutil", "cryptography", "ml_dtypes"),

@@ -227,7 +227,8 @@ def test_nothing_else_reads_the_environment_for_a_setting() -> None:
 def test_every_name_in_code_and_documents_is_a_setting() -> None:
     for path in sources("gloompi/**/*.py", "docs/*.md", "*.md", "examples/*.py"):
         names = set(re.findall(r"\b(?:GLOOMPI|GLOO|NCCL)_[A-Z_]+\b", path.read_text()))
-        assert names <= SETTINGS.keys() | {PREFIX}, path
+        misspelt = {"GLOOMPI_TRANPORT"} if path.name == "doctor.md" else set()  # an example of what the doctor finds
+        assert names <= SETTINGS.keys() | {PREFIX} | misspelt, path
 
 
 def test_document_has_the_table() -> None:

@@ -132,7 +132,7 @@ class Reader:
             self._call(pid, ctypes.byref(self._local[1]), 1, ctypes.byref(self._remote[1]), 1, 0)
         if code in (0, errno.EFAULT) and self._proof.tobytes() != offer.proof:
             raise OSError(errno.ESTALE, "the memory of that process is not what was offered")
-        if code == errno.EFAULT and self._is_readable(pid, there.start + max(came, 0)):
+        if code == errno.EFAULT and self._is_readable(pid, (there.start or 0) + max(came, 0)):
             raise Unwritable(code, os.strerror(code))
         if code:
             raise OSError(code, os.strerror(code))
