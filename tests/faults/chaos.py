@@ -4,12 +4,13 @@
 
 Each run forks 2 to 6 ranks, which find each other over a FileStore and talk over TCP or AF_UNIX; where the machine lets
 networks be made, some runs have a host for each rank.  A run that goes wrong is printed with its seed, and
-``--seed SEED --runs 1`` repeats it.
+``--seed SEED --runs 1`` repeats it, with the same ``--draws``.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import gc
 import importlib.util
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,8 @@ import psutil
 
 from gloompi import Context, Device, FileStore, GloompiError
 
+from ..handlers import Failing
+from .side_traffic import DRAWS, NAMES, Side
 from .traffic_mix import Operation, draw, perform
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# Budget of an operation; and of a run beyond it, before it counts as hanging.
+# Budget of an operation, unless it is given; and of a run beyond it, before it counts as hanging.
 _TIMEOUT, _GRACE = 2.0, 20.0
 # What survivors may take to learn of a fault that closes a connection.
 _PROMPT = 2.0
@@ -49,6 +52,14 @@ _MOST_RANKS = 6
 # Connections of strangers in a flood.
 _STRANGERS = 300
 _GREETINGS = (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"gloompi\x01")
+
+# A stream lasts so long; and where it goes to a rank that is gone, so long that whoever only sends must learn of that.
+_STREAM_SECONDS, _VAIN_SECONDS, _VAIN_SHARE = 0.05, 2 * _PROMPT, 0.3
+
+# What is drawn beside ordinary operations, and faults of the system calls.
+_CALLS = "calls"
+_ALL_DRAWS = (_CALLS, *DRAWS)
+_DRAWS = _ALL_DRAWS
 
 # All survivors must raise this; None: nothing goes wrong.
 _ERRORS: dict[str, set[str] | None] = {
@@ -61,11 +72,17 @@ _ERRORS: dict[str, set[str] | None] = {
     "late": None,
     "flood": None,
     "slow link": None,
+    "EFAULT": {"SystemCallError", "PeerLostError"},
+    "ENOBUFS": None,
+    "ENOMEM": None,
 }
+_FAILING_CALLS = ("EFAULT", "ENOBUFS", "ENOMEM")
+# Not all ranks have to be in these: a call that is left out comes out at the next that all make, if they get there.
+_LOOSE = ("messages", "ring", *NAMES)
 _OPTIONS = [{}, {}, {"checksum": True}, {"tls": importlib.util.find_spec("cryptography") is not None}]
-_AT_ONCE = ("kill", "exception", "reset", "mismatch")
+_AT_ONCE = ("kill", "exception", "reset", "mismatch", "EFAULT")
 # After these, all that are left go on without those that are gone.
-_SHRINKING = ("kill", "exception", "reset", "mismatch")
+_SHRINKING = ("kill", "exception", "reset", "mismatch", "EFAULT")
 
 
 class Plan(NamedTuple):
@@ -81,6 +98,10 @@ class Plan(NamedTuple):
     fault : str
     victim, at : int
         The rank that it strikes, before this operation.
+    timeout : float
+        Budget of an operation.
+    vain : bool
+        All others only send, to the victim, in this operation.
     """
 
     seed: int
@@ -91,20 +112,28 @@ class Plan(NamedTuple):
     fault: str
     victim: int
     at: int
+    timeout: float
+    vain: bool = False
 
 
-def plan(seed: int, links: bool) -> Plan:
+def plan(seed: int, links: bool, draws: Sequence[str], timeout: float) -> Plan:
     """Draw a run."""
     source = random.Random(seed)
     size = source.randint(2, _MOST_RANKS)
     faults = [fault for fault in _ERRORS if links or not fault.endswith(("link", "down"))]
+    if _CALLS not in draws:
+        faults = [fault for fault in faults if fault not in _FAILING_CALLS]
     fault = source.choice(faults)
     transport = "tcp" if "link" in fault else source.choice(["tcp", "unix"])
-    operations = draw(source, size, source.randint(5, 25))
+    more = [name for kind in draws for name in DRAWS.get(kind, ())]
+    operations = draw(source, size, source.randint(5, 25), more)
     options = source.choice(_OPTIONS)
-    return Plan(
-        seed, size, transport, options, operations, fault, source.randrange(size), source.randrange(len(operations) - 2)
-    )
+    victim, at = source.randrange(size), source.randrange(len(operations) - 2)
+    run = Plan(seed, size, transport, options, operations, fault, victim, at, timeout)
+    if "senders" in draws and fault in ("kill", "exception", "reset") and source.random() < _VAIN_SHARE:
+        operations[run.at] = operations[run.at]._replace(name="stream", root=run.victim)
+        return run._replace(vain=True)
+    return run
 
 
 # -- a rank ---------------------------------------------------------------------------------------------------------------
@@ -126,9 +155,27 @@ def _strike(ctx: Context, run: Plan, tell: Callable[..., None]) -> None:
     elif run.fault == "mismatch":
         ctx.allreduce(bytearray(3), op="bxor")
     elif run.fault == "late":
-        time.sleep(0.3 * _TIMEOUT)
+        time.sleep(0.3 * run.timeout)
     elif "link" in run.fault:
         time.sleep(0.2)  # until the link is as the parent has been asked to make it
+    elif run.fault in _FAILING_CALLS:
+        _fail_calls(ctx, run)
+
+
+def _fail_calls(ctx: Context, run: Plan) -> None:
+    """Have system calls of this rank fail: the next that sends, or some on each connection."""
+    code, source = getattr(errno, run.fault), random.Random(run.seed)
+    codes = [code]
+    for link in ctx._engine._links:
+        if link.rank == ctx.rank:
+            continue
+        link.sock = sock = Failing(link.sock)  # type: ignore[attr-defined]
+        if run.fault == "EFAULT":
+            sock.sending = codes  # whichever is the first
+        else:
+            sock.sending, sock.receiving = (
+                [source.choice([0, code]) for _ in range(source.randint(1, 6))] for _ in range(2)
+            )
 
 
 def _rank(run: Plan, rank: int, folder: str, out: int) -> None:
@@ -143,15 +190,23 @@ def _rank(run: Plan, rank: int, folder: str, out: int) -> None:
     try:
         store = FileStore(folder)
         device = Device("eth0" if "link" in run.fault else None, transport=run.transport, **run.options)
-        ctx = Context.from_store(store, rank, run.size, device=device, timeout=_TIMEOUT, connect_timeout=15.0)
+        ctx = Context.from_store(store, rank, run.size, device=device, timeout=run.timeout, connect_timeout=15.0)
         tell(connected=True)
-        with ctx:
+        with ExitStack() as stack:
+            stack.enter_context(ctx)
+            side = Side(ctx, stack) if any(operation.name in NAMES for operation in run.operations) else None
             try:
                 for operation in run.operations:
                     if operation.index == run.at and rank == run.victim:
                         _strike(ctx, run, tell)
-                    perform(ctx, operation)
+                    if side is not None and operation.name in NAMES:
+                        vain = run.vain and operation.index == run.at
+                        side.perform(operation, _VAIN_SECONDS if vain else _STREAM_SECONDS)
+                    else:
+                        perform(ctx, operation)
                     done += 1
+                if side is not None:
+                    side.finish()
             except GloompiError as exc:
                 tell(**_raised(exc, ctx))
                 if run.fault in _SHRINKING:
@@ -257,7 +312,7 @@ def _watch(run: Plan, children: list[_Child], hosts: Hosts | None) -> tuple[list
     facts: list[dict[str, Any]] = [{} for _ in children]
     texts = [b""] * len(children)
     rank_of = {child.pipe: rank for rank, child in enumerate(children)}
-    deadline = time.monotonic() + 15.0 + _TIMEOUT + _GRACE
+    deadline = time.monotonic() + 15.0 + run.timeout + _GRACE
     go_on = None
     waiting = select.poll()
     for child in children:
@@ -276,7 +331,7 @@ def _watch(run: Plan, children: list[_Child], hosts: Hosts | None) -> tuple[list
                     news = json.loads(line)
                     facts[rank] |= news
                     if "struck" in news:
-                        go_on = time.monotonic() + _TIMEOUT + 1.5
+                        go_on = time.monotonic() + run.timeout + 1.5
                         if hosts is not None and "link" in run.fault:
                             _spoil(hosts, run)
             if run.fault == "stop" and go_on is not None and time.monotonic() > go_on:
@@ -304,8 +359,7 @@ def _mend(hosts: Hosts, run: Plan) -> None:
 def _judge(run: Plan, facts: list[dict[str, Any]]) -> list[str]:
     wrong = []
     expected = _ERRORS[run.fault]
-    if run.fault == "mismatch" and run.operations[run.at].name in ("messages", "ring"):
-        # Messages are no calls that all make: that one was left out comes out at the next that all make, if they get there.
+    if run.fault == "mismatch" and run.operations[run.at].name in _LOOSE:
         expected = {"OperationTimeoutError", "MismatchError"}
     total = len(run.operations)
     struck = facts[run.victim].get("struck")
@@ -333,7 +387,9 @@ def _judge(run: Plan, facts: list[dict[str, Any]]) -> list[str]:
         if expected is None or error not in expected:
             wrong.append(f"{who} raised {error} after {done}: {found['text']}")
             continue
-        if run.fault in ("kill", "exception") and found["lost"] != run.victim:
+        if run.fault == "EFAULT" and (error == "SystemCallError") and "EFAULT (Bad address)" not in found["text"]:
+            wrong.append(f"{who} does not know why: {found['text']}")
+        if run.fault in ("kill", "exception", "EFAULT") and found["lost"] != run.victim:
             wrong.append(f"{who} blames rank {found['lost']}: {found['text']}")
         if run.fault == "exception" and "ValueError: chaos" not in found["text"]:
             wrong.append(f"{who} does not know why: {found['text']}")
@@ -354,7 +410,7 @@ def _judge_left(run: Plan, rank: int, facts: list[dict[str, Any]]) -> list[str]:
         return []
     if isinstance(left, str):
         # Two ranks of which each has lost the other, though both are alive, cannot both go on with the rest.
-        outside = run.fault == "reset" and left.startswith("ContextClosedError")
+        outside = run.fault in ("reset", "EFAULT") and left.startswith("ContextClosedError")
         return [] if outside else [f"rank {rank} could not go on: {left}"]
     wrong = [
         f"rank {rank} goes on with {left}, rank {other} with {facts[other].get('left')}"
@@ -372,6 +428,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the first run; the others follow (default: a fresh one)")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--no-links", action="store_true", help="no runs with a host for each rank")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=_TIMEOUT,
+        help=f"seconds for each operation (default: {_TIMEOUT}); more on a busy machine",
+    )
+    parser.add_argument(
+        "--draws",
+        nargs="*",
+        choices=_ALL_DRAWS,
+        default=_DRAWS,
+        help=f"what is drawn beside the ordinary, of {', '.join(_ALL_DRAWS)} (default: {' '.join(_DRAWS)})",
+    )
     options = parser.parse_args(arguments)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
@@ -387,7 +456,7 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         hosts = None if lacking else stack.enter_context(several_hosts(_MOST_RANKS))
         for number in range(seed, seed + options.runs):
-            run = plan(number, links=hosts is not None)
+            run = plan(number, hosts is not None, options.draws, options.timeout)
             wrong = _run(run, hosts)
             kinds[run.fault] += 1
             if wrong:

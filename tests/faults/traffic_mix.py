@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +42,14 @@ class Operation(NamedTuple):
     op: str
 
 
-def draw(source: random.Random, size: int, number: int) -> list[Operation]:
-    """Return `number` operations for `size` ranks."""
+def draw(source: random.Random, size: int, number: int, more: Sequence[str] = ()) -> list[Operation]:
+    """Return `number` operations for `size` ranks; `more` are names that `perform` does not know."""
+    names = [*sorted(_PERFORM), *more]
     found = []
     for index in range(number):
         large = source.random() < _LARGE_SHARE
         count = _LARGE_COUNT // size if large else source.choice(_COUNTS)
-        name, root, op = source.choice(sorted(_PERFORM)), source.randrange(size), source.choice(["sum", "max", "min"])
+        name, root, op = source.choice(names), source.randrange(size), source.choice(["sum", "max", "min"])
         found.append(Operation(name, index, count, root, op))
     return found
 
