@@ -394,7 +394,7 @@ def test_the_smallest_and_largest_tag() -> None:
 
 @transports
 def test_many_small_messages_without_a_receiver(transport: str) -> None:
-    count = 40_000  # of 1 KiB, and what is kept of each: more than may come unasked
+    count = 50_000  # of 1 KiB, and what is kept of each: more than may come unasked
 
     def body(ctx: Context) -> None:
         if ctx.rank == 0:

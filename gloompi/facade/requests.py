@@ -258,13 +258,18 @@ _KINDS = {Request, Prequest}
 
 
 def _check(requests: Sequence[Request]) -> None:
-    """Raise TypeError unless all are requests, in something that has a length: an iterator is at its end after one look."""
-    if not hasattr(requests, "__len__"):
-        raise TypeError(f"requests must be a list or a tuple, not {type(requests).__name__}: pass list(...) of it")
+    """Raise TypeError unless all are requests, in something that has a length."""
+    _require_sequence(requests)
     if not _KINDS.issuperset(map(type, requests)):
         for request in requests:
             if not isinstance(request, Request):
                 raise TypeError(f"expected a gloompi.MPI.Request, not {type(request).__module__}.{type(request).__name__}")
+
+
+def _require_sequence(requests: Sequence[Request]) -> None:
+    """As mpi4py, refuse what has no length: an iterator would be at its end after the first look."""
+    if not hasattr(requests, "__len__"):
+        raise TypeError(f"requests must be a list or a tuple, not {type(requests).__name__}: pass list(...) of it")
 
 
 def _first(requests: Sequence[Request]) -> tuple[int | None, list[int], list[Handle]]:
@@ -272,6 +277,7 @@ def _first(requests: Sequence[Request]) -> tuple[int | None, list[int], list[Han
 
     Moves nothing, and looks at none behind the first that is done.  A request that is null or not active is neither.
     """
+    _require_sequence(requests)
     places: list[int] = []
     handles: list[Handle] = []
     try:
