@@ -44,20 +44,16 @@ def run(arguments: list[str]) -> int:
         if os.getpid() != process:
             raise
         code = exc.code
-        if isinstance(code, int):
-            _end(exc, code)
-        try:
+        if not isinstance(code, int):
             print(code, file=sys.stderr)
-        finally:  # it may have no text
-            _end(exc, 1)
+            code = 1
+        _end(exc, code)
     except BaseException as exc:
         if os.getpid() != process:
             raise  # a child that the program has forked, which is nobody's rank
-        try:
-            lines = traceback.format_exception(type(exc), exc, _of_the_program(exc.__traceback__))
-            sys.stderr.write("".join(lines))  # in one piece, or it mixes with those of other ranks
-        finally:  # the program may have closed it
-            _end(exc, 1)
+        lines = traceback.format_exception(type(exc), exc, _of_the_program(exc.__traceback__))
+        sys.stderr.write("".join(lines))  # in one piece, or it mixes with those of other ranks
+        _end(exc, 1)
     return 0
 
 

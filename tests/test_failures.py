@@ -330,6 +330,16 @@ def test_receive_goes_on_when_there_is_memory_again(code: int) -> None:
     assert run_ranks(2, body) == [15.0, 15.0]
 
 
+def test_send_that_waits_for_room_while_its_connection_is_held() -> None:
+    with rank_0_of_2() as (ctx, sock, far):
+        far.sendall(pack_header(Kind.CREDIT, 0, 0, 1))
+        sock.receiving, sock.sending = [errno.ENOMEM], [errno.EAGAIN] * 5000  # for longer than it tries before it sleeps
+        assert ctx.iprobe(1) is None  # holds it
+        assert ctx._engine._poller.held
+        ctx.send(np.ones(3), 1, timeout=5)
+        assert kinds(far) == [Kind.MESSAGE]
+
+
 def test_budget_ends_with_the_shortage_in_the_text_and_without_trying_all_the_time() -> None:
     with rank_0_of_2() as (ctx, sock, _):
         sock.sending = list(itertools.repeat(errno.ENOBUFS, 100_000))

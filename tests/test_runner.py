@@ -368,7 +368,6 @@ except BaseException as exc:
     [
         ("sys.exit(3)", 3, ""),
         ('sys.exit("went wrong")', 1, "went wrong"),
-        ("sys.exit(type('Mute', (), {'__str__': lambda _: 1 / 0})())", 1, ""),
         ("MPI.COMM_WORLD.Abort(7)", 7, ""),  # MPICH loses its own word on it in one of ten runs, mpi4py's programs' too
     ],
 )

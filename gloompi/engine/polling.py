@@ -113,12 +113,12 @@ class Poller:
 
     def watch(self, pair: Pair, writing: bool) -> None:
         """Note whether a pair has something to send."""
-        if not writing:
+        if writing:
+            self.writing[pair.fd] = pair
+        else:
             self.writing.pop(pair.fd, None)
             if pair.failed:
                 self.failed, self.stale = True, 0.0
-        elif pair.fd not in self._held:
-            self.writing[pair.fd] = pair
 
     def hold(self, pair: Pair) -> None:
         """Leave a pair alone for a moment: the kernel has no memory for it, and would say all the time that it is ready."""

@@ -11,7 +11,11 @@ __all__ = ["group_of", "members"]
 
 
 class _Group(mpi.Group):
-    """The group of a communicator; those of the same ranks in the same order are equal, as MPI's of one communicator are."""
+    """A group of some of the world's ranks.
+
+    MPI gives the same group each time it is asked for a communicator's.  Of communicators that it does not know each is
+    another one; those of the same ranks in the same order are equal.
+    """
 
     _ranks: tuple[int, ...] | None = None  # not of what mpi4py makes from it, which has this class too
 
@@ -34,6 +38,10 @@ def group_of(context: Context) -> mpi.Group:
             f"groups are mpi4py's, whose world has {mpi.COMM_WORLD.size} ranks here: the ranks of gloompi.MPI have met "
             f"without MPI (GLOOMPI_STORE or torchrun); start them with mpiexec to have groups"
         )
+    if ranks == tuple(range(mpi.COMM_WORLD.size)):
+        return mpi.COMM_WORLD.Get_group()
+    if ranks == (mpi.COMM_WORLD.rank,):
+        return mpi.COMM_SELF.Get_group()
     world = mpi.COMM_WORLD.Get_group()
     try:
         found = _Group(world.Incl(list(ranks)))

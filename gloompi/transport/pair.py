@@ -162,7 +162,7 @@ class Pair(Link):
             queue.append((payload[sent - len(header) :], None))
         self._mute = False
         self._handler.watch(self, True)
-        if self.shortage:
+        if self.shortage:  # now, or when it last tried to read
             self._handler.hold(self)
         return False
 

@@ -150,20 +150,21 @@ def create_group_with_tags_whose_checksums_are_the_same(MPI: Any, comm: Any) -> 
 
 @CHECKS.same
 def groups_of_one_communicator_are_equal(MPI: Any, comm: Any) -> Any:
-    dup, part = comm.Dup(), comm.Split(comm.rank)
+    dup, part, half = comm.Dup(), comm.Split(comm.rank), comm.Split(comm.rank // 2, -comm.rank)
     found = []
-    for each in (comm, dup, part):
+    for each in (comm, dup, part, half):
         one, two = each.Get_group(), each.Get_group()
         found += [one == two, one != two, one == MPI.GROUP_NULL, one == MPI.GROUP_EMPTY, one == 5]
         part_of_it = one.Incl([0])
-        found += [part_of_it == MPI.GROUP_NULL, isinstance(one, MPI.Group), error_of(hash, one)]
+        found += [part_of_it == MPI.GROUP_NULL, each is half or type(one) is MPI.Group, error_of(hash, one)]
+        found += [isinstance(each, MPI.Group) for each in (one, part_of_it, MPI.GROUP_EMPTY, comm, 5)]
         one.Free()
         found += [one == two, one != two, one == MPI.GROUP_NULL, two.size]
         two.Free()
         part_of_it.Free()
     found += [comm.Get_group() == dup.Get_group(), comm.size == 1 or comm.Get_group() == part.Get_group()]
-    dup.Free()
-    part.Free()
+    for each in (dup, part, half):
+        each.Free()
     return found
 
 
