@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -166,6 +167,9 @@ def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
                 request.wait()
         else:
             ctx.barrier()
+            until = monotonic() + WAIT
+            while ctx._engine.messages._kept < 3 * CREDIT_NBYTES and monotonic() < until:
+                ctx.iprobe(0, tag=count)  # more is pushed as credit is given
             kept = ctx._engine.messages._kept
             assert 2 * CREDIT_NBYTES < kept < 4 * CREDIT_NBYTES + size + 1024 * count
             for tag in reversed(range(count)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from gloompi import Context, Device, PeerLostError
 from gloompi.deadline import Deadline
+from gloompi.engine import connections
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import run_ranks
 
@@ -110,3 +111,21 @@ def test_a_wait_with_a_budget_ends_in_time_although_another_context_has_somethin
             a.send(np.ones(1), 0)
 
     with_another(2, body)
+
+
+def test_another_thread_may_make_a_context_while_the_engines_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changing:
+        """As a set to which something is added while it is iterated over, once."""
+
+        def __init__(self) -> None:
+            self.looks = 0
+
+        def __iter__(self) -> Iterator[object]:
+            self.looks += 1
+            yield "first"
+            if self.looks == 1:
+                raise RuntimeError("Set changed size during iteration")
+            yield "second"
+
+    monkeypatch.setattr(connections, "alive", Changing())
+    assert connections.all_alive() == ["first", "second"]

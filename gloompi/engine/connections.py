@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .remnants import Remnants
     from .trace import Trace
 
-__all__ = ["Connections", "alive"]
+__all__ = ["Connections", "alive", "all_alive"]
 
 # How long a rank whose Context breaks tries to tell its peers.
 _TELL_SECONDS = 0.5
@@ -49,6 +49,15 @@ _MORE_FRAMES = 200
 _LOOK_SECONDS = 0.1
 
 alive: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def all_alive() -> list[Connections]:
+    """Return what is alive, whatever other threads make meanwhile."""
+    while True:
+        try:
+            return list(alive)
+        except RuntimeError:
+            pass  # one has been made while this was looking
 
 
 class Connections:
@@ -457,7 +466,7 @@ def _trace(rank: int, peers: Sequence[Peer], marker: bytes) -> Trace | None:
 
 
 def _forsake_all() -> None:
-    for engine in list(alive):
+    for engine in all_alive():
         engine.forsake()
 
 

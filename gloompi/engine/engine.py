@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from ..deadline import Deadline
 from ..ending import at_the_end
 from ..errors import ContextClosedError, GloompiError
-from .connections import alive
+from .connections import alive, all_alive
 from .conversation import Conversation
 from .lateness import late
 from .messages import CLOSED
@@ -356,14 +356,14 @@ class Engine(Parting):
 def _begun_elsewhere(engine: Engine) -> list[Engine]:
     """The other engines on which this thread has begun what is not done yet."""
     me = get_ident()
-    others = [each for each in tuple(alive) if isinstance(each, Engine) and each is not engine and each.turn.holder == me]
+    others = [each for each in all_alive() if isinstance(each, Engine) and each is not engine and each.turn.holder == me]
     return [each for each in others if each.unfinished and each.turn.busy != me]  # not from within an op of its own
 
 
 def _prepare_to_depart() -> None:
     if getattr(sys, "last_value", None) is not None:
         return  # an exception ends the program, and that is a loss
-    engines = [engine for engine in alive if isinstance(engine, Engine) and not engine.closed]
+    engines = [engine for engine in all_alive() if isinstance(engine, Engine) and not engine.closed]
     if engines:
         for name in LATE_IMPORTS:
             import_module(name)
