@@ -757,13 +757,13 @@ def test_several_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_calls_of_two_contexts_with_one_number_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     child = "5d0c1f2a"
-    for context, moment in (("456789ab-0", 0.0), ("456789ab-1", 50.0)):
+    for context, moment in (("0123456789abcdef-0", 0.0), ("0123456789abcdef-1", 50.0)):
         for rank in range(3):
             found = [note(rank, 3)]
             for name, start in (("", 1.0), (child, 3.0)):
                 late = 0.25 * (rank == 2)
                 found.append(call("allreduce #2", moment + start + late, moment + start + 0.5, context=name))
-            if context == "456789ab-1" and rank < 2:
+            if context == "0123456789abcdef-1" and rank < 2:
                 found.append(call("allreduce #3", moment + 9.0, moment + 19.0, "OperationTimeoutError", context=child))
             write(tmp_path, found, rank, context)
     _, out, _ = run(capsys, tmp_path)
