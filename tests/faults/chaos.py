@@ -167,7 +167,7 @@ def _fail_calls(ctx: Context, run: Plan) -> None:
     code, source = getattr(errno, run.fault), random.Random(run.seed)
     codes = [code]
     for link in ctx._engine._links:
-        if link.rank == ctx.rank:
+        if getattr(link, "sock", None) is None:  # this rank itself, or one that is through and has closed
             continue
         link.sock = sock = Failing(link.sock)  # type: ignore[attr-defined]
         if run.fault == "EFAULT":
