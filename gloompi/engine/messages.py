@@ -175,8 +175,10 @@ class Messages(Handover):
             return None
         link = self._links[source]
         payload = link.expect(header, nbytes, self._waits)
-        if payload is not None:
-            self._arrived(link, nbytes)
+        if payload is not None:  # as `_arrived`: one call less for every small message
+            link.granted = granted = link.granted - nbytes - HEADER_NBYTES
+            if granted < _LOW_NBYTES:
+                self._repay(link)
         return payload
 
     def receive(self, receive: Receive, now: bool = False) -> Receive:
