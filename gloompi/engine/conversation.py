@@ -75,7 +75,9 @@ class Conversation:
             self._record(task)
         else:
             self._tasks.add(task)
-            task.tell(partial(self._ended, task))
+            task.ended = (partial(self._ended, task),)  # `tell`, when nobody else can have asked
+            if task.done:
+                task._tell()
 
     def _ended(self, task: Task) -> None:
         if task in self._tasks:

@@ -198,8 +198,11 @@ class Task(Awaited):
         self.failure = failure
         self.done = True
         self.awaited = ()
-        if self.ended:
-            self._tell()
+        if self.ended:  # `_tell`: one call less for each request
+            with _telling:
+                ended, self.ended = self.ended, ()
+            for each in ended:
+                each()
 
     def outcome(self) -> Any:
         """The result of a task that is done; raises what its making has failed with."""
