@@ -331,7 +331,9 @@ def _watch(run: Plan, children: list[_Child], hosts: Hosts | None) -> tuple[list
                     news = json.loads(line)
                     facts[rank] |= news
                     if "struck" in news:
-                        go_on = time.monotonic() + run.timeout + 1.5
+                        # The others may get there a little later.
+                        go_on = time.monotonic() + run.timeout + 3.0
+                        deadline = max(deadline, go_on + _GRACE)
                         if hosts is not None and "link" in run.fault:
                             _spoil(hosts, run)
             if run.fault == "stop" and go_on is not None and time.monotonic() > go_on:

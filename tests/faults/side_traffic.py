@@ -36,6 +36,9 @@ _TO_LISTENER = 20
 # Items of a message of a stream.
 _STREAMED = 100
 
+# Tags of what is received from anybody: others may be ahead, in operations that have small tags.
+_TAG = 1_000_000
+
 
 class _Parcel(NamedTuple):
     source: int
@@ -116,13 +119,13 @@ class Side:
 
     def _listener(self, operation: Operation) -> None:
         """A thread that receives, beside this one, which sends over the same dup and calls on another."""
-        ctx = self._first
+        ctx, tag = self._first, _TAG + operation.index
 
         def listen() -> None:
             heard = [0] * ctx.size
             for _ in range(_TO_LISTENER * (ctx.size - 1)):
                 out = np.empty(2)
-                status = ctx.recv(out, ANY_SOURCE, tag=operation.index)
+                status = ctx.recv(out, ANY_SOURCE, tag=tag)
                 if out.tolist() != [status.source, heard[status.source]]:
                     raise WrongResult(f"the listener of rank {ctx.rank} got {out} from rank {status.source}")
                 heard[status.source] += 1
@@ -131,7 +134,7 @@ class Side:
             for number in range(_TO_LISTENER):
                 for dest in range(ctx.size):
                     if dest != ctx.rank:
-                        ctx.send(np.array([ctx.rank, number], float), dest, tag=operation.index)
+                        ctx.send(np.array([ctx.rank, number], float), dest, tag=tag)
                 if number == _TO_LISTENER // 2:
                     _work(self._ctx, operation, 0)
 
@@ -141,7 +144,7 @@ class Side:
 
     def _stream(self, operation: Operation, seconds: float) -> None:
         """All others send to the root for a while, and make no other call."""
-        ctx, tag = self._first, operation.index
+        ctx, tag = self._first, _TAG + operation.index
         if ctx.rank != operation.root:
             until, number = time.monotonic() + seconds, 0
             while time.monotonic() < until:
