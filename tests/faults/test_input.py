@@ -276,15 +276,17 @@ def test_case_36_objects_are_refused_before_anything_is_sent() -> None:
                     with pytest.raises(TypeError) as caught:
                         call()
                     assert str(caught.value) == text
-            for call in (
-                lambda: ctx.broadcast(structure),
-                lambda: ctx.broadcast(np.array([None])),
-                lambda: ctx.scatter(np.array([None, None])),
-                lambda: ctx.recv(np.array([None]), 1),
-                lambda: ctx.irecv(structure, 1),
+            for call, instead in (
+                (lambda: ctx.broadcast(structure), "broadcast_object takes any object"),
+                (lambda: ctx.broadcast(np.array([None])), "broadcast_object takes any object"),
+                (lambda: ctx.scatter(np.array([None, None])), ""),
+                (lambda: ctx.recv(np.array([None]), 1), "recv_object takes any object, recv_array any array"),
+                (lambda: ctx.irecv(structure, 1), "recv_object takes any object, recv_array any array"),
             ):
-                with pytest.raises(TypeError, match=r"Python objects cannot be sent as an array$"):
+                with pytest.raises(TypeError) as caught:
                     call()
+                advice = f"; {instead}" if instead else ""
+                assert str(caught.value).endswith(f"Python objects cannot be sent as an array{advice}")
         assert not ctx.closed
         assert ctx.allreduce(np.ones(1)) == 2
 
