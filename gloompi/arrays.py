@@ -113,8 +113,10 @@ def flat_input(x: Any, name: str = "x") -> tuple[Array, Array]:
     return x, x.ravel()
 
 
-def flat_output(out: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Return `out` as an ndarray and a flat contiguous array to compute in.
+def flat_output(
+    out: Any, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None, otherwise: str = ""
+) -> tuple[Array, Array]:
+    """Return `out` as an ndarray and a flat contiguous array to compute in; any shape and dtype will do where none is given.
 
     The second shares memory with the first where `out` is C-contiguous; elsewhere the caller copies it back.
 
@@ -125,10 +127,10 @@ def flat_output(out: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any
     TypeError
         `out` has another dtype or is not a view of memory.
     """
-    target = view(out, name)
-    if target.shape != shape:
+    target = view(out, name, otherwise)
+    if shape is not None and target.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {target.shape}")
-    if target.dtype != dtype:
+    if dtype is not None and target.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, not {target.dtype}")
     flags = target.flags
     if not flags.writeable:

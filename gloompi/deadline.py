@@ -32,19 +32,18 @@ class Deadline:
         When it was made, by `time.monotonic`.
     """
 
-    __slots__ = ("_expires", "began", "timeout")
+    __slots__ = ("began", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
-        self.began = began = monotonic()
-        self._expires = None if timeout is None else began + timeout
+        self.began = monotonic()
 
     def remaining(self) -> float | None:
         """Seconds left, never below 0; None without a limit."""
-        return None if self._expires is None else max(0.0, self._expires - monotonic())
+        return None if self.timeout is None else max(0.0, self.began + self.timeout - monotonic())
 
     def expired(self) -> bool:
-        return self._expires is not None and monotonic() >= self._expires
+        return self.timeout is not None and monotonic() >= self.began + self.timeout
 
     def before(self, seconds: float) -> Deadline:
         """The earlier of this deadline and `seconds` from now."""

@@ -517,7 +517,11 @@ class Machine(RuleBasedStateMachine):
     def the_same_waits(self) -> None:
         assert set(self.matcher.posted()) == set(self.receives)
         assert set(self.matcher.early()) == set(self.arrivals)
-        assert self.matcher.idle == (not (self.receives or self.arrivals or self.probes))
+        assert (bool(self.matcher.receives), bool(self.matcher.arrivals), bool(self.matcher.probes)) == (
+            bool(self.receives),
+            bool(self.arrivals),
+            bool(self.probes),
+        )
         for source in range(3):
             assert self.matcher.awaits(source) == any(each.source == source for each in self.receives)
 

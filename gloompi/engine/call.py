@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..reduction import Reduction
-from .channel import STEP_BITS
+from .channel import STEP_BITS, Disagreement
 from .messages import EAGER_NBYTES
 from .operation import DONE, OpenReceive, Operation, PieceReceive, Receive, ReducingReceive, RoomReceive, Steps
 from .task import Task
@@ -74,7 +74,10 @@ class Call(Task):
         self._ready = ready
         self.prompt = prompt
         self.number = number = self._channel.sequence + 1  # first: if a peer was here and in another call, it ends at once
-        self._messages.begin(self._channel, self.mark)
+        try:
+            self._channel.begin(self.mark)
+        except Disagreement as exc:
+            raise self._messages.disagree(exc) from None
         self._tag = number << STEP_BITS
         self._way = self.steps(self)
         self.advance()

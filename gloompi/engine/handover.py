@@ -216,11 +216,12 @@ class Handover:
         try:
             channel.check(source, tag, fingerprint)
         except Disagreement as exc:
-            self._disagree(exc)
+            self.disagree(exc)
             return False
         return True
 
-    def _disagree(self, found: Disagreement) -> MismatchError:
+    def disagree(self, found: Disagreement) -> MismatchError:
+        """Break the engine, for a peer makes another call."""
         error = MismatchError(found.operation, self._rank, found.here, found.other, found.there)
         self._fail(error)
         return error

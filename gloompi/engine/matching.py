@@ -129,42 +129,49 @@ Wanted = TypeVar("Wanted", Receive, Probe)
 
 
 class Matcher:
-    """Posted receives, probes and early messages of one channel."""
+    """Posted receives, probes and early messages of one channel.
 
-    __slots__ = ("_announced", "_arrivals", "_by_pattern", "_kinds", "_order", "_posted", "_probes", "_wild")
+    As long as there are none of them, the next message is for the next receive that fits it.
+
+    Attributes
+    ----------
+    receives : Queues of Receive
+        By pattern.
+    probes : Queues of Probe
+        By pattern.
+    arrivals : Queues of Arrival
+        By source and tag.
+    """
+
+    __slots__ = ("_announced", "_by_pattern", "_kinds", "_order", "_wild", "arrivals", "probes", "receives")
 
     def __init__(self) -> None:
         self._order = count(1)
-        self._posted: Queues[Receive] = Queues()  # by pattern
+        self.receives: Queues[Receive] = Queues()
         self._wild = 0  # of them, those with a wildcard
-        self._probes: Queues[Probe] = Queues()  # by pattern
-        self._arrivals: Queues[Arrival] = Queues()  # by source and tag
-        self._by_pattern: Queues[Arrival] = Queues()  # the same, by each pattern of the kinds that have been asked for
+        self.probes: Queues[Probe] = Queues()
+        self.arrivals: Queues[Arrival] = Queues()
+        self._by_pattern: Queues[Arrival] = Queues()  # arrivals, by each pattern of the kinds that have been asked for
         self._kinds: tuple[tuple[bool, bool], ...] = ()
         self._announced: Queues[Arrival] = Queues()  # of them, those that are not here, and some that have come since
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is posted and nothing has come: the next message is for the next receive that fits it."""
-        return not (self._posted or self._arrivals or self._probes)
 
     # -- receives ---------------------------------------------------------------------------------------------------------
 
     def post(self, receive: Receive) -> Arrival | None:
         """Return the early message that `receive` gets, removed from the queue; post the receive if there is none."""
         source, tag = receive.source, receive.tag
-        if self._arrivals:
+        if self.arrivals:
             arrival = self.take(source, tag)
             if arrival is not None:
                 return arrival
         receive.order = next(self._order)
-        self._posted.put(source, tag, receive)
+        self.receives.put(source, tag, receive)
         self._wild += source == ANY_SOURCE or tag == ANY_TAG
         return None
 
     def match(self, source: int, tag: int) -> Receive | None:
         """Return the receive that a message from `source` gets, removed from the queue, or None."""
-        posted = self._posted
+        posted = self.receives
         if not self._wild:
             return posted.take(source, tag) if posted else None
         receive = _earliest(posted, source, tag)
@@ -176,27 +183,27 @@ class Matcher:
     def withdraw(self, receive: Receive) -> bool:
         """Take back a receive; return False if a message has matched it."""
         source, tag = receive.source, receive.tag
-        removed = self._posted.remove(source, tag, receive)
+        removed = self.receives.remove(source, tag, receive)
         self._wild -= removed and (source == ANY_SOURCE or tag == ANY_TAG)
         return removed
 
     def posted(self) -> list[Receive]:
         """The receives that wait for a message."""
-        return list(self._posted.items_of_all())
+        return list(self.receives.items_of_all())
 
     def awaits(self, source: int) -> bool:
         """Whether a receive waits for a message of this very source."""
-        return source in self._posted
+        return source in self.receives
 
     # -- messages ---------------------------------------------------------------------------------------------------------
 
     def keep(self, arrival: Arrival) -> None:
         """Queue a message that no receive wants yet."""
         arrival.order = next(self._order)
-        if self._probes and self._probed(arrival):
+        if self.probes and self._probed(arrival):
             return
         source, tag = arrival.source, arrival.tag
-        self._arrivals.put(source, tag, arrival)
+        self.arrivals.put(source, tag, arrival)
         for any_source, any_tag in self._kinds:
             self._by_pattern.put(ANY_SOURCE if any_source else source, ANY_TAG if any_tag else tag, arrival)
         if arrival.announced:
@@ -205,12 +212,12 @@ class Matcher:
     def find(self, source: int, tag: int) -> Arrival | None:
         """Return the early message that a receive would get, without removing it."""
         if source != ANY_SOURCE and tag != ANY_TAG:
-            return self._arrivals.first(source, tag)
-        if not self._arrivals:
+            return self.arrivals.first(source, tag)
+        if not self.arrivals:
             return None
         kind = (source == ANY_SOURCE, tag == ANY_TAG)
         if kind not in self._kinds:
-            only = self._arrivals.only()  # as nearly always: then the patterns are not worth it
+            only = self.arrivals.only()  # as nearly always: then the patterns are not worth it
             if only is not None:
                 return only if source in (ANY_SOURCE, only.source) and tag in (ANY_TAG, only.tag) else None
             self._file(*kind)
@@ -219,7 +226,7 @@ class Matcher:
     def take(self, source: int, tag: int) -> Arrival | None:
         """Return the early message that a receive would get, removed from the queue."""
         if source != ANY_SOURCE and tag != ANY_TAG:
-            arrival = self._arrivals.take(source, tag)
+            arrival = self.arrivals.take(source, tag)
             if arrival is None:
                 return None
         else:
@@ -227,11 +234,11 @@ class Matcher:
             if arrival is None:
                 return None
             source, tag = arrival.source, arrival.tag
-            self._arrivals.take(source, tag)  # the first there too
+            self.arrivals.take(source, tag)  # the first there too
         if self._kinds:
             for any_source, any_tag in self._kinds:
                 self._by_pattern.remove(ANY_SOURCE if any_source else source, ANY_TAG if any_tag else tag, arrival)
-            if not self._arrivals:
+            if not self.arrivals:
                 self._kinds = ()
         if arrival.announced:
             self._announced.remove(source, tag, arrival)
@@ -239,14 +246,14 @@ class Matcher:
 
     def _file(self, any_source: bool, any_tag: bool) -> None:
         """File the early messages by the patterns of a kind, and those that come, until none is left."""
-        for arrival in sorted(self._arrivals.items_of_all(), key=lambda arrival: arrival.order):
+        for arrival in sorted(self.arrivals.items_of_all(), key=lambda arrival: arrival.order):
             source, tag = ANY_SOURCE if any_source else arrival.source, ANY_TAG if any_tag else arrival.tag
             self._by_pattern.put(source, tag, arrival)
         self._kinds = (*self._kinds, (any_source, any_tag))
 
     def early(self) -> list[Arrival]:
         """The messages that no receive has matched."""
-        return list(self._arrivals.items_of_all())
+        return list(self.arrivals.items_of_all())
 
     def unarrived(self, source: int, tag: int) -> Arrival | None:
         """Return the first early message of this source and tag, no wildcards, that still waits at its sender."""
@@ -262,15 +269,15 @@ class Matcher:
         probe.arrival = self.take(probe.source, probe.tag) if probe.takes else self.find(probe.source, probe.tag)
         if probe.arrival is None:
             probe.order = next(self._order)
-            self._probes.put(probe.source, probe.tag, probe)
+            self.probes.put(probe.source, probe.tag, probe)
         else:
             probe.done = True
         return probe
 
     def _probed(self, arrival: Arrival) -> bool:
         """Give a message to the probes that wait for it; return whether one has taken it."""
-        while (probe := _earliest(self._probes, arrival.source, arrival.tag)) is not None:
-            self._probes.take(probe.source, probe.tag)
+        while (probe := _earliest(self.probes, arrival.source, arrival.tag)) is not None:
+            self.probes.take(probe.source, probe.tag)
             probe.arrival = arrival
             probe.complete()
             if probe.takes:

@@ -13,7 +13,7 @@ from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.link import Link, Patience, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
-from .channel import Channel, Disagreement, label
+from .channel import Channel, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
 from .handover import Handover
@@ -92,13 +92,6 @@ class Messages(Handover):
         found = (self._channels.get(number), self._channels.get(number + 1))
         return any(channel is not None and channel.members is not None for channel in found)
 
-    def begin(self, channel: Channel, fingerprint: bytes) -> int:
-        """Number the next collective call of a channel, and compare it with what has come for it already."""
-        try:
-            return channel.begin(fingerprint)
-        except Disagreement as exc:
-            raise self._disagree(exc) from None
-
     def send(
         self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes, synchronous: bool = False
     ) -> Operation:
@@ -171,7 +164,10 @@ class Messages(Handover):
         return operation
 
     def _expect(self, channel: Channel, source: int, header: bytes, nbytes: int) -> memoryview | None:
-        if not self._waits.alone() or self.reading.queue or not channel.matcher.idle:
+        if not self._waits.alone() or self.reading.queue:
+            return None
+        matcher = channel.matcher
+        if matcher.arrivals or matcher.receives or matcher.probes:
             return None
         link = self._links[source]
         payload = link.expect(header, nbytes, self._waits)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, flat_input, flat_output, view
+from ..arrays import Array, flat_input, flat_output
 from ..engine.call import as_array, as_bytes
 from ..engine.fingerprint import ANY_ARRAY, NO_FACTS, fingerprint, items_of
 from ..engine.matching import Arrival, Probe
@@ -173,8 +173,7 @@ class MessagePlans(PlanBase):
 
     def _incoming(self, out: Any, source: int, tag: int, otherwise: str) -> tuple[Receive, Callable[[], Status]]:
         source, tag = self._wanted(source, tag)
-        whole = view(out, "out", otherwise)
-        result, target = flat_output(whole, "out", whole.shape, whole.dtype)
+        result, target = flat_output(out, "out", otherwise=otherwise)
         if not result.flags.c_contiguous:
             target[:] = result.reshape(-1)  # a shorter message leaves the rest as it was
         buffer = as_bytes(target)

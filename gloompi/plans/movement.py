@@ -73,8 +73,7 @@ class MovementPlans(PlanBase):
         elif out is None:
             raise ValueError("out is needed on every rank but the root: it says which shape and dtype come")
         else:
-            result = view(out, "out")
-            result, target = flat_output(result, "out", result.shape, result.dtype)
+            result, target = flat_output(out, "out")
         mark = fingerprint("scatter", target.dtype, target.size, root)
         return self._collective(
             "scatter", mark, lambda call: scatter.scatter(call, flat, target, root), lambda: copied_back(result, target)

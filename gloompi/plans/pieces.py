@@ -181,7 +181,7 @@ class _Places:
         for number, each in enumerate(out):
             array = view(each, f"out[{number}]")
             kind.check(array, f"out[{number}]")
-            self._given.append(flat_output(array, f"out[{number}]", array.shape, array.dtype))
+            self._given.append(flat_output(array, f"out[{number}]"))
         self.flat = [kind.message(result, target) for result, target in self._given]
 
     def check_own(self, rank: int, array: Array, name: str) -> None:

@@ -28,6 +28,9 @@ _ALGORITHMS: dict[str, dict[str, Any]] = {
     "exscan": scan.ALGORITHMS,
 }
 
+# Operators that stay alive anyway.
+_LASTING = (str, np.ufunc)
+
 # These put operands together in an order of their own.
 _REORDERING = {("allreduce", "ring"), ("reduce_scatter", "pairwise")}
 
@@ -84,7 +87,7 @@ class ReductionPlans(PlanBase):
     ) -> tuple[Reduction, str, bytes]:
         """Operator, algorithm and fingerprint of a reduction: a function of what all ranks have to agree on."""
         # Programs reduce the same shapes again and again. A callable of the user's is not kept alive for that.
-        once = _reduction_facts if isinstance(op, (str, np.ufunc)) else _reduction_facts.__wrapped__
+        once = _reduction_facts if isinstance(op, _LASTING) else _reduction_facts.__wrapped__
         return once(name, self._size, self._near, dtype, count, root, op, algorithm, detail)
 
     def _shares(self, array: Any, counts: Sequence[int] | None) -> list[int]:

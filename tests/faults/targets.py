@@ -229,7 +229,7 @@ class Rank:
         messages.receive(Receive(mine, 1, 7, _buffer[:1000], 1000, _SMALL))
         messages.receive(Receive(mine, ANY_SOURCE, ANY_TAG, _buffer[:96], 96, _SMALL))
         messages.send(mine, 1, 8, _buffer[:_LARGE_NBYTES], _SMALL)
-        messages.begin(calls, _CALL)
+        calls.begin(_CALL)
         messages.receive(Receive(calls, 1, 1 << 16, _buffer[:96], 96, _CALL))
         messages.receive(Receive(calls, 1, 1 << 16 | 1, _buffer[:_LARGE_NBYTES], _LARGE_NBYTES, _CALL))
         messages.send(calls, 1, 1 << 16, _buffer[:_LARGE_NBYTES], _CALL)
