@@ -137,4 +137,4 @@ def flat_output(
         raise ValueError(f"{name} is read-only")
     if flags.c_contiguous:
         return target, target.ravel()
-    return target, np.empty(target.size, dtype)
+    return target, np.empty(target.size, target.dtype)

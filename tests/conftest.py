@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ def survivors(mpi_jobs: None) -> None:
 @pytest.fixture
 def nothing_leaks() -> Iterator[None]:
     """Open files and threads are after the test what they were before it."""
+    gc.collect()  # what earlier tests have left is theirs
     files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     yield
     assert len(os.listdir("/proc/self/fd")) == files

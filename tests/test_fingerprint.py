@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -41,8 +42,7 @@ def test_codes_on_the_wire_stay() -> None:
         (("send", np.dtype("<c16"), 2**40), "send(<c16, count 1099511627776)"),
         (("barrier", np.dtype("u1"), 0), "barrier()"),
         (("gather", np.dtype("<M8[ns]"), 4, 1), "gather(<M8[ns], count 4, root 1)"),
-        # crc32(b"hypot")
-        (("allreduce", F4, 3, -1, "hypot"), "allreduce(custom op 98ab8e9a, <f4, count 3)"),
+        (("allreduce", F4, 3, -1, "hypot"), "allreduce(custom op ceb3c16a3cda8d25, <f4, count 3)"),
     ],
 )
 def test_describe(arguments: tuple[Any, ...], text: str) -> None:
@@ -51,7 +51,17 @@ def test_describe(arguments: tuple[Any, ...], text: str) -> None:
 
 def test_describe_survives_codes_of_a_newer_version() -> None:
     newer = b"\xc8\xc8\xc8" + fingerprint("broadcast", F4, 7, 2)[3:]
-    assert describe(newer) == "operation 200(custom op 00000000, <f4, count 7, root 2)"
+    assert describe(newer) == "operation 200(custom op 0000000000000000, <f4, count 7, root 2)"
+
+
+@pytest.mark.parametrize("names", [("nidmovh", "bubanxn"), ("tjodhhw", "xvihifq"), ("idrbumk", "extntcm")])
+def test_names_of_one_checksum_are_told_apart(names: tuple[str, str]) -> None:
+    """Of operators, and of the fields of structures."""
+    assert len({crc32(name.encode()) for name in names}) == 1
+    assert len({fingerprint("allreduce", F4, 8, -1, name) for name in names}) == 2
+    dtypes = [np.dtype([("a", "f8"), (f"{name}xxxx", "f8")]) for name in names]
+    one, other = (fingerprint("send", dtype, 8) for dtype in dtypes)
+    assert not same_items(one, other)
 
 
 BASE: dict[str, Any] = {

@@ -250,7 +250,7 @@ def test_a_mismatch_of_the_new_operations_says_what_both_called() -> None:
     )
     found = text(DISAGREEMENTS["reduce_scatter, counts"])
     assert re.fullmatch(
-        rf"rank \d: (reduce_scatter\(sum, <f8 #[0-9a-f]{{8}}, count 9, {re.escape(pairwise)}); rank \d: (reduce_scatter.*)",
+        rf"rank \d: (reduce_scatter\(sum, <f8 #[0-9a-f]{{16}}, count 9, {re.escape(pairwise)}); rank \d: (reduce_scatter.*)",
         found,
     )
     assert text(DISAGREEMENTS["scan and exscan"]) in both(
@@ -275,7 +275,7 @@ def test_callables_of_different_names_are_different_operators() -> None:
         return b
 
     errors = disagree(2, lambda ctx: ctx.allreduce(np.ones(3), op=(_first, _last)[ctx.rank]))
-    assert re.fullmatch(r"allreduce\(custom op [0-9a-f]{8}, <f8, count 3, algorithm recursive_doubling\)", errors[0].here)
+    assert re.fullmatch(r"allreduce\(custom op [0-9a-f]{16}, <f8, count 3, algorithm recursive_doubling\)", errors[0].here)
 
 
 def test_shapes_of_one_count_do_not_disagree() -> None:

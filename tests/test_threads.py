@@ -455,6 +455,8 @@ def test_an_interrupt_of_a_thread_that_sleeps_is_told(behind: bool) -> None:
         second.recv(np.empty(1), 0)
     group.join()
     assert [type(exc) for exc in group.failures] == [ContextClosedError] * behind
+    first.close()
+    second.close()
 
 
 def test_a_signal_handler_may_not_use_a_context_that_its_thread_waits_in() -> None:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from functools import lru_cache
 from struct import Struct
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
@@ -79,7 +78,7 @@ _OF_ROWS = {OPERATIONS.index(name) for name in ("gatherv", "allgatherv", "alltoa
 _OBJECT, _ANY = b"|O", b"*"
 
 # operation, algorithm, reduction, root, digest of what has no room (callable's name, long dtype), count, dtype
-_FINGERPRINT = Struct("<BBBxiI4xQ8s")
+_FINGERPRINT = Struct("<BBBxiQQ8s")
 
 
 @lru_cache(maxsize=4096)
@@ -116,10 +115,19 @@ def fingerprint(
         ALGORITHMS.index(algorithm),
         _REDUCTIONS.index(reduction) if known else _OTHER,
         root,
-        crc32(rest + (b"" if known else reduction.encode()) + detail),
+        _digest(rest + (b"" if known else reduction.encode()) + detail),
         count,
         short,
     )
+
+
+def _digest(text: bytes) -> int:
+    """64 bits for a text of any length, 0 for none."""
+    if not text:
+        return 0
+    from hashlib import blake2b  # loads OpenSSL
+
+    return int.from_bytes(blake2b(text, digest_size=8, person=b"gloompi facts").digest(), "little")
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
@@ -173,10 +181,10 @@ def describe(packed: bytes) -> str:
         return f"{called}_array"
     facts = []
     if reduction:
-        facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:08x}")
+        facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:016x}")
     if operation not in _WITHOUT_ARRAYS:
         name = dtype.rstrip(b"\0").decode("ascii", "replace")
-        facts += [f"{name} #{digest:08x}" if digest and reduction < _OTHER else name, f"count {count}"]
+        facts += [f"{name} #{digest:016x}" if digest and reduction < _OTHER else name, f"count {count}"]
     if root >= 0:
         facts.append(f"root {root}")
     if 0 < algorithm < len(ALGORITHMS):
@@ -230,9 +238,9 @@ def _known(name: str, digest: int) -> np.dtype[Any] | None:
         import ml_dtypes
     except ImportError:
         return None
-    found = (kind for full, kind in vars(ml_dtypes).items() if full[:8] == name and crc32(full[8:].encode()) == digest)
+    found = (kind for full, kind in vars(ml_dtypes).items() if full[:8] == name and _digest(full[8:].encode()) == digest)
     return next(map(np.dtype, found), None)
 
 
 def _items(packed: bytes) -> bytes:
-    return packed[8:12] + packed[24:]
+    return packed[8:16] + packed[24:]
