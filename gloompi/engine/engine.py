@@ -136,13 +136,7 @@ class Engine(Parting):
     def test(self, task: Waiting) -> bool:
         """Move what can be moved without waiting; return whether the task is done."""
         self._current = task
-        try:
-            for _ in range(_TEST_MOVES):
-                if task.done or self.error is not None or not self._move():
-                    break
-        except BaseException as exc:
-            self._interrupted(exc)
-            raise
+        self._move_a_while(task)
         if not task.done and self.error is None and task.stalled(_ASK_SECONDS):
             self._ask(task)
         if not task.done and self.error is not None:
@@ -152,15 +146,19 @@ class Engine(Parting):
     def move(self, task: Waiting) -> None:
         """Move what can be moved without waiting, for a task among others; raises what breaks the engine."""
         self._current = task
+        self._move_a_while()
+        if self.error is not None:
+            raise self._broken()
+
+    def _move_a_while(self, task: Waiting | None = None) -> None:
+        """Move what can be moved without waiting, for a moment, or until a task is done."""
         try:
             for _ in range(_TEST_MOVES):
-                if self.error is not None or not self._move():
+                if self.error is not None or (task is not None and task.done) or not self._move():
                     break
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        if self.error is not None:
-            raise self._broken()
 
     def ask_for(self, tasks: Iterable[Waiting]) -> None:
         """Ask the peers of those tasks that have waited for a while; raises what breaks the engine."""
@@ -273,12 +271,8 @@ class Engine(Parting):
             self.exclusively(Deadline(0.0), "wait", self._nudge)
 
     def _nudge(self) -> None:
-        try:
-            for _ in range(_TEST_MOVES):
-                if self.error is not None or not self._move():
-                    break
-        except Exception as exc:
-            self._interrupted(exc)
+        with suppress(Exception):  # which has broken the engine
+            self._move_a_while()
 
     def _let_in(self, task: Waiting) -> None:
         """Let a thread that wants to use the engine do so."""
