@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from math import inf
 from time import monotonic
 
 import numpy as np
@@ -153,3 +154,19 @@ def test_a_rank_that_only_sends_learns_that_its_peer_is_gone(call: str, transpor
         raise AssertionError(f"{count} calls returned although the peer was gone")
 
     assert run_ranks(2, body, timeout=WAIT, device=Device(transport=transport))[0] < 100
+
+
+def test_a_write_that_failed_is_reported_at_that_call() -> None:
+    gone = threading.Event()
+
+    def body(ctx: Context) -> None:
+        if ctx.rank == 1:
+            ctx._engine._links[0].sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            gone.set()
+            return
+        assert gone.wait(WAIT)
+        ctx._engine._poller.stale = inf  # it would not look for another reason
+        with pytest.raises(PeerLostError):
+            ctx.send(np.ones(1), 1)
+
+    run_ranks(2, body, timeout=WAIT, device=Device(transport="unix"))

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -1105,6 +1106,21 @@ def test_a_context_that_is_dropped_takes_its_offers_back(reads: Reads, early: bo
             receiver.recv(np.empty(1), 0)
         with pytest.raises(PeerLostError, match="it closed its Context while this rank still needed it"):
             other.recv(out, 0, timeout=5.0)
+
+
+def test_what_nobody_wants_any_more_is_not_read(reads: Reads) -> None:
+    with both() as (sender, receiver):
+        child, other = sender.dup(), receiver.dup()
+        sent = child.isend(values(0, 0, SLICES), 1)
+        until(lambda: other.iprobe(0))
+        receiver._engine._poller.stale = inf
+        request = other.irecv(np.empty(SLICES), 0)
+        other.close()
+        sent.wait()
+        with pytest.raises(ContextClosedError):
+            request.wait()
+        child.close()
+    assert reads.nbytes == 0
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

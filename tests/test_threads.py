@@ -18,6 +18,8 @@ import gloompi
 from gloompi import ANY_SOURCE, ANY_TAG, Context, ContextClosedError, Device, OperationTimeoutError, PeerLostError
 from gloompi.engine import turn as module
 from gloompi.engine.polling import Poller
+from gloompi.engine.sleepers import Sleepers
+from gloompi.engine.task import Awaited
 from gloompi.rendezvous.local import local_exchanges
 from gloompi.testing import RankError, run_ranks
 
@@ -391,6 +393,33 @@ def test_a_thread_that_does_nothing_but_use_the_turn_lets_others_have_it(monkeyp
     assert ahead <= rounds  # the one that it had, each time; else it has thousands, until the interpreter stops it
 
 
+def test_all_that_doze_are_woken_at_once() -> None:
+    """Whatever keeps the one that polls, and whoever is next."""
+    turn = module.Turn(lambda reason: None)
+    poller = Poller(crowded=False, shared=False, woken=lambda: None)
+    sleepers = Sleepers(turn, poller)
+    woken: list[int] = []
+
+    def doze(number: int) -> None:
+        turn.take(gloompi.deadline.Deadline(WAIT), "recv", lambda: "recv")
+        sleepers.sleep(Awaited(), WAIT)
+        woken.append(number)
+        turn.give()
+
+    with threads() as group:
+        sleepers._polling = True  # by a thread that does not come back
+        dozing = [group.start(lambda number=number: doze(number)) for number in range(3)]  # type: ignore[misc]
+        deadline = monotonic() + WAIT
+        while len(sleepers.calls) < 3 or len(turn.resting) < 3:
+            assert monotonic() < deadline
+            sleep(1e-3)
+        sleepers.rouse_all()
+        for thread in dozing:
+            thread.join(WAIT / 10)
+        assert sorted(woken) == [0, 1, 2]
+    poller.close()
+
+
 def test_descriptors_are_closed_when_the_thread_that_sleeps_on_them_has_woken() -> None:
     turn = module.Turn(lambda reason: None)
     poller = Poller(crowded=False, shared=False, woken=lambda: None)
@@ -459,6 +488,49 @@ def test_an_interrupt_of_a_thread_that_sleeps_is_told(behind: bool) -> None:
         second.recv(np.empty(1), 0)
     group.join()
     assert [type(exc) for exc in group.failures] == [ContextClosedError] * behind
+    first.close()
+    second.close()
+
+
+def test_an_interrupt_of_a_thread_that_waits_for_the_turn_is_told_when_the_other_is_out_of_its_operator() -> None:
+    first, second = pair_of_contexts()
+    engine, main = first._engine, threading.get_ident()
+    computing, go = threading.Event(), threading.Event()
+    meanwhile: list[BaseException | None] = []
+
+    def slow(a: Any, b: Any) -> Any:
+        if threading.current_thread() is reducer and (a == 7).any():
+            computing.set()
+            assert go.wait(WAIT)
+        return a + b
+
+    def interrupt() -> None:
+        raise Interrupted("by a signal")
+
+    def kill() -> None:
+        assert computing.wait(WAIT)
+        deadline = monotonic() + WAIT
+        while main not in engine.turn.wanting:  # when it has slept for a while it looks at who is left
+            assert monotonic() < deadline
+            sleep(1e-3)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        while engine.turn._asked is None and engine.error is None:
+            assert monotonic() < deadline
+            sleep(1e-3)
+        meanwhile.append(engine.error)
+        go.set()
+
+    group = Threads()
+    reducer = group.start(lambda: (until_asleep(first), first.allreduce(np.full(3, 7.0), op=slow)))
+    group.start(lambda: second.allreduce(np.full(3, 7.0), op=slow))
+    group.start(kill)
+    with handled(interrupt), pytest.raises(Interrupted):
+        first.recv(np.empty(1), 1, tag=2)
+    group.join()
+    assert meanwhile == [None]
+    assert first.closed
+    with pytest.raises(PeerLostError, match="it aborted: Interrupted: by a signal"):
+        second.recv(np.empty(1), 0)
     first.close()
     second.close()
 

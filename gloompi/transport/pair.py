@@ -234,11 +234,12 @@ class Pair(Link):
     def _refused(self, exc: OSError, pieces: Sequence[bytes | memoryview], whole: bool) -> None:
         """The kernel has taken nothing, and will not; `whole`: what it has taken before are whole frames."""
         self._drop()
-        self._handler.watch(self, False)
         if exc.errno in GONE:
             # Not yet lost: what the peer sent before it went may say why, so the reading side decides.
             self._write_error = exc
+            self._handler.watch(self, False)
             return
+        self._handler.watch(self, False)
         self._mute = not whole  # then the peer can be told
         self._handler.failed(self, explain(f"sending {extent(pieces)} to {self.peer}", exc), exc)
         self._mute = True  # it could not be told
