@@ -422,8 +422,8 @@ def test_the_timeout_of_the_context() -> None:
         assert [type(each) for each in outcomes] == [OperationTimeoutError] * 3
         assert len({str(each) for each in outcomes}) == 1
         assert str(outcomes[0]) == (
-            f"recv timed out after 0.2 s: got 0 of 24 bytes from {ctx.peers[1]}, which may have stopped or not entered "
-            "recv; see its log"
+            f"recv timed out after 0.2 s: got 0 of 24 bytes from {ctx.peers[1]}, which may have stopped or not sent it; "
+            "see its log"
         )
         with pytest.raises(OperationTimeoutError):
             await ctx.ibarrier()

@@ -41,8 +41,9 @@ def test_it_involves_those_that_something_needs(way: str) -> None:
     assert not channel.involves(2)
 
 
-def test_a_wanted_message_of_the_user_concerns_only_who_waits_for_it() -> None:
-    assert not needed("posted", 2, collective=False).involves(2)
+@pytest.mark.parametrize("way", ["posted", "waiting"])
+def test_a_message_of_the_user_concerns_only_who_waits_for_it(way: str) -> None:
+    assert not needed(way, 2, collective=False).involves(2)
 
 
 @pytest.mark.parametrize("rank", [1, 2])

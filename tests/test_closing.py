@@ -156,6 +156,30 @@ def test_a_rank_that_only_sends_learns_that_its_peer_is_gone(call: str, transpor
     assert run_ranks(2, body, timeout=WAIT, device=Device(transport=transport))[0] < 100
 
 
+@pytest.mark.parametrize("call", ["isend", "issend"])
+@pytest.mark.parametrize("then", ["wait", "close"])
+def test_a_message_that_nobody_will_receive_disturbs_only_who_waits_for_it(call: str, then: str) -> None:
+    def body(ctx: Context) -> None:
+        child = ctx.dup()
+        if ctx.rank == 0:
+            request = getattr(child, call)(np.ones(LARGE), 1)
+        ctx.barrier()
+        if ctx.rank == 1:
+            child.close()
+        ctx.barrier()
+        if ctx.rank == 0:
+            ctx.barrier()
+            with pytest.raises(PeerLostError, match="it closed its Context while this rank still needed it") as caught:
+                {"wait": request.wait, "close": child.close}[then]()
+        else:
+            with pytest.raises(PeerLostError, match="reported by rank 0") as caught:
+                for _ in range(2):
+                    ctx.barrier()
+        assert caught.value.rank == 1
+
+    run_ranks(3, body, timeout=WAIT)
+
+
 def test_a_write_that_failed_is_reported_at_that_call() -> None:
     gone = threading.Event()
 

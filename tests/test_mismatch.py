@@ -342,14 +342,14 @@ def test_a_skipped_call_times_out_and_names_who_is_missing(count: int, name: str
         return str(caught.value), str(ctx.peers[0])
 
     (told, _), (first, missing), (second, also_missing) = run_ranks(3, body, device=Device(transport=transport))
-    number = "" if name == "recv" else " #1"
+    number, undone = ("", "sent it") if name == "recv" else (" #1", f"entered {name}")
     for text, peer in ((first, missing), (second, also_missing), (told, None)):
         who = re.escape(peer) if peer else r"rank 0 \(\S+, pid \d+, \w+ \S+\)"
         if "(reported by rank " in text:
             who = r"rank 0 \(\S+, pid \d+, \w+ \S+\)"
         assert re.fullmatch(
             rf"{name}{number} timed out after 0\.4 s: got 0 of \d+ bytes from {who}, which may have stopped or not "
-            rf"entered {name}; see its log( \(reported by rank [12](; this rank was in recv)?\))?",
+            rf"{undone}; see its log( \(reported by rank [12](; this rank was in recv)?\))?",
             text,
         )
 
@@ -382,9 +382,10 @@ def test_a_timeout_does_not_name_a_length_that_nobody_knows(name: str, call: Cal
         done.set()
         number = "" if name.startswith("recv") else " #1"
         missing = re.escape(str(ctx.peers[0]))
+        undone = "sent it" if name.startswith("recv") else f"entered {name}"
         assert re.fullmatch(
-            rf"{name}{number} timed out after 0\.3 s: no message from {missing}, which may have stopped or not entered "
-            rf"{name}; see its log",
+            rf"{name}{number} timed out after 0\.3 s: no message from {missing}, which may have stopped or not "
+            rf"{undone}; see its log",
             str(caught.value),
         )
         assert "0 of 0 bytes" not in str(caught.value)
@@ -438,7 +439,7 @@ def test_a_large_send_that_nobody_receives_times_out() -> None:
                 ctx.send(np.ones(LARGE), 1, timeout=0.2)
             assert str(caught.value) == (
                 f"send timed out after 0.2 s: sending {8 * LARGE} bytes to {ctx.peers[1]}, which may have stopped or not "
-                "entered send; see its log"
+                "posted a receive for it; see its log"
             )
             done.set()
         else:
@@ -458,7 +459,7 @@ def test_an_empty_message_that_nobody_receives() -> None:
                 ctx.ssend(np.ones(0), 1, timeout=0.2)
             assert str(caught.value) == (
                 f"ssend timed out after 0.2 s: sending an empty message to {ctx.peers[1]}, which may have stopped or not "
-                "entered ssend; see its log"
+                "posted a receive for it; see its log"
             )
             done.set()
         else:

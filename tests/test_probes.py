@@ -424,8 +424,7 @@ def test_timeout(source: int, matched: bool, name: str) -> None:
             assert 0.19 < time.monotonic() - began < PROMPT
             who = "any rank" if source < 0 else ctx.peers[1]
             assert str(caught.value) == (
-                f"{name} timed out after 0.2 s: no message from {who}, which may have stopped or not entered {name}; see "
-                "its log"
+                f"{name} timed out after 0.2 s: no message from {who}, which may have stopped or not sent it; see its log"
             )
             with pytest.raises(OperationTimeoutError):
                 ctx.iprobe()

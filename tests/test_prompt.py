@@ -710,7 +710,7 @@ def test_nothing_comes_in_time(prompt: Prompt, timeout: float, patience: float) 
             other.recv(np.empty(1), 0, timeout=timeout)
         assert str(caught.value) == (
             f"recv timed out after {timeout:.1f} s: got 0 of 8 bytes from {other.peers[0]}, which may have stopped or not "
-            "entered recv; see its log"
+            "sent it; see its log"
         )
 
 

@@ -422,6 +422,26 @@ def test_a_collective_that_a_peer_has_called_otherwise_has_its_number() -> None:
     run_ranks(2, body)
 
 
+def test_a_call_in_whose_last_look_the_error_was_found_is_in_it() -> None:
+    sent = threading.Event()
+
+    def body(ctx: Context) -> list[str]:
+        if ctx.rank == 0:
+            ctx.broadcast(np.ones(3), root=0)
+            sent.set()
+        else:
+            assert sent.wait(20)
+            ctx._engine._poller.stale = 0.0  # so that it looks
+            ctx.broadcast(np.ones(3), root=1)  # which it returns from, as a root
+        with pytest.raises(MismatchError) as caught:
+            ctx.barrier()
+        (text,) = caught.value.__notes__
+        return text.splitlines()[1:]
+
+    for lines in run_ranks(2, body):
+        assert ["broadcast #1 (" in line for line in lines].count(True) == 1, lines
+
+
 def test_a_blocking_call_of_another_thread_is_under_way() -> None:
     looked = threading.Event()
 

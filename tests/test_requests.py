@@ -179,7 +179,7 @@ def test_waiting_for_a_request_has_a_timeout() -> None:
     mine, told = run_ranks(2, body)
     assert told == f"{mine} (reported by rank 0)"
     assert mine.startswith("recv timed out after 0.1 s: got 0 of 32 bytes from rank 1 (")
-    assert mine.endswith("), which may have stopped or not entered recv; see its log")
+    assert mine.endswith("), which may have stopped or not sent it; see its log")
 
 
 def test_requests_after_an_error_raise_it() -> None:

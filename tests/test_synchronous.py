@@ -196,8 +196,8 @@ def test_two_ranks_that_ssend_to_each_other_time_out() -> None:
             ctx.ssend(np.ones(3), other, timeout=0.2 if ctx.rank == 0 else 20)
         if ctx.rank == 0:
             assert str(caught.value) == (
-                f"ssend timed out after 0.2 s: sending 24 bytes to {ctx.peers[1]}, which may have stopped or not entered "
-                "ssend; see its log"
+                f"ssend timed out after 0.2 s: sending 24 bytes to {ctx.peers[1]}, which may have stopped or not posted a "
+                "receive for it; see its log"
             )
         else:
             assert caught.value.reported_by == 0

@@ -267,13 +267,13 @@ def test_timeout_on_one_context(waits: Waits) -> None:
         with pytest.raises(OperationTimeoutError) as caught:
             waits(requests, timeout=0.2)
         assert 0.19 < time.monotonic() - began < PROMPT
-        what = f"got 0 of 24 bytes from {ctx.peers[1]}, which may have stopped or not entered"
+        what = f"got 0 of 24 bytes from {ctx.peers[1]}, which may have stopped or not sent it; see its log"
         if waits is wait_all:
-            assert str(caught.value) == f"recv timed out after 0.2 s: {what} recv; see its log"
+            assert str(caught.value) == f"recv timed out after 0.2 s: {what}"
         else:
             assert str(caught.value) == (
-                f"wait for any of 2 requests timed out after 0.2 s: {what} it; see its log; "
-                f"sending 32 bytes to {ctx.peers[1]}, which may have stopped or not entered it; see its log"
+                f"wait for any of 2 requests timed out after 0.2 s: {what}; "
+                f"sending 32 bytes to {ctx.peers[1]}, which may have stopped or not posted a receive for it; see its log"
             )
         assert ctx.closed
         with pytest.raises(OperationTimeoutError):
@@ -291,8 +291,8 @@ def test_timeout_on_several_contexts(waits: Waits) -> None:
             waits(requests, timeout=0.2)
         assert 0.19 < time.monotonic() - began < PROMPT
         assert str(caught.value) == (
-            f"recv timed out after 0.2 s: got 0 of 24 bytes from {one.peers[0]}, which may have stopped or not entered "
-            "recv; see its log"
+            f"recv timed out after 0.2 s: got 0 of 24 bytes from {one.peers[0]}, which may have stopped or not sent it; "
+            "see its log"
         )
         assert (one.closed, other.closed) == (True, False)
 

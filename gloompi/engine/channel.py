@@ -161,6 +161,6 @@ class Channel:
     def involves(self, rank: int) -> bool:
         """Whether anything outstanding cannot do without this peer.
 
-        A message that is wanted of it concerns only who waits for that: see `Messages.gone`.
+        A message that is wanted of it, or waits for it, concerns only who waits for that: see `Messages.gone`.
         """
-        return (self.collective and self.matcher.awaits(rank)) or rank in self.awaiting or rank in self.waiting
+        return rank in self.awaiting or (self.collective and (self.matcher.awaits(rank) or rank in self.waiting))

@@ -49,7 +49,15 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
         assert isinstance(operation, Send)
         nbytes = len(operation.payload)
         what = f"sending {nbytes} bytes to {who}" if nbytes else f"sending an empty message to {who}"
-    return f"{what}, which may have stopped or not entered {name}; see its log"
+    return f"{what}, which may have stopped or {_missing(operation, name)}; see its log"
+
+
+def _missing(operation: Operation, name: str) -> str:
+    """What the peer may not have done: of a collective all make the same call, of a message each its own."""
+    assert isinstance(operation, Receive | Probe | Send)
+    if operation.channel.collective:
+        return f"not entered {name}"
+    return "not posted a receive for it" if isinstance(operation, Send) else "not sent it"
 
 
 def unsent(

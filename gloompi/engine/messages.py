@@ -454,9 +454,12 @@ class Messages(Handover):
         self._links[source].write(pack_header(Kind.REFUSED, channel.id, tag, 0))
 
     def hopeless(self, channels: Iterable[Channel] | None = None) -> list[int]:
-        """Other ranks that will not ask for an announced message any more, because they are closing."""
-        refused = [(channel, key) for channel in channels or self._channels.values() for key in channel.refused]
-        return sorted({key[0] for channel, key in refused if channel.waiting.first(*key) is not None})
+        """Other ranks that will not ask for an announced message any more, because they are closing, or have closed."""
+        found = set()
+        for channel in channels or self._channels.values():
+            found.update(key[0] for key in channel.refused if channel.waiting.first(*key) is not None)
+            found.update(channel.departed.intersection(channel.waiting))
+        return sorted(found)
 
     def _forget_if_over(self, channel: Channel) -> None:
         # Whoever has left sends nothing more on it, so nothing can bring the channel back.

@@ -163,22 +163,23 @@ class Recorder:
         """Keep a call that has come to its end."""
         entry = (task.name, task.number, task.peer, task.mark, task.began, monotonic(), failure)
         self._past.append(entry)
+        task.recorded = True
         if self._trace is not None:
             self._trace.write(Entry(*entry, self._context))
 
     def failed(self, task: Task, failure: str) -> None:
         """Keep a call that has failed, once: whoever meets the failure first may need it in the history."""
         if not task.recorded:
-            task.recorded = True
             self.ended(task, failure)
 
     def entries(self, under_way: Iterable[Task] = ()) -> list[Entry]:
         """The calls that are remembered, in the order of their begin."""
         past = [Entry(*entry, self._context) for entry in tuple(self._past)]  # another thread may be adding to it
+        now = monotonic()  # one that is done and not kept yet is about to return
         past += [
-            Entry(task.name, task.number, task.peer, task.mark, task.began, context=self._context)
+            Entry(task.name, task.number, task.peer, task.mark, task.began, now if task.done else 0.0, context=self._context)
             for task in under_way
-            if not task.done
+            if not task.recorded
         ]
         return sorted(past, key=lambda entry: entry.began)
 

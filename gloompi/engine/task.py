@@ -85,7 +85,7 @@ class Task(Awaited):
     prompt : bool
         The caller waits for the result: a receive may be awaited for a moment where it is posted.
     recorded : bool
-        It has failed, and is in the history.
+        It has ended, and is in the history.
     """
 
     asked = False
