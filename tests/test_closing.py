@@ -173,8 +173,7 @@ def test_a_message_that_nobody_will_receive_disturbs_only_who_waits_for_it(call:
                 {"wait": request.wait, "close": child.close}[then]()
         else:
             with pytest.raises(PeerLostError, match="reported by rank 0") as caught:
-                for _ in range(2):
-                    ctx.barrier()
+                ctx.barrier() or ctx.barrier()
         assert caught.value.rank == 1
 
     run_ranks(3, body, timeout=WAIT)

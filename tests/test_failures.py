@@ -349,9 +349,9 @@ def test_budget_ends_with_the_shortage_in_the_text_and_without_trying_all_the_ti
         used = time.process_time() - used
         assert str(caught.value) == (
             "send timed out after 0.5 s: sending 24 bytes to rank 1 (node7, pid 4001, unix @gloompi-1), which may have "
-            "stopped or not posted a receive for it; see its log; the kernel had no memory for the connection to rank 1 (node7, "
-            "pid 4001, unix @gloompi-1): ENOBUFS (No buffer space available); see free -m, the limits of the control group, and "
-            "dmesg"
+            "stopped or not posted a receive for it; see its log; the kernel had no memory for the connection to rank 1 "
+            "(node7, pid 4001, unix @gloompi-1): ENOBUFS (No buffer space available); see free -m, the limits of the "
+            "control group, and dmesg"
         )
         # Every 5 ms, and every millisecond of the half second in which the peers are told.
         assert sock.calls < 0.5 / 5e-3 + 0.5 / 1e-3 + 50

@@ -306,7 +306,7 @@ def test_busy_host(hosts: str, load: float | None, processors: int, says: str) -
     cores = "1 core" if processors == 1 else f"{processors} cores"
     text = f"node-a is busy: {says} processes besides this job's ranks want to run on its {cores} (load average of the last "
     text += "minute)"
-    advice = "see what it is (top); what was measured beside it is worse than it need be"
+    advice = "see what it is (top); what is measured beside it is worse than it need be"
     assert diagnose(exam) == [Finding(Severity.NOTE, text, advice)] * bool(says)
 
 

@@ -281,7 +281,7 @@ def _loads(exam: Examination) -> Iterator[Finding]:
                 Severity.NOTE,
                 f"{name} is busy: {exam.load(host):.1f} processes besides this job's ranks want to run on its "
                 f"{counted(facts.processors, 'core')} (load average of the last minute)",
-                "see what it is (top); what was measured beside it is worse than it need be",
+                "see what it is (top); what is measured beside it is worse than it need be",
             )
 
 

@@ -455,7 +455,7 @@ class Messages(Handover):
 
     def hopeless(self, channels: Iterable[Channel] | None = None) -> list[int]:
         """Other ranks that will not ask for an announced message any more, because they are closing, or have closed."""
-        found = set()
+        found: set[int] = set()
         for channel in channels or self._channels.values():
             found.update(key[0] for key in channel.refused if channel.waiting.first(*key) is not None)
             found.update(channel.departed.intersection(channel.waiting))
