@@ -31,11 +31,12 @@ _CONNECT_TIMEOUT = 300.0
 class Context(Operations):
     """A group of ranks that are connected to each other.
 
-    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  Any number of threads may use
-    it at the same time: one that waits lets the others in; but collectives are matched in the order of the calls on each
-    rank, so that threads which make some at the same time need a `dup` each.  The first error that concerns other ranks breaks it, here and on
-    every peer; later operations raise the same error.  Use it in a ``with`` statement: leaving it with an exception, other
-    than that of ``sys.exit(0)``, tells the peers instead of letting them wait.
+    Made by `from_mpi`, `from_store` or `from_env`, or from another one by `dup` and `split`.  The first error that concerns
+    other ranks breaks it, here and on every peer; later operations raise the same error.  Use it in a ``with`` statement:
+    leaving it with an exception, other than that of ``sys.exit(0)``, tells the peers instead of letting them wait.
+
+    Any number of threads may use it at the same time: one that waits lets the others in.  Collectives are matched in the
+    order of the calls on each rank, so that threads which make some at the same time need a `dup` each.
 
     Every operation takes ``timeout``, in seconds for the whole call; the default is the Context's own, and
     ``float("inf")`` is no limit.  Arrays may be anything that NumPy sees without a copy: ndarrays of any shape, strides and
