@@ -65,6 +65,7 @@ class Context(Operations):
         cls,
         comm: Any = None,
         *,
+        secret: bytes | str | None = None,
         device: Device | None = None,
         timeout: float | None = _TIMEOUT,
         connect_timeout: float | None = _CONNECT_TIMEOUT,
@@ -78,6 +79,11 @@ class Context(Operations):
         ----------
         comm : mpi4py.MPI.Intracomm, optional
             Default: MPI.COMM_WORLD.
+        secret : bytes or str, optional
+            Known to all ranks and to nobody else, and random, 128 bits or more (whoever reads what the ranks tell each other
+            can try at leisure what it may be): then nobody who can read or change MPI's messages can join the ranks.
+            Default: the content of the file that GLOOMPI_SECRET_FILE names; without one MPI is trusted, and whoever can read
+            it during the rendezvous can pose as a rank.
         device : Device, optional
             Which interfaces, ports and transports this rank uses.  Default: ``Device()``.
         timeout : float, optional
@@ -89,14 +95,23 @@ class Context(Operations):
         ------
         RendezvousError
             The ranks did not find each other: the same error on every rank that can be reached.
-        TypeError
-            `comm` is not a communicator, is null or freed, or is an inter-communicator.
+            A secret that cannot be read is one of its reasons.
+        TypeError, ValueError
+            `comm` is not a communicator, is null or freed, or is an inter-communicator; `secret` is empty, or no text.
         """
         from .rendezvous.mpi import exchange_over
+        from .rendezvous.secret import shared_secret
 
         budget, deadline = _budgets(device, timeout, connect_timeout)
-        with exchange_over(comm, deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline)
+        shared, trouble = b"", None
+        try:
+            shared = shared_secret(secret)
+        except (OSError, ValueError) as exc:
+            if secret is not None:
+                raise
+            trouble = exc  # of the file: MPI connects the ranks already, so all can be told
+        with exchange_over(comm, shared, deadline) as exchange:
+            return cls._from_exchange(exchange, device, budget, deadline, shared, trouble)
 
     @classmethod
     def from_store(
@@ -122,10 +137,8 @@ class Context(Operations):
         rank, size : int
             0 <= rank < size; every rank once, the same size everywhere.
         secret : bytes or str, optional
-            Known to all ranks and to nobody else, and random, 128 bits or more (whoever reads the store can try at leisure
-            what it may be): then nobody who can read or write the store can join the ranks.  Default: the content of the
-            file that GLOOMPI_SECRET_FILE names; without one the session key goes through the store, and whoever can read it
-            there can pose as a rank.
+            As for `from_mpi`; without one the session key goes through the store, and whoever can read it there can pose as
+            a rank.
         device, timeout, connect_timeout
             As for `from_mpi`.
 
@@ -196,12 +209,18 @@ class Context(Operations):
 
     @classmethod
     def _from_exchange(
-        cls, exchange: Any, device: Device | None, timeout: float | None, deadline: Deadline, secret: bytes = b""
+        cls,
+        exchange: Any,
+        device: Device | None,
+        timeout: float | None,
+        deadline: Deadline,
+        secret: bytes = b"",
+        trouble: Exception | None = None,
     ) -> Context:
         from .rendezvous.mesh import connect
         from .settings import value
 
-        mesh = connect(exchange, device, deadline, secret)
+        mesh = connect(exchange, device, deadline, secret, trouble)
         engine = Engine(
             exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared, marker=mesh.marker
         )

@@ -11,6 +11,7 @@ from .contract import check_store
 from .deadline import Deadline
 from .errors import GloompiError, summary
 from .rendezvous.local import local_exchanges
+from .rendezvous.secret import shared_secret
 from .transport.device import Device
 
 __all__ = ["RankError", "check_store", "run_ranks"]
@@ -69,12 +70,13 @@ def run_ranks(
     def run(rank: int) -> None:
         try:
             exchange = exchanges[rank]
-            with Context._from_exchange(exchange, device, timeout, Deadline(timeout)) as ctx:
+            with Context._from_exchange(exchange, device, timeout, Deadline(timeout), secret) as ctx:
                 results[rank] = fn(ctx)
         except BaseException as exc:
             failures[rank] = exc
 
-    exchanges = local_exchanges(n)
+    secret = shared_secret(None)
+    exchanges = local_exchanges(n, secret)
     threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()

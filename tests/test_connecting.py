@@ -16,7 +16,7 @@ from faults.strangers import ANOTHER, Ranks, dropped, exactly, knock, let_in, ta
 
 from gloompi.errors import RendezvousError
 from gloompi.rendezvous import attempts, hangups
-from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, accept, dial
+from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Transport, accept, dial
 from gloompi.transport.route import Route
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -143,7 +143,7 @@ def jabber(ranks: Ranks, sock: socket.socket) -> None:
 
 def no_welcome(ranks: Ranks, sock: socket.socket) -> None:
     """Go away when the dialer has proved who it is."""
-    flights = accept(ranks.session, 0)
+    flights = accept(ranks.session, 0, ranks.way)
     next(flights)
     hello = exactly(sock, HELLO_NBYTES)
     assert hello is not None
@@ -264,7 +264,7 @@ def test_one_of_several_is_missing(
 
 def test_a_hello_in_single_bytes_is_understood(two: Ranks) -> None:
     accepting = two.begin(0)
-    sock, flights = two.call(0), dial(two.session, 1, 0)
+    sock, flights = two.call(0), dial(two.session, 1, 0, two.way)
     outgoing, wanted = next(flights)
     with suppress(StopIteration):
         while True:
@@ -324,7 +324,7 @@ def test_strangers_do_not_use_up_the_descriptors() -> None:
         child.stdin.write("go\n")
         child.stdin.flush()
         rank = opened[-1]
-        flights = dial(ANOTHER, 1, 0)
+        flights = dial(ANOTHER, 1, 0, Transport.TCP)
         outgoing, wanted = next(flights)
         with suppress(StopIteration):
             while True:

@@ -21,7 +21,7 @@ from servers import HOST, free_port
 from gloompi import Context, FileStore, HashStore, PrefixStore, RendezvousError, Store
 from gloompi.deadline import Deadline
 from gloompi.rendezvous import mesh
-from gloompi.rendezvous.record import RECORD_NBYTES, Record
+from gloompi.rendezvous.record import RECORD_NBYTES
 from gloompi.rendezvous.store import exchange_through
 from gloompi.transport.handshake import Session
 
@@ -152,7 +152,7 @@ def test_different_secrets(secrets: list[str | None]) -> None:
         assert error.rank == next(peer for peer in range(size) if secrets[peer] != secrets[rank])
         assert error.reason == (
             "its record is not signed with this rank's secret: the ranks have different secrets (secret=, "
-            "GLOOMPI_SECRET_FILE), or somebody else writes to the store"
+            "GLOOMPI_SECRET_FILE), or somebody else alters what they exchange"
         )
         assert str(error).startswith(f"rendezvous failed at rank {error.rank}")
     assert store._items == {}
@@ -206,10 +206,10 @@ class Overheard(HashStore):
         self.written += items.items()
         super()._write(items)
 
-    def entropy(self) -> list[bytes]:
-        """What the ranks have put into the session key, as far as the store tells."""
+    def records(self) -> list[bytes]:
+        """What the ranks have made the session key of, as far as the store tells."""
         records = {key: value[-RECORD_NBYTES:] for key, value in self.written if "/0/" in key}
-        return [Record.unpack(records[key]).entropy for key in sorted(records)]
+        return [records[key] for key in sorted(records)]
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_without_a_secret_the_store_tells_the_key(keys: list[bytes]) -> None:
     """So whoever can read the store can pose as a rank: the store has to be trusted, or a secret be given."""
     store = Overheard()
     assert meet(3, lambda rank: total(store, rank, 3)) == [111.0] * 3
-    assert set(keys) == {Session(store.entropy())._key}
+    assert set(keys) == {Session(store.records())._key}
 
 
 def test_with_a_secret_the_store_does_not_tell_the_key(keys: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
@@ -238,8 +238,8 @@ def test_with_a_secret_the_store_does_not_tell_the_key(keys: list[bytes], caplog
     store = Overheard()
     assert meet(3, lambda rank: total(store, rank, 3, secret=SECRET)) == [111.0] * 3
     assert len(set(keys)) == 1
-    assert keys[0] != Session(store.entropy())._key
-    assert keys[0] == Session(store.entropy(), SECRET.encode())._key  # all that is missing is the secret
+    assert keys[0] != Session(store.records())._key
+    assert keys[0] == Session(store.records(), SECRET.encode())._key  # all that is missing is the secret
     told = repr(store.written) + caplog.text
     assert "session agreed on" in told
     for hidden in (SECRET.encode(), keys[0]):

@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 
 from gloompi.errors import AuthenticationError
-from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Flights, Session, accept, dial
+from gloompi.transport.handshake import (
+    ANSWER_NBYTES,
+    HELLO_NBYTES,
+    PROOF_NBYTES,
+    Flights,
+    Session,
+    Transport,
+    accept,
+    dial,
+)
 
+TCP = Transport.TCP
 ENTROPY = [bytes([rank + 1]) * 32 for rank in range(4)]
 STRANGER = "wrong HMAC in its {}: it does not hold the session key"
 
@@ -62,7 +72,7 @@ def refusal(action: Callable[[], Any]) -> str:
 @pytest.mark.parametrize(("dialer", "acceptor"), [(1, 0), (3, 0), (3, 2)])
 def test_a_whole_handshake(session: Session, dialer: int, acceptor: int) -> None:
     log = Log()
-    assert run(dial(Session(ENTROPY), dialer, acceptor), accept(session, acceptor), log) == dialer
+    assert run(dial(Session(ENTROPY), dialer, acceptor, TCP), accept(session, acceptor, TCP), log) == dialer
     assert [(flight, len(sent)) for flight, sent in log.sent.items()] == [
         ("hello", 64),
         ("answer", 64),
@@ -73,20 +83,22 @@ def test_a_whole_handshake(session: Session, dialer: int, acceptor: int) -> None
 
 def test_flights_are_what_the_protocol_says(session: Session) -> None:
     log = Log()
-    run(dial(session, 3, 1), accept(session, 1), log)
+    run(dial(session, 3, 1, TCP), accept(session, 1, TCP), log)
     hello, answer, proof, welcome = log.sent.values()
-    key = digest(b"".join(ENTROPY), b"gloompi session key", "sha256")
-    label = sha256(b"gloompi session label" + key).digest()[:16]
-    assert hello[:32] == b"gloompi\x01" + label + b"\x03\x00\x00\x00" + b"\x01\x00\x00\x00"
-    assert answer[32:] == digest(key, b"answer\0" + hello + answer[:32], "sha256")
-    assert proof == digest(key, b"proof\0" + hello + answer, "sha256")
-    assert welcome == digest(key, b"welcome\0" + hello + answer, "sha256")
+    told = sha256(b"gloompi records\0" + b"".join(sha256(record).digest() for record in ENTROPY)).digest()
+    key = digest(b"", b"gloompi session key\0" + told, "sha256")
+    label = digest(key, b"gloompi session label", "sha256")[:15]
+    certificates = bytes(64)
+    assert hello[:32] == b"gloompi\x02" + b"\x02" + label + b"\x03\x00\x00\x00" + b"\x01\x00\x00\x00"
+    assert answer[32:] == digest(key, b"answer\0" + certificates + hello + answer[:32], "sha256")
+    assert proof == digest(key, b"proof\0" + certificates + hello + answer, "sha256")
+    assert welcome == digest(key, b"welcome\0" + certificates + hello + answer, "sha256")
 
 
 def test_nonces_are_fresh(session: Session) -> None:
     logs = [Log() for _ in range(3)]
     for log in logs:
-        run(dial(session, 1, 0), accept(session, 0), log)
+        run(dial(session, 1, 0, TCP), accept(session, 0, TCP), log)
     for flight in ("hello", "answer", "proof", "welcome"):
         assert len({log.sent[flight] for log in logs}) == 3
 
@@ -99,7 +111,7 @@ def test_one_flipped_bit_is_noticed(session: Session, flight: str, position: int
         changed[position] ^= 1
         return bytes(changed) if name == flight else sent
 
-    told = refusal(lambda: run(dial(session, 1, 0), accept(session, 0), Log(flip)))
+    told = refusal(lambda: run(dial(session, 1, 0, TCP), accept(session, 0, TCP), Log(flip)))
     assert told == STRANGER.format(flight)
 
 
@@ -110,7 +122,7 @@ def test_a_changed_nonce_in_the_hello_is_noticed_by_the_dialer(session: Session,
         changed[position] ^= 1
         return bytes(changed) if name == "hello" else sent
 
-    told = refusal(lambda: run(dial(session, 1, 0), accept(session, 0), Log(flip)))
+    told = refusal(lambda: run(dial(session, 1, 0, TCP), accept(session, 0, TCP), Log(flip)))
     assert told == STRANGER.format("answer")
 
 
@@ -118,18 +130,18 @@ def test_a_changed_nonce_in_the_hello_is_noticed_by_the_dialer(session: Session,
 
 
 def hello_refused(acceptor: Session, rank: int, hello: bytes) -> str:
-    flights = accept(acceptor, rank)
+    flights = accept(acceptor, rank, TCP)
     next(flights)
     return refusal(lambda: flights.send(hello))
 
 
 def test_hello_of_another_session(session: Session) -> None:
     for other in (ENTROPY[:3], [*ENTROPY[:3], bytes(32)], ENTROPY[::-1]):
-        assert hello_refused(session, 0, Session(other).hello(1, 0)) == "it belongs to another session"
+        assert hello_refused(session, 0, Session(other).hello(1, 0, TCP)) == "it belongs to another session"
 
 
 def test_hello_for_another_rank(session: Session) -> None:
-    assert hello_refused(session, 1, session.hello(3, 0)) == "it is meant for rank 0, this is rank 1"
+    assert hello_refused(session, 1, session.hello(3, 0, TCP)) == "it is meant for rank 0, this is rank 1"
 
 
 @pytest.mark.parametrize(
@@ -138,14 +150,14 @@ def test_hello_for_another_rank(session: Session) -> None:
     ids=["own rank", "lower", "lowest", "beyond size", "far beyond"],
 )
 def test_hello_of_a_rank_that_does_not_dial(session: Session, dialer: int, acceptor: int) -> None:
-    told = hello_refused(session, acceptor, session.hello(dialer, acceptor))
+    told = hello_refused(session, acceptor, session.hello(dialer, acceptor, TCP))
     assert told == f"rank {dialer} does not dial rank {acceptor} in a session of 4"
 
 
 def test_hello_of_another_version(session: Session) -> None:
-    hello = bytearray(session.hello(1, 0))
-    hello[7] = 2
-    assert hello_refused(session, 0, bytes(hello)) == "handshake version 2, this is version 1"
+    hello = bytearray(session.hello(1, 0, TCP))
+    hello[7] = 1
+    assert hello_refused(session, 0, bytes(hello)) == "handshake version 1, this is version 2"
 
 
 @pytest.mark.parametrize(
@@ -162,55 +174,68 @@ def test_garbage(session: Session, garbage: bytes, shown: str) -> None:
     assert hello_refused(session, 0, garbage.ljust(HELLO_NBYTES, b"\0")) == f"not gloompi: it starts with {shown}"
 
 
+@pytest.mark.parametrize("sent", Transport)
+@pytest.mark.parametrize("came", Transport)
+def test_hello_that_came_another_way(session: Session, sent: Transport, came: Transport) -> None:
+    flights = accept(session, 0, came)
+    next(flights)
+    hello = session.hello(1, 0, sent)
+    if sent is came:
+        flights.send(hello)
+    else:
+        told = refusal(lambda: flights.send(hello))
+        assert told == f"it was sent by another way (number {sent}) than it has come ({came.name})"
+
+
 # -- those without the key ----------------------------------------------------------------------------------------------
 
 
 def test_dialer_with_the_label_but_not_the_key(session: Session) -> None:
     other = Session([bytes(32)] * 4)
-    hello = session.hello(1, 0)  # overheard
-    flights = accept(session, 0)
+    hello = session.hello(1, 0, TCP)  # overheard
+    flights = accept(session, 0, TCP)
     next(flights)
     answer, _ = flights.send(hello)
     assert refusal(lambda: flights.send(other.proof(hello, answer))) == STRANGER.format("proof")
 
 
 def test_acceptor_without_the_key(session: Session) -> None:
-    flights = dial(session, 1, 0)
+    flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
     answer = Session([bytes(32)] * 4).answer(hello)
     assert refusal(lambda: flights.send(answer)) == STRANGER.format("answer")
 
 
 def test_acceptor_that_does_not_welcome(session: Session) -> None:
-    flights = dial(session, 1, 0)
+    flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
     flights.send(session.answer(hello))
     assert refusal(lambda: flights.send(bytes(PROOF_NBYTES))) == STRANGER.format("welcome")
 
 
 def test_proof_sent_back_is_no_welcome(session: Session) -> None:
-    flights = dial(session, 1, 0)
+    flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
     proof, _ = flights.send(session.answer(hello))
     assert refusal(lambda: flights.send(proof)) == STRANGER.format("welcome")
 
 
 def test_hello_sent_back_is_no_answer(session: Session) -> None:
-    flights = dial(session, 1, 0)
+    flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
     assert refusal(lambda: flights.send(hello)) == STRANGER.format("answer")
 
 
 def test_mac_of_the_answer_sent_back_is_no_proof(session: Session) -> None:
-    flights = accept(session, 0)
+    flights = accept(session, 0, TCP)
     next(flights)
-    answer, _ = flights.send(session.hello(1, 0))
+    answer, _ = flights.send(session.hello(1, 0, TCP))
     assert refusal(lambda: flights.send(answer[32:])) == STRANGER.format("proof")
 
 
 def test_answer_of_another_rank_is_refused(session: Session) -> None:
     """A man in the middle leads rank 3's connection for rank 0 to rank 1."""
-    dialer, acceptor = dial(session, 3, 0), accept(session, 1)
+    dialer, acceptor = dial(session, 3, 0, TCP), accept(session, 1, TCP)
     next(acceptor)
     hello, _ = next(dialer)
     assert refusal(lambda: acceptor.send(hello)) == "it is meant for rank 0, this is rank 1"
@@ -218,8 +243,8 @@ def test_answer_of_another_rank_is_refused(session: Session) -> None:
 
 def test_replayed_hello_and_proof_are_refused(session: Session) -> None:
     overheard = Log()
-    run(dial(session, 1, 0), accept(session, 0), overheard)
-    flights = accept(session, 0)
+    run(dial(session, 1, 0, TCP), accept(session, 0, TCP), overheard)
+    flights = accept(session, 0, TCP)
     next(flights)
     flights.send(overheard.sent["hello"])
     assert refusal(lambda: flights.send(overheard.sent["proof"])) == STRANGER.format("proof")
@@ -227,11 +252,11 @@ def test_replayed_hello_and_proof_are_refused(session: Session) -> None:
 
 def test_replayed_answer_and_welcome_are_refused(session: Session) -> None:
     overheard = Log()
-    run(dial(session, 1, 0), accept(session, 0), overheard)
-    flights = dial(session, 1, 0)
+    run(dial(session, 1, 0, TCP), accept(session, 0, TCP), overheard)
+    flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
     assert refusal(lambda: flights.send(overheard.sent["answer"])) == STRANGER.format("answer")
-    flights = dial(session, 1, 0)
+    flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
     flights.send(session.answer(hello))
     assert refusal(lambda: flights.send(overheard.sent["welcome"])) == STRANGER.format("welcome")
@@ -246,6 +271,31 @@ def test_key_depends_on_every_rank_and_their_order() -> None:
     assert len(keys) == 6
 
 
+def test_key_depends_on_every_byte_of_every_record() -> None:
+    records = [bytes(400)] * 2
+    changed = [[bytes(400), bytes(each) + b"\1" + bytes(399 - each)] for each in range(400)]
+    assert len({Session(each)._key for each in (records, *changed, *(each[::-1] for each in changed))}) == 801
+
+
+def test_certificates_of_both_ranks_are_in_every_mac() -> None:
+    """Of two that disagree on one of them, neither lets the other in."""
+    digests = [bytes([10 + rank]) * 32 for rank in range(4)]
+    right = Session(ENTROPY, digests=digests)
+    run(dial(right, 3, 1, Transport.TLS), accept(right, 1, Transport.TLS), Log())
+    for rank in (1, 3):
+        wrong = Session(ENTROPY, digests=[*digests[:rank], bytes(32), *digests[rank + 1 :]])
+        for one, other in ((right, wrong), (wrong, right)):
+            dialer, acceptor = dial(one, 3, 1, Transport.TLS), accept(other, 1, Transport.TLS)
+            told = refusal(lambda a=dialer, b=acceptor: run(a, b, Log()))  # type: ignore[misc]
+            assert told == STRANGER.format("answer")
+            hello, answer = one.hello(3, 1, Transport.TLS), bytes(ANSWER_NBYTES)
+            for mac in (Session.proof, Session.welcome):
+                assert mac(one, hello, answer) != mac(other, hello, answer)
+    # Another rank's certificate concerns nobody here.
+    other = Session(ENTROPY, digests=[digests[0], digests[1], bytes(32), digests[3]])
+    run(dial(right, 3, 1, Transport.TLS), accept(other, 1, Transport.TLS), Log())
+
+
 def test_key_depends_on_the_secret_too() -> None:
     keys = {Session(entropy, secret)._key for entropy in (ENTROPY, ENTROPY[::-1]) for secret in (b"", b"one", b"another")}
     assert len(keys) == 6
@@ -254,7 +304,7 @@ def test_key_depends_on_the_secret_too() -> None:
 def test_key_is_in_no_text(session: Session) -> None:
     key = session._key
     log = Log(lambda flight, sent: bytes(len(sent)) if flight == "proof" else sent)
-    told = [repr(session), str(session), refusal(lambda: run(dial(session, 1, 0), accept(session, 0), log))]
+    told = [repr(session), str(session), refusal(lambda: run(dial(session, 1, 0, TCP), accept(session, 0, TCP), log))]
     for text in told:
         assert key.hex() not in text
         assert repr(key)[2:-1] not in text

@@ -120,7 +120,7 @@ SIGNATURES = {
     "iscatter": "(self, x=None, out=None, *, root=0)",
     "alltoall": "(self, x, out=None, *, algorithm='auto', timeout=None)",
     "ialltoall": "(self, x, out=None, *, algorithm='auto')",
-    "from_mpi": "(comm=None, *, device=None, timeout=1800.0, connect_timeout=300.0)",
+    "from_mpi": "(comm=None, *, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
     "from_store": "(store, rank, size, *, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
     "from_env": "(*, secret=None, device=None, timeout=1800.0, connect_timeout=300.0)",
     "history": "(self)",

@@ -88,10 +88,10 @@ def between(monkeypatch: pytest.MonkeyPatch, alter: Alter) -> Iterator[None]:
     dialers: set[threading.Thread] = set()
     prepare = mesh_module.prepare
 
-    def noted(device: Device | None, size: int, secret: bytes) -> Any:
+    def noted(device: Device | None, *arguments: Any) -> Any:
         if isinstance(device, Dialer):
             dialers.add(threading.current_thread())
-        return prepare(device, size, secret)
+        return prepare(device, *arguments)
 
     with proxy(lambda: there[0], alter) as address:
         monkeypatch.setattr(mesh_module, "routes", detour)

@@ -99,7 +99,7 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
         The ranks cannot even exchange records.
     """
     rank, size = exchange.rank, exchange.size
-    record, listeners = prepare(device, size, warn=False)  # the doctor says itself what it finds
+    record, listeners = prepare(device, size, secret, warn=False)  # the doctor says itself what it finds
     try:
         packed = exchange(record.pack(), Deadline(seconds), no_watch) if size > 1 else [record.pack()]
         records = [Record.unpack(each) for each in packed]
@@ -107,7 +107,7 @@ def try_out(exchange: Exchange, device: Device | None, secret: bytes, seconds: f
         unable = {peer for peer, each in enumerate(records) if each.failure}
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
         without = unable | {peer for peer, way in enumerate(ways) if not way}
-        session = Session([each.entropy for each in records], secret)
+        session = Session(packed, secret, [endpoint.digest for endpoint in endpoints])
         connecting = Connecting(rank, endpoints, ways, listeners.sockets, session, without)
         trouble = ""
         with closing(connecting):

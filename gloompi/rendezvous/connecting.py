@@ -17,7 +17,7 @@ from time import monotonic
 from ..deadline import Deadline
 from ..errors import AuthenticationError, RendezvousError
 from ..transport.endpoint import Endpoint
-from ..transport.handshake import Flights, Session, accept, dial
+from ..transport.handshake import Flights, Session, Transport, accept, dial
 from ..transport.options import tune
 from ..transport.route import Route, routes
 from .attempts import Attempt, Attempts, Failure, failed
@@ -207,7 +207,7 @@ class Connecting:
                 self._departures.refused(peer, route)
             self._attempts.again(attempt, failed(route, error))
             return
-        flights = dial(self._session, self._rank, peer)
+        flights = dial(self._session, self._rank, peer, self._transport(sock))
         handshake = _Handshake(sock, flights, self._attempts.patience(peer, self._remaining), attempt)
         self._taken[peer] = route
         self._dialing += 1
@@ -234,7 +234,8 @@ class Connecting:
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
                 tune(sock)  # TCP's has inherited it
-            handshake = _Handshake(sock, accept(self._session, self._rank), _HANDSHAKE_SECONDS)
+            flights = accept(self._session, self._rank, self._transport(sock))
+            handshake = _Handshake(sock, flights, _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
             self._unknown.append(handshake)
             self._epoll.register(handshake.fd, select.EPOLLIN)
@@ -258,6 +259,11 @@ class Connecting:
                 self._lose(handshake, f"no answer within {handshake.patience:.1f} s")
 
     # -- both -----------------------------------------------------------------------------------------------------------
+
+    def _transport(self, sock: socket.socket) -> Transport:
+        if sock.family == socket.AF_UNIX:
+            return Transport.UNIX
+        return Transport.TLS if self._endpoints[self._rank].digest else Transport.TCP
 
     def _step(self, handshake: _Handshake, event: int) -> None:
         try:

@@ -34,7 +34,7 @@ _ADVICE = (
 
 
 def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManager[Exchange]:
-    """An exchange between the processes that the launcher has started together.
+    """An exchange between the processes that the launcher has started together; `secret` signs their records.
 
     In this order: the store that GLOOMPI_STORE names, with the launcher's rank and size; torchrun's RANK, WORLD_SIZE,
     MASTER_ADDR and MASTER_PORT; the communicator of an MPI launcher; the same four variables set by hand; MPI.COMM_WORLD,
@@ -66,7 +66,7 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManag
     if launcher is not None and not launcher.mpi:
         return _through_rank_zero(launcher, secret, deadline)
     if _has_mpi():
-        return _over_mpi(launcher, deadline)
+        return _over_mpi(launcher, secret, deadline)
     told = rank_variables()
     if launcher is not None or told:
         raise RendezvousError(
@@ -78,8 +78,8 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManag
 
 
 @contextmanager
-def _over_mpi(launcher: Launcher | None, deadline: Deadline) -> Iterator[Exchange]:
-    with exchange_over(None, deadline) as exchange:
+def _over_mpi(launcher: Launcher | None, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
+    with exchange_over(None, secret, deadline) as exchange:
         told = rank_variables()
         beyond = any(rank.isdecimal() and int(rank) > 0 for rank in told.values())
         if exchange.size == 1 and (beyond if launcher is None else launcher.size > 1):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
+from .exchange import Exchange
+from .signing import Signed
 
 __all__ = ["LocalExchange", "local_exchanges"]
 
@@ -49,7 +51,7 @@ class LocalExchange:
         return [records[rank] for rank in range(self.size)]
 
 
-def local_exchanges(size: int) -> list[LocalExchange]:
-    """An exchange for each of `size` threads."""
+def local_exchanges(size: int, secret: bytes = b"") -> list[Exchange]:
+    """An exchange for each of `size` threads, which share the memory that a secret would be in."""
     board = _Board(size)
-    return [LocalExchange(rank, board) for rank in range(size)]
+    return [Signed(LocalExchange(rank, board), secret) for rank in range(size)]

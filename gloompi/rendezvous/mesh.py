@@ -69,13 +69,21 @@ class Mesh(NamedTuple):
         return cls(_peers(rank, endpoints, sockets, taken), sockets, _crowded(endpoints), _shared(rank, endpoints))
 
 
-def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secret: bytes = b"") -> Mesh:
+def connect(
+    exchange: Exchange,
+    device: Device | None,
+    deadline: Deadline,
+    secret: bytes = b"",
+    trouble: Exception | None = None,
+) -> Mesh:
     """Exchange records, connect to all other ranks, agree that everybody is connected.
 
     Parameters
     ----------
     secret : bytes
         What the ranks know and others do not; empty if nobody else can read the exchange.
+    trouble : Exception, optional
+        Why this rank cannot take part: all are told.
 
     Raises
     ------
@@ -84,13 +92,13 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     """
     rank, size = exchange.rank, exchange.size
     if size == 1:
-        return _alone(device, secret)
-    mine, listeners = prepare(device, size, secret)
+        return _alone(device, secret, trouble)
+    mine, listeners = prepare(device, size, secret, trouble)
     try:
-        records = _unpack(exchange(mine.pack(), deadline, no_watch))
-        endpoints = [record.endpoint for record in records]
+        packed = _exchanged(exchange, mine, deadline)
+        endpoints = [record.endpoint for record in _unpack(packed)]
         _check_encryption(endpoints)
-        session = Session([record.entropy for record in records], secret)
+        session = Session(packed, secret, [endpoint.digest for endpoint in endpoints])
         ways = [routes(endpoints[rank], endpoint) if peer != rank else [] for peer, endpoint in enumerate(endpoints)]
         with ExitStack() as made:
             failure, blame = "", Blame.WAITED
@@ -140,10 +148,12 @@ def connect(exchange: Exchange, device: Device | None, deadline: Deadline, secre
     return mesh._replace(marker=session.marker)
 
 
-def _alone(device: Device | None, secret: bytes) -> Mesh:
+def _alone(device: Device | None, secret: bytes, trouble: Exception | None) -> Mesh:
     """The mesh of one rank.  What is wrong with its settings is an error here too, and not only once there are more."""
     host, pid = socket.gethostname(), os.getpid()
     try:
+        if trouble is not None:
+            raise trouble
         settings.warn_of_unknown()
         _configured(device, secret).check()
     except Exception as exc:  # as `prepare`
@@ -151,18 +161,22 @@ def _alone(device: Device | None, secret: bytes) -> Mesh:
     return Mesh([Peer(0, host, pid, "self", "")], [None])
 
 
-def prepare(device: Device | None, size: int, secret: bytes = b"", *, warn: bool = True) -> tuple[Record, Listeners]:
+def prepare(
+    device: Device | None, size: int, secret: bytes = b"", trouble: Exception | None = None, *, warn: bool = True
+) -> tuple[Record, Listeners]:
     """Open the listening sockets; a failure becomes part of the record, so that all ranks learn of it.
 
     Parameters
     ----------
-    secret : bytes
-        What the ranks share; empty: nothing.
+    secret, trouble
+        As for `connect`.
     warn : bool
         Of variables that are no settings.
     """
     entropy = os.urandom(32)
     try:
+        if trouble is not None:
+            raise trouble
         if warn:
             settings.warn_of_unknown()
         _check_descriptors(size)
@@ -199,6 +213,16 @@ def _check_descriptors(size: int) -> None:
             f"too few file descriptors: {used} of {limit} are in use and {size} ranks need {needed}; "
             f"raise the limit (ulimit -n, at most {hard})"
         )
+
+
+def _exchanged(exchange: Exchange, mine: Record, deadline: Deadline) -> list[bytes]:
+    """The records of all ranks, as they have come."""
+    try:
+        return exchange(mine.pack(), deadline, no_watch)
+    except RendezvousError as exc:
+        if mine.failure:  # it says more; and who has no secret takes what the others have signed for forged
+            raise RendezvousError(mine.failure, exchange.rank, mine.endpoint.host, mine.endpoint.pid) from exc
+        raise
 
 
 def _unpack(packed: list[bytes]) -> list[Record]:

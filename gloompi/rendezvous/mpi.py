@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
+from .signing import Signed
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -31,8 +32,13 @@ _WATCH_SECONDS = 0.1
 
 
 @contextmanager
-def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
+def exchange_over(comm: Any, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     """An exchange on a duplicate of `comm`, which is freed at the end; None is MPI.COMM_WORLD.
+
+    Parameters
+    ----------
+    secret : bytes
+        Signs the records, so that who can change MPI's messages cannot join; empty to trust MPI.
 
     Raises
     ------
@@ -62,7 +68,7 @@ def exchange_over(comm: Any, deadline: Deadline) -> Iterator[Exchange]:
     exchange = _MPIExchange(comm)
     try:
         exchange.connect(deadline)
-        yield exchange
+        yield Signed(exchange, secret)
     finally:
         exchange.free()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +14,13 @@ from ..stores.store import Store, looks
 from .agreement import agree, earlier_run, forget, forget_trace, missing_ranks
 from .exchange import Exchange
 from .local import local_exchanges
+from .signing import Signed
 
 __all__ = ["exchange_through"]
 
 _log = logging.getLogger("gloompi")
 
 _WATCH_SECONDS = 0.1
-_SIGNATURE_NBYTES = 32
 # A rendezvous takes two rounds and the doctor a few more: so many are looked for of a run that was killed.
 _ROUNDS = 8
 # In one request: a trace that somebody else has left may name any number of ranks.
@@ -45,11 +44,11 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
     if size == 1:
         yield local_exchanges(1)[0]
         return
-    exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size, secret)
+    exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size)
     reason = ""
     try:
-        exchange.open(deadline)
-        yield exchange
+        session = exchange.open(deadline)
+        yield Signed(exchange, secret, f"{_name_space(store)} {session}".encode())
     except RendezvousError:
         raise  # the others have it too, or will have one that says as much
     except BaseException as exc:
@@ -60,14 +59,14 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
 
 
 class _StoreExchange:
-    def __init__(self, store: Store, rank: int, size: int, secret: bytes) -> None:
+    def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self._store = store
-        self._secret = secret
         self._session = ""
         self._round = 0
 
-    def open(self, deadline: Deadline) -> None:
+    def open(self, deadline: Deadline) -> str:
+        """Agree with the other ranks on a session; return it."""
         store, rank = self._store, self.rank
         earlier = earlier_run(store, rank)
         if earlier is not None:
@@ -75,6 +74,7 @@ class _StoreExchange:
             self._clear_up(earlier[0], _ROUNDS, earlier[1], deadline)
         self._session = agree(store, rank, self.size, deadline)
         _log.debug("rank %d of %d: session agreed on in %r", rank, self.size, store)
+        return self._session
 
     def _clear_up(self, session: str, rounds: int, size: int, deadline: Deadline) -> None:
         others = [f"{session}/left", f"{session}/gone"]
@@ -87,9 +87,8 @@ class _StoreExchange:
 
     def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
         number, self._round = self._round, self._round + 1
-        mine = self._signature(number, self.rank, record) + record
-        self._store.set(f"{self._session}/{number}/{self.rank}", mine)
-        found = {self.rank: mine}
+        self._store.set(f"{self._session}/{number}/{self.rank}", record)
+        found = {self.rank: record}
         watched = monotonic()
         for _ in looks(deadline):
             missing = [peer for peer in range(self.size) if peer not in found]
@@ -97,7 +96,7 @@ class _StoreExchange:
             gone, *values = self._store.peek([f"{self._session}/gone", *keys])
             found.update((peer, value) for peer, value in zip(missing, values, strict=True) if value is not None)
             if len(found) == self.size:
-                return [self._verified(number, peer, found[peer]) for peer in range(self.size)]
+                return [found[peer] for peer in range(self.size)]
             if gone is not None:
                 raise RendezvousError(gone.decode(errors="replace"))
             if monotonic() - watched >= _WATCH_SECONDS:
@@ -108,20 +107,6 @@ class _StoreExchange:
             f"{missing_ranks(missing, self.size)} not got through the rendezvous within {deadline.timeout or 0:.1f} s; "
             f"late (connect_timeout) or dead"
         )
-
-    def _signature(self, number: int, rank: int, record: bytes) -> bytes:
-        where = f"gloompi record {self._session} {number} {rank} ".encode()
-        return hmac.digest(self._secret, where + record, "sha256")
-
-    def _verified(self, number: int, rank: int, value: bytes) -> bytes:
-        signature, record = value[:_SIGNATURE_NBYTES], value[_SIGNATURE_NBYTES:]
-        if not hmac.compare_digest(signature, self._signature(number, rank, record)):
-            raise RendezvousError(
-                "its record is not signed with this rank's secret: the ranks have different secrets (secret=, "
-                "GLOOMPI_SECRET_FILE), or somebody else writes to the store",
-                rank,
-            )
-        return record
 
     def leave(self, reason: str) -> None:
         """Tell the others if this rank gives up; clean up; the last rank to leave deletes what all had to read."""
@@ -137,3 +122,12 @@ class _StoreExchange:
         except Exception as exc:  # a store of the user's may raise anything
             # The rendezvous has ended, well or not, and that is what the caller has to hear.
             _log.log(logging.WARNING if session else logging.DEBUG, "rank %d left keys in %r: %s", self.rank, store, exc)
+
+
+def _name_space(store: Store) -> str:
+    """The prefixes of a store, which have the job's name among them."""
+    prefixes = ""
+    while isinstance(store, PrefixStore):
+        prefixes = store._prefix + prefixes
+        store = store._store
+    return prefixes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from hashlib import sha256
 from importlib.util import find_spec
 
 from gloompi.deadline import Deadline
@@ -14,6 +14,7 @@ from gloompi.errors import RendezvousError
 from gloompi.rendezvous.exchange import no_watch
 from gloompi.rendezvous.record import RECORD_NBYTES, Record
 from gloompi.rendezvous.securing import _Connection, _Failure
+from gloompi.rendezvous.signing import sign, signing_key
 from gloompi.rendezvous.store import exchange_through
 from gloompi.stores.hash import HashStore
 from gloompi.stores.serving import ANSWER, LENGTH, MAX_NBYTES, answer, pack, unpack
@@ -53,10 +54,10 @@ class Overwritten(Store):
     nonce, the session on offer, and the signature of a rank that has the secret.
     """
 
-    def __init__(self, values: Sequence[bytes], rank: int) -> None:
+    def __init__(self, values: Sequence[bytes], rank: int, size: int) -> None:
         self.mine: dict[str, bytes] = {}
         self.values = dict(zip(_KINDS, values, strict=False))
-        self.rank = rank
+        self.rank, self.size = rank, size
 
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self._value(key) for key in keys]
@@ -73,8 +74,8 @@ class Overwritten(Store):
         if kind == "record" and value.startswith(b"SIGNED"):
             value = value[6:]
             session, number, rank = key.split("/")
-            where = f"gloompi record {session} {number} {rank} ".encode()
-            value = hmac.digest(_SECRET, where + value, "sha256") + value
+            before = sha256(f"gloompi meeting\0 {session}".encode()).digest()
+            value = sign(signing_key(_SECRET), self.size, int(number), int(rank), before, value) + value
         return value or None
 
     def _fact(self, key: str, name: str) -> bytes:
@@ -95,7 +96,7 @@ class Overwritten(Store):
 def _store(data: bytes) -> None:
     """Which rank of how many, and what others have written: the ranks meet, or there is an error that can be shown."""
     rank, size = data[0] & 1 if data else 0, 2 + (data[0] >> 1 & 1 if data else 0)
-    store = Overwritten(data[1:].split(_BETWEEN), rank)
+    store = Overwritten(data[1:].split(_BETWEEN), rank, size)
     try:
         with exchange_through(store, rank, size, _SECRET, Looks(8)) as exchange:
             for packed in exchange(bytes(RECORD_NBYTES), Looks(3), no_watch):

@@ -16,7 +16,7 @@ import pytest
 from gloompi.deadline import Deadline
 from gloompi.rendezvous.connecting import Connecting
 from gloompi.transport.device import Device
-from gloompi.transport.handshake import Session, dial
+from gloompi.transport.handshake import Session, Transport, dial
 from gloompi.transport.route import Route, routes
 
 DEVICES = {"tcp": Device(host="127.0.0.1", transport="tcp"), "unix": Device(transport="unix")}
@@ -43,6 +43,7 @@ class Ranks:
 
     def __init__(self, size: int, transport: str, session: Session | None = None, port: int = 0) -> None:
         self.size = size
+        self.way = Transport.UNIX if transport == "unix" else Transport.TCP
         first = Device(host="127.0.0.1", transport="tcp", port=port) if port else DEVICES[transport]
         self.listeners = [(DEVICES[transport] if rank else first).listen(1024) for rank in range(size)]
         self.endpoints = [
@@ -113,7 +114,7 @@ def dropped(sock: socket.socket) -> bool:
 def knock(ranks: Ranks, dialer: int, acceptor: int, session: Session | None = None) -> socket.socket | None:
     """Dial by hand; None if the connection was dropped."""
     sock = ranks.call(acceptor)
-    flights = dial(session or ranks.session, dialer, acceptor)
+    flights = dial(session or ranks.session, dialer, acceptor, ranks.way)
     outgoing, wanted = next(flights)
     with suppress(StopIteration):
         while True:

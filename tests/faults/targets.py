@@ -31,7 +31,7 @@ from gloompi.rendezvous.hangups import heard
 from gloompi.rendezvous.record import Blame, Record, pack_verdict
 from gloompi.transport.endpoint import Address, Endpoint, Nearness, Peer
 from gloompi.transport.frames import HEADER_NBYTES, VERSION, Kind, pack_header, unpack_header
-from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, accept, dial
+from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, Transport, accept, dial
 from gloompi.transport.link import Link, Loopback
 from gloompi.transport.memory import OFFER_NBYTES
 from gloompi.transport.pair import STAGING_NBYTES, Pair
@@ -52,14 +52,14 @@ PEERS = [Peer(0, "node0", 100, "self", ""), Peer(1, "node1", 101, "tcp", "10.0.0
 def _accept(data: bytes) -> None:
     """A hello, and what is wrong with the proof: only who has the key gets in."""
     hello, wrong = data[:HELLO_NBYTES].ljust(HELLO_NBYTES, b"\0"), data[HELLO_NBYTES:][:PROOF_NBYTES]
-    flights = accept(SESSION, 0)
+    flights = accept(SESSION, 0, Transport.TCP)
     assert next(flights) == (b"", HELLO_NBYTES)
     try:
         answer, wanted = flights.send(hello)
     except AuthenticationError:
         return
     assert (len(answer), wanted) == (ANSWER_NBYTES, PROOF_NBYTES)
-    assert hello[:24] == SESSION.hello(1, 0)[:24]
+    assert hello[:24] == SESSION.hello(1, 0, Transport.TCP)[:24]
     try:
         flights.send(_wronged(SESSION.proof(hello, answer), wrong))
     except AuthenticationError:
@@ -74,7 +74,7 @@ def _accept(data: bytes) -> None:
 def _dial(data: bytes) -> None:
     """What is wrong with the answer, and what with the welcome."""
     wrong, further = data[:ANSWER_NBYTES], data[ANSWER_NBYTES:][:PROOF_NBYTES]
-    flights = dial(SESSION, 1, 0)
+    flights = dial(SESSION, 1, 0, Transport.TCP)
     hello, wanted = next(flights)
     assert wanted == ANSWER_NBYTES
     answer = SESSION.answer(hello)
@@ -445,7 +445,7 @@ def _record_seeds() -> list[bytes]:
 
 
 TARGETS = {
-    "accept": Target(_accept, [SESSION.hello(rank, 0) + bytes(PROOF_NBYTES) for rank in (1, 3)]),
+    "accept": Target(_accept, [SESSION.hello(rank, 0, Transport.TCP) + bytes(PROOF_NBYTES) for rank in (1, 3)]),
     "dial": Target(_dial, [bytes(ANSWER_NBYTES + PROOF_NBYTES)]),
     "frames": Target(_frames, _frame_seeds()),
     "messages": Target(_messages, _frame_seeds()),

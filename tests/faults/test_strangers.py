@@ -51,7 +51,7 @@ from gloompi.stores.serving import pack
 from gloompi.stores.tcp import TCPStore
 from gloompi.transport.endpoint import WHO_NBYTES, Endpoint, Peer
 from gloompi.transport.frames import Kind, pack_header
-from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, dial
+from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, Transport, dial
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -166,7 +166,7 @@ def test_case_18_a_silent_connection_and_case_19_one_byte_a_second(two: Ranks, c
     """They are dropped at the same time: bytes gain no time."""
     accepting = two.begin(0)
     silent, slow = two.call(0), two.call(0)
-    hello = iter(two.session.hello(1, 0))
+    hello = iter(two.session.hello(1, 0, two.way))
     with ThreadPoolExecutor(2) as pool:
         stays = [pool.submit(stay, silent, int), pool.submit(stay, slow, lambda: slow.sendall(bytes([next(hello)])))]
     assert all(4.5 < each.result() < 6.5 for each in stays), stays
@@ -182,7 +182,7 @@ def test_case_19_a_byte_now_and_then_gains_no_time(two: Ranks, monkeypatch: pyte
     sock, never = two.call(0), threading.Event()
     sent = 0
     with suppress(ConnectionError):
-        for byte in two.session.hello(1, 0):
+        for byte in two.session.hello(1, 0, two.way):
             sock.sendall(bytes([byte]))
             sent += 1
             never.wait(0.02)
@@ -206,7 +206,7 @@ def test_case_20_wrong_hello(
 ) -> None:
     accepting = two.begin(0)
     sock = two.call(0)
-    sock.sendall((session or two.session).hello(dialer, meant))
+    sock.sendall((session or two.session).hello(dialer, meant, two.way))
     assert dropped(sock)
     let_in(two, accepting)
     assert warnings(caplog) == [f"refused 1 connection(s) of strangers so far; the last: {shown}"]
@@ -214,20 +214,20 @@ def test_case_20_wrong_hello(
 
 def test_case_20_wrong_version(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
     accepting = two.begin(0)
-    sock, hello = two.call(0), bytearray(two.session.hello(1, 0))
+    sock, hello = two.call(0), bytearray(two.session.hello(1, 0, two.way))
     hello[7] = 99
     sock.sendall(hello)
     assert dropped(sock)
     let_in(two, accepting)
     assert warnings(caplog) == [
-        "refused 1 connection(s) of strangers so far; the last: handshake version 99, this is version 1"
+        "refused 1 connection(s) of strangers so far; the last: handshake version 99, this is version 2"
     ]
 
 
 def test_case_20_wrong_hmac(two: Ranks, caplog: pytest.LogCaptureFixture) -> None:
     accepting = two.begin(0)
     sock = two.call(0)
-    sock.sendall(two.session.hello(1, 0))  # overheard; the key is not known
+    sock.sendall(two.session.hello(1, 0, two.way))  # overheard; the key is not known
     assert exactly(sock, ANSWER_NBYTES) is not None
     sock.sendall(bytes(PROOF_NBYTES))
     assert dropped(sock)
@@ -257,7 +257,7 @@ def test_case_21_of_two_that_are_one_rank_the_first_lives(
 def test_case_22_replayed_flights(make_ranks: Callable[[int, str], Ranks], transport: str) -> None:
     ranks = make_ranks(3, transport)
     accepting = ranks.begin(0)
-    sock, flights = ranks.call(0), dial(ranks.session, 1, 0)
+    sock, flights = ranks.call(0), dial(ranks.session, 1, 0, ranks.way)
     hello, wanted = next(flights)
     sock.sendall(hello)
     proof, wanted = flights.send(exactly(sock, wanted) or b"")
@@ -279,7 +279,7 @@ def test_case_22_reflected_hello(make_ranks: Callable[..., Ranks], transport: st
     """What rank 1 sends to rank 0 is carried back to rank 1's own door, and the answer that it gets to rank 0's."""
     ranks = make_ranks(3, transport)
     begun = [ranks.begin(rank) for rank in (0, 1)]
-    flights = dial(ranks.session, 1, 0)
+    flights = dial(ranks.session, 1, 0, ranks.way)
     hello, _ = next(flights)
     sock = ranks.call(1)
     sock.sendall(hello)  # rank 1's own
@@ -312,7 +312,7 @@ def test_cases_16_to_22_together(
             elif number % 5 == 1:
                 sock.sendall(HTTP)
             elif number % 5 == 2:
-                sock.sendall(ANOTHER.hello(1, 0))
+                sock.sendall(ANOTHER.hello(1, 0, ranks.way))
             elif number % 5 == 3:
                 sock.sendall(HTTP[:1])
     results = [ranks.connect(3), *(each.result() for each in begun)]
@@ -386,7 +386,7 @@ def test_case_23_generated_hellos() -> None:
     """100,000 hellos: random bytes, and good ones with one byte changed in front of the nonce."""
     session = Session([bytes([rank + 1]) * 32 for rank in range(4)])
     generator = random.Random(23)
-    good = session.hello(1, 0)
+    good = session.hello(1, 0, Transport.TCP)
     let_in = 0
     for number in range(100_000):
         hello = bytearray(good)
@@ -396,7 +396,7 @@ def test_case_23_generated_hellos() -> None:
             position = generator.randrange(32)
             hello[position] ^= generator.randrange(1, 256)
         try:
-            rank = session.check_hello(bytes(hello), 0)
+            rank = session.check_hello(bytes(hello), 0, Transport.TCP)
         except AuthenticationError:
             continue
         assert hello[:24] == good[:24]
@@ -454,7 +454,7 @@ def test_case_23_fuzzed_hellos_at_the_door(two: Ranks, caplog: pytest.LogCapture
     generator = random.Random(23)
     with little_memory():
         for _ in range(1000):
-            hello = changed(two.session.hello(1, 0), generator.randbytes(4 * generator.randrange(1, 4)))
+            hello = changed(two.session.hello(1, 0, two.way), generator.randbytes(4 * generator.randrange(1, 4)))
             sock = two.call(0)
             with suppress(OSError):  # it may be refused, and gone, at any moment
                 sock.sendall(hello)

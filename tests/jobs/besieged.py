@@ -41,7 +41,7 @@ def run_when_besieged(connecting, deadline):
         (listener,) = connecting._listeners.values()
         address = listener.getsockname()
         shown = address.hex() if isinstance(address, bytes) else address
-        hello = connecting._session.hello(size - 1, rank)
+        hello = connecting._session.hello(size - 1, rank, connecting._transport(listener))
         part = folder / f"{rank}.part"
         part.write_text(json.dumps([rank, int(listener.family), shown, hello.hex()]))
         part.rename(folder / f"{rank}.json")
