@@ -281,19 +281,19 @@ def test_certificates_of_both_ranks_are_in_every_mac() -> None:
     """Of two that disagree on one of them, neither lets the other in."""
     digests = [bytes([10 + rank]) * 32 for rank in range(4)]
     right = Session(ENTROPY, digests=digests)
-    run(dial(right, 3, 1, Transport.TLS), accept(right, 1, Transport.TLS), Log())
+    run(dial(right, 3, 1, TCP), accept(right, 1, TCP), Log())
     for rank in (1, 3):
         wrong = Session(ENTROPY, digests=[*digests[:rank], bytes(32), *digests[rank + 1 :]])
         for one, other in ((right, wrong), (wrong, right)):
-            dialer, acceptor = dial(one, 3, 1, Transport.TLS), accept(other, 1, Transport.TLS)
+            dialer, acceptor = dial(one, 3, 1, TCP), accept(other, 1, TCP)
             told = refusal(lambda a=dialer, b=acceptor: run(a, b, Log()))  # type: ignore[misc]
             assert told == STRANGER.format("answer")
-            hello, answer = one.hello(3, 1, Transport.TLS), bytes(ANSWER_NBYTES)
+            hello, answer = one.hello(3, 1, TCP), bytes(ANSWER_NBYTES)
             for mac in (Session.proof, Session.welcome):
                 assert mac(one, hello, answer) != mac(other, hello, answer)
     # Another rank's certificate concerns nobody here.
     other = Session(ENTROPY, digests=[digests[0], digests[1], bytes(32), digests[3]])
-    run(dial(right, 3, 1, Transport.TLS), accept(other, 1, Transport.TLS), Log())
+    run(dial(right, 3, 1, TCP), accept(other, 1, TCP), Log())
 
 
 def test_key_depends_on_the_secret_too() -> None:

@@ -207,7 +207,7 @@ class Connecting:
                 self._departures.refused(peer, route)
             self._attempts.again(attempt, failed(route, error))
             return
-        flights = dial(self._session, self._rank, peer, self._transport(sock))
+        flights = dial(self._session, self._rank, peer, _transport(sock))
         handshake = _Handshake(sock, flights, self._attempts.patience(peer, self._remaining), attempt)
         self._taken[peer] = route
         self._dialing += 1
@@ -234,8 +234,7 @@ class Connecting:
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
                 tune(sock)  # TCP's has inherited it
-            flights = accept(self._session, self._rank, self._transport(sock))
-            handshake = _Handshake(sock, flights, _HANDSHAKE_SECONDS)
+            handshake = _Handshake(sock, accept(self._session, self._rank, _transport(sock)), _HANDSHAKE_SECONDS)
             self._handshakes[handshake.fd] = handshake
             self._unknown.append(handshake)
             self._epoll.register(handshake.fd, select.EPOLLIN)
@@ -259,11 +258,6 @@ class Connecting:
                 self._lose(handshake, f"no answer within {handshake.patience:.1f} s")
 
     # -- both -----------------------------------------------------------------------------------------------------------
-
-    def _transport(self, sock: socket.socket) -> Transport:
-        if sock.family == socket.AF_UNIX:
-            return Transport.UNIX
-        return Transport.TLS if self._endpoints[self._rank].digest else Transport.TCP
 
     def _step(self, handshake: _Handshake, event: int) -> None:
         try:
@@ -381,3 +375,7 @@ class Connecting:
             f"after {deadline.timeout or 0:.1f} s {len(failures)} of {len(self._wanted)} peers are missing: "
             f"{'; '.join(facts)}{more}; a firewall, a wrong interface (GLOOMPI_SOCKET_IFNAME) or a rank that died"
         )
+
+
+def _transport(sock: socket.socket) -> Transport:
+    return Transport.UNIX if sock.family == socket.AF_UNIX else Transport.TCP

@@ -39,12 +39,13 @@ _NO_DIGEST = bytes(32)
 
 
 class Transport(IntEnum):
-    """The way that a connection takes: a hello says it, and it must be the acceptor's too."""
+    """The way that a connection takes: a hello says it, and it must be the acceptor's too.
+
+    What is going to be encrypted is known by the certificates, which are in every MAC.
+    """
 
     UNIX = 1
     TCP = 2
-    TLS = 3
-    """TCP that is going to be encrypted."""
 
 
 class Session:

@@ -18,7 +18,7 @@ from report import report
 from traces import listening, open_files
 
 from gloompi import Context, Device
-from gloompi.rendezvous.connecting import Connecting
+from gloompi.rendezvous.connecting import Connecting, _transport
 
 folder, transport = Path(sys.argv[1]), sys.argv[2]
 world = MPI.COMM_WORLD
@@ -41,7 +41,7 @@ def run_when_besieged(connecting, deadline):
         (listener,) = connecting._listeners.values()
         address = listener.getsockname()
         shown = address.hex() if isinstance(address, bytes) else address
-        hello = connecting._session.hello(size - 1, rank, connecting._transport(listener))
+        hello = connecting._session.hello(size - 1, rank, _transport(listener))
         part = folder / f"{rank}.part"
         part.write_text(json.dumps([rank, int(listener.family), shown, hello.hex()]))
         part.rename(folder / f"{rank}.json")
