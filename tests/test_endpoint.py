@@ -16,12 +16,12 @@ LINK_LOCAL = Address(ip_interface("fe80::1:2/10"), 65535, Nearness.LINK_LOCAL, 0
 LOOPBACK = Address(ip_interface("127.0.0.1/8"), 5, Nearness.LOOPBACK, 1)
 
 DIGEST = bytes(range(32, 64))
-ENDPOINT = Endpoint("node7", 4121, 64, bytes(range(16)), bytes(range(16, 32)), (V4,), 5, True, DIGEST)
+ENDPOINT = Endpoint("node7", 4121, 64, bytes(range(16)), bytes(range(16, 32)), (V4,), 5, True, DIGEST, uid=1000)
 
 
 def test_pack_writes_the_pinned_bytes() -> None:
     assert ENDPOINT.pack() == (
-        b"node7" + bytes(59) + b"\x19\x10\x00\x00" b"\x40\x00" b"\x05\x00"
+        b"node7" + bytes(59) + b"\x19\x10\x00\x00" b"\xe8\x03\x00\x00" b"\x40\x00" b"\x05\x00"
         b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
         b"\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"
         b"\x01\x01"
@@ -53,7 +53,7 @@ def test_unix_name_survives(unix: bytes) -> None:
 def test_flags(readable: bool, checksum: bool, flags: int) -> None:
     endpoint = dataclasses.replace(ENDPOINT, readable=readable, checksum=checksum)
     packed = endpoint.pack()
-    assert packed[104] == flags
+    assert packed[108] == flags
     assert Endpoint.unpack(packed) == endpoint
 
 

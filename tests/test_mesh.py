@@ -265,7 +265,7 @@ def test_other_version_of_one_rank() -> None:
 
     zero, one = local_exchanges(2)
     error = one_failure(meet([zero, Newer(one)], [None, None]))
-    assert str(error) == ("rendezvous failed at rank 1: its record has version 7, this gloompi writes version 5")
+    assert str(error) == ("rendezvous failed at rank 1: its record has version 7, this gloompi writes version 6")
 
 
 def test_no_way_between_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +283,19 @@ def test_transports_that_exclude_each_other() -> None:
     assert re.sub(r":\d+", ":PORT", str(error)) == (
         f"rendezvous failed at rank 0 ({HOST}, pid {PID}): there is no way to rank 1 ({HOST}): this rank listens on "
         "127.0.0.1:PORT, that one on an AF_UNIX socket; the ranks need an address family or a host in common"
+    )
+
+
+def test_two_users_without_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter([1000, 1001])
+    monkeypatch.setattr(os, "geteuid", lambda: next(numbers))
+    monkeypatch.setattr(device_module, "is_own_user_known", lambda: True)
+    monkeypatch.setattr(device_module, "is_permitted", lambda: False)
+    text = str(one_failure(together([Device(transport="unix")] * 2, timeout=1.0)))
+    assert re.sub(r"100[01] and 100[01]", "UID and UID", text) == (
+        f"rendezvous failed at rank 0 ({HOST}, pid {PID}): there is no way to rank 1 ({HOST}): this rank listens on an "
+        "AF_UNIX socket, that one on an AF_UNIX socket; the ranks need one user: they have UID and UID, between which no "
+        'AF_UNIX socket is used; or transport="tcp"'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from ipaddress import ip_interface
 from itertools import permutations
@@ -45,6 +46,14 @@ def test_same_host_without_unix_takes_loopback_then_the_rest() -> None:
         Route("tcp", socket.AF_INET, ("127.0.0.1", 1001), "127.0.0.1:1001", "same host, loopback"),
         Route("tcp", socket.AF_INET, ("10.0.0.1", 1001), "10.0.0.1:1001", "shared subnet 10.0.0.0/24"),
     ]
+
+
+def test_two_users_of_one_host_take_loopback() -> None:
+    """Neither could tell the other from a third."""
+    mine = endpoint(1, LO)
+    theirs = dataclasses.replace(mine, uid=1001)
+    assert ways(mine, theirs) == ways(theirs, mine) == ["127.0.0.1:1001"]
+    assert ways(endpoint(1), dataclasses.replace(endpoint(1), uid=1001)) == []
 
 
 @pytest.mark.parametrize("without", ["mine", "theirs", "both"])

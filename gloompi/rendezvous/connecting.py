@@ -16,6 +16,7 @@ from time import monotonic
 
 from ..deadline import Deadline
 from ..errors import AuthenticationError, RendezvousError
+from ..transport.credentials import OVERFLOW_UID, peer_uid
 from ..transport.endpoint import Endpoint
 from ..transport.handshake import Flights, Session, Transport, accept, dial
 from ..transport.options import tune
@@ -207,6 +208,10 @@ class Connecting:
                 self._departures.refused(peer, route)
             self._attempts.again(attempt, failed(route, error))
             return
+        if why := self._not_of_this_user(sock):
+            sock.close()
+            self._attempts.again(attempt, Failure(route.text, why, None))
+            return
         flights = dial(self._session, self._rank, peer, _transport(sock))
         handshake = _Handshake(sock, flights, self._attempts.patience(peer, self._remaining), attempt)
         self._taken[peer] = route
@@ -231,6 +236,10 @@ class Connecting:
                 if exc.errno in _FATAL and not self._make_room(exc):
                     raise
                 return  # accept(2): a connection's own network errors are reported here, and concern nobody else
+            if why := self._not_of_this_user(sock):
+                sock.close()
+                self._complain(why)
+                continue
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
                 tune(sock)  # TCP's has inherited it
@@ -258,6 +267,20 @@ class Connecting:
                 self._lose(handshake, f"no answer within {handshake.patience:.1f} s")
 
     # -- both -----------------------------------------------------------------------------------------------------------
+
+    def _not_of_this_user(self, sock: socket.socket) -> str:
+        """Why nothing is to be read from an AF_UNIX connection, nor sent to it; empty if all is well.
+
+        Who has read what the ranks told each other may have the key, and take the name of a rank's socket once it is free.
+        Ranks that use AF_UNIX have one user, see `routes`.
+        """
+        if sock.family != socket.AF_UNIX:
+            return ""
+        uid, own = peer_uid(sock), self._endpoints[self._rank].uid
+        if uid == own:
+            return ""
+        unknown = " (which stands for all that have no number in this user namespace)" if uid == OVERFLOW_UID else ""
+        return f"the process at the other end belongs to user {uid}{unknown}, the ranks belong to user {own}"
 
     def _step(self, handshake: _Handshake, event: int) -> None:
         try:
@@ -345,12 +368,16 @@ class Connecting:
         self._attempts.again(handshake.attempt, Failure(handshake.attempt.route.text, why, error))
 
     def _refuse(self, handshake: _Handshake, why: str) -> None:
+        self._complain(why)
+        self._drop(handshake)
+
+    def _complain(self, why: str) -> None:
+        """Count somebody who was refused, and log it, once a second."""
         self._refused += 1
         now = monotonic()
         if now - self._complained >= 1.0:
             self._complained = now
             _log.warning("refused %d connection(s) of strangers so far; the last: %s", self._refused, why)
-        self._drop(handshake)
 
     def _drop(self, handshake: _Handshake) -> None:
         self._forget(handshake)

@@ -254,7 +254,10 @@ def _check(rank: int, ways: list[list[Route]], endpoints: list[Endpoint]) -> Non
         if peer != rank and not way:
             mine, theirs = _published(endpoints[rank]), _published(endpoints[peer])
             need = "an address family or a host in common"
-            if _outside(endpoints[rank]) & _outside(endpoints[peer]):
+            if endpoints[rank].host_id == endpoints[peer].host_id and endpoints[rank].unix and endpoints[peer].unix:
+                users = f"{endpoints[rank].uid} and {endpoints[peer].uid}"
+                need = f'one user: they have {users}, between which no AF_UNIX socket is used; or transport="tcp"'
+            elif _outside(endpoints[rank]) & _outside(endpoints[peer]):
                 need = "addresses of their own: one that both have leads back to whoever dials it"
             raise RendezvousError(
                 f"there is no way to rank {peer} ({endpoints[peer].host}): this rank listens on {mine}, that one on "

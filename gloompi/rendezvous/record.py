@@ -14,7 +14,7 @@ from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
 __all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Blame", "Record", "pack_verdict", "unpack_verdict"]
 
-_VERSION = 5
+_VERSION = 6
 RECORD_NBYTES = 400
 VERDICT_NBYTES = 400
 

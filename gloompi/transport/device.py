@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import settings
 from ..signatures import public
+from .credentials import is_own_user_known
 from .endpoint import MAX_ADDRESSES, Address, Endpoint, Nearness
 from .interfaces import Interface, IPInterface, host_id, select
 from .memory import is_permitted
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Device", "Listeners"]
 
 _log = logging.getLogger("gloompi")
+
+_UNKNOWN_USER = (
+    "this process's user has no number of its own in its user namespace (/proc/self/uid_map), so that nobody can tell whose "
+    'AF_UNIX connections are; transport="tcp" (GLOOMPI_TRANSPORT) does without'
+)
 
 
 class Listeners(NamedTuple):
@@ -70,8 +76,9 @@ class Device:
     family : {4, 6}, optional
         Use only IPv4 or only IPv6.
     transport : {"auto", "tcp", "unix"}
-        "auto" takes AF_UNIX sockets between ranks of one host and TCP elsewhere; "tcp" takes TCP everywhere (loopback
-        on one host); "unix" AF_UNIX only, so that all ranks must share a host.  Default: GLOOMPI_TRANSPORT, else "auto".
+        "auto" takes AF_UNIX sockets between ranks of one user on one host, and TCP elsewhere; "tcp" takes TCP everywhere
+        (loopback on one host); "unix" AF_UNIX only, so that all ranks must share host and user.  Default:
+        GLOOMPI_TRANSPORT, else "auto".
     single_copy : bool, optional
         Read large messages of ranks on this host in their memory (process_vm_readv(2)) where they are connected over AF_UNIX
         and the kernel permits it; where it does not, or with False, they come over the socket.  Default: GLOOMPI_SINGLE_COPY
@@ -177,7 +184,9 @@ class Device:
         sockets: list[socket.socket] = []
         try:
             unix = b""
-            if self.transport != "tcp":
+            if self.transport == "unix" and not is_own_user_known():
+                raise OSError(_UNKNOWN_USER)
+            if self.transport != "tcp" and is_own_user_known():
                 unix = os.urandom(16)
                 sockets.append(_listen_unix(unix, backlog))
             addresses = []
@@ -216,6 +225,7 @@ class Device:
             readable=self.single_copy and not self.checksum and is_permitted(),  # what is read has no checksum
             digest=b"" if certificate is None else certificate.digest,
             checksum=self.checksum,
+            uid=os.geteuid(),
         )
         return Listeners(sockets, endpoint, certificate)
 

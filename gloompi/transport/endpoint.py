@@ -69,6 +69,8 @@ class Endpoint:
         SHA-256 of the certificate that the rank encrypts with; empty if it does not encrypt.
     checksum : bool
         The rank wants its connections checked.
+    uid : int
+        Its user, as numbered in its own user namespace.
     """
 
     host: str
@@ -81,12 +83,14 @@ class Endpoint:
     readable: bool = False
     digest: bytes = b""
     checksum: bool = False
+    uid: int = 0
 
     def pack(self) -> bytes:
         """Return `ENDPOINT_NBYTES` bytes."""
         packed = _WHO.pack(
             self.host.encode()[:64],
             self.pid,
+            self.uid,
             min(self.cores, 0xFFFF),
             min(self.first_core, 0xFFFF),
             self.host_id,
@@ -116,7 +120,7 @@ class Endpoint:
         """
         if len(packed) < WHO_NBYTES:
             raise ValueError(f"an endpoint has at least {WHO_NBYTES} bytes, not {len(packed)}")
-        host, pid, cores, first_core, host_id, unix, flags, count = _WHO.unpack_from(packed)
+        host, pid, uid, cores, first_core, host_id, unix, flags, count = _WHO.unpack_from(packed)
         if count > MAX_ADDRESSES:
             raise ValueError(f"an endpoint has at most {MAX_ADDRESSES} addresses, not {count}")
         if len(packed) < WHO_NBYTES + count * _ADDRESS.size:
@@ -128,7 +132,7 @@ class Endpoint:
         text = host.rstrip(b"\0").decode(errors="ignore")
         unix, digest = (some.rstrip(b"\0") and some for some in (unix, packed[_DIGEST_OFFSET:ENDPOINT_NBYTES]))
         readable, checksum = bool(flags & _READABLE), bool(flags & _CHECKSUM)
-        return cls(text, pid, cores, host_id, unix, tuple(addresses), first_core, readable, digest, checksum)
+        return cls(text, pid, cores, host_id, unix, tuple(addresses), first_core, readable, digest, checksum, uid)
 
 
 @lru_cache(maxsize=4096)
@@ -138,7 +142,7 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
     return ip_interface((numeric, prefix))
 
 
-_WHO = Struct("<64sIHH16s16sBB")
+_WHO = Struct("<64sIIHH16s16sBB")
 _READABLE, _CHECKSUM = 1, 2  # flags
 _ADDRESS = Struct("<BBBHI16s")
 WHO_NBYTES = _WHO.size  # an endpoint without addresses

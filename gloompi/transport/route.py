@@ -37,11 +37,11 @@ class Route(NamedTuple):
 def routes(mine: Endpoint, theirs: Endpoint) -> list[Route]:
     """All ways from one endpoint to another, best first; empty if there is none.
 
-    Same host: AF_UNIX alone if both have it, else loopback first.  Then addresses in a shared subnet, then those that a
-    router may reach; fast interfaces before others; bridges of containers and link-local addresses last.
+    Same host: AF_UNIX alone if both have it, and one user, else loopback first.  Then addresses in a shared subnet, then
+    those that a router may reach; fast interfaces before others; bridges of containers and link-local addresses last.
     """
     same_host = mine.host_id == theirs.host_id
-    if same_host and mine.unix and theirs.unix:
+    if same_host and mine.unix and theirs.unix and mine.uid == theirs.uid:
         name = unix_address(theirs.unix)
         return [Route("unix", socket.AF_UNIX, name, f"@{name[1:]}", "same host")]
     found: list[tuple[tuple[int, ...], Route]] = []

@@ -647,9 +647,9 @@ def test_case_23_a_record_that_is_cut_short() -> None:
     nobody = Endpoint("node0", 100, 1, bytes(16), b"", ())
     packed = bytearray(Record(nobody, bytes(32), "no free port").pack())
     packed[34 + WHO_NBYTES - 1] = 2
-    with pytest.raises(ValueError, match=r"^106 bytes are too few for an endpoint of 2 addresses$"):
+    with pytest.raises(ValueError, match=r"^110 bytes are too few for an endpoint of 2 addresses$"):
         Record.unpack(bytes(packed))
-    with pytest.raises(ValueError, match=r"^an endpoint has at least 106 bytes, not 60$"):
+    with pytest.raises(ValueError, match=r"^an endpoint has at least 110 bytes, not 60$"):
         Endpoint.unpack(bytes(60))
 
 
