@@ -26,6 +26,7 @@ from gloompi.engine.engine import Engine
 from gloompi.engine.farewell import Abort
 from gloompi.engine.remnants import Remnants
 from gloompi.errors import summary
+from gloompi.foreign import plain
 from gloompi.testing import run_ranks
 from gloompi.transport import options
 from gloompi.transport.endpoint import Peer
@@ -231,7 +232,7 @@ def test_peers_are_told_of_an_exception_without_a_text(name: str, where: str) ->
         _meet(ctx, exc, where)
     assert caught.value is exc
     assert ctx.closed
-    assert _aborted(far) == f"it aborted: {text}"[:1000]
+    assert _aborted(far) == plain(f"it aborted: {text}", 1000)
     with pytest.raises(ContextClosedError) as again:
         ctx.barrier()
     assert str(again.value) == f"this Context was aborted: {text[:1000]}"
@@ -266,7 +267,7 @@ def test_peers_are_told_although_a_signal_comes_while_the_text_is_made(raised: B
 def test_reason_of_an_abort_can_be_any_text(reason: str, told: str) -> None:
     ctx, far = _rank_0_of_3()
     ctx.abort(reason)
-    assert _aborted(far) == f"it aborted: {told}"[:1000]
+    assert _aborted(far) == plain(f"it aborted: {told}", 1000)
     with pytest.raises(ContextClosedError) as caught:
         ctx.barrier()
     assert str(caught.value) == f"this Context was aborted: {told}"
@@ -498,7 +499,7 @@ def test_operator_that_raises_what_has_no_text(name: str) -> None:
 
     raised, (told, seconds) = run_ranks(2, reduce)
     assert raised[0] == "raised"
-    assert f"it aborted: {text}"[:1000] in told
+    assert plain(f"it aborted: {text}", 1000) in told
     assert seconds < 2
 
 

@@ -37,6 +37,7 @@ def screen(rank: int, total: int, prints_table: bool) -> Iterator[Screen]:
     if importlib.util.find_spec("rich") is None:
         yield Screen()
         return
+    from rich.markup import escape
     from rich.progress import Progress
 
     from ..doctor.terminal import console
@@ -52,7 +53,7 @@ def screen(rank: int, total: int, prints_table: bool) -> Iterator[Screen]:
         done = iter(range(total + 1))
 
         def advance(what: str) -> None:
-            bar.update(task, completed=next(done, total), description=what)
+            bar.update(task, completed=next(done, total), description=escape(what))
 
         show = (lambda text: where.print(text, markup=False, highlight=False, soft_wrap=True)) if both else None
         yield Screen(show, advance)

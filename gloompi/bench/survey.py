@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ..context import Context
 from ..errors import GloompiError
+from ..foreign import plain
 from ..transport.device import Device
 from .candidate import Candidate
 from .case import Case
@@ -23,6 +24,9 @@ from .timing import Entrant, WrongResultError, enter, time_in_turn
 __all__ = ["PeerError", "Survey", "algorithms_of", "cases", "groups"]
 
 _Made = TypeVar("_Made")
+
+# Characters of what another rank says of why it cannot take part.
+_FAILURE_LENGTH = 4000
 
 
 class PeerError(Exception):
@@ -203,5 +207,5 @@ def together(ctx: Context, make: Callable[[], _Made]) -> tuple[_Made | None, str
         raise
     except Exception as exc:  # whatever it is, the other ranks must know
         failure = str(exc) or type(exc).__name__
-    told = [each for each in ctx.allgather_object(failure) if each is not None]
+    told = [plain(each, _FAILURE_LENGTH) for each in ctx.allgather_object(failure) if each is not None]
     return (None, told[0]) if told else (made, None)

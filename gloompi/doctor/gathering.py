@@ -6,9 +6,13 @@ import json
 from typing import Any
 
 from ..deadline import Deadline
+from ..foreign import plain
 from ..rendezvous.exchange import Exchange, no_watch
 
 __all__ = ["gather"]
+
+# No text of a rank's is as long.
+_TEXT_LENGTH = 4000
 
 
 def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
@@ -24,4 +28,15 @@ def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
     packed = json.dumps(mine).encode()
     lengths = [int(each) for each in exchange(b"%16d" % len(packed), deadline, no_watch)]
     records = exchange(packed.ljust(max(lengths)), deadline, no_watch)
-    return [json.loads(record) for record in records]
+    return [_shown(json.loads(record)) for record in records]
+
+
+def _shown(told: Any) -> Any:
+    """What a rank has told, with its texts as they may be shown."""
+    if isinstance(told, str):
+        return plain(told, _TEXT_LENGTH)
+    if isinstance(told, list):
+        return [_shown(each) for each in told]
+    if isinstance(told, dict):
+        return {plain(name, _TEXT_LENGTH): _shown(each) for name, each in told.items()}
+    return told

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -19,8 +18,10 @@ __all__ = ["print_examination"]
 
 # A column of the matrix: five digits, padding and a border.
 _COLUMN_WIDTH = 8
-_NONE = "[bold red]none[/]"
-_STYLES = {Severity.NOTE: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
+# What ranks have said is never markup: it goes into a Text.
+_WRONG = "bold red"
+_NONE = f"[{_WRONG}]none[/]"
+_STYLES = {Severity.NOTE: "cyan", Severity.WARNING: "yellow", Severity.ERROR: _WRONG}
 
 
 def print_examination(exam: Examination, findings: Sequence[Finding], out: Console) -> None:
@@ -73,13 +74,13 @@ def _hosts(exam: Examination) -> Table:
         ranks = exam.ranks(host)
         buffers = [f"{setting.rpartition('/')[2]} {value}" for setting, value in facts.buffers.items() if value]
         table.add_row(
-            name,
+            Text(name),
             _ranges(ranks),
             str(exam.cores(host)),
             "" if facts.load is None else f"{facts.load:.2f}",
-            escape("\n".join(_shown(port) for port in facts.interfaces)),
+            Text("\n".join(_shown(port) for port in facts.interfaces)),
             str(facts.somaxconn),
-            "\n".join(buffers),
+            Text("\n".join(buffers)),
         )
     return table
 
@@ -107,10 +108,12 @@ def _ranks(exam: Examination) -> Table:
         table.add_column(column, justify="right" if column in ("rank", "pid", "clock") else "left", overflow="fold")
     for facts in exam.facts:
         clock = exam.clock(facts.rank)
-        listening = "[bold red]nothing[/]" if exam.failures[facts.rank] else escape(", ".join(exam.published[facts.rank]))
+        listening = Text(", ".join(exam.published[facts.rank]))
+        if exam.failures[facts.rank]:
+            listening = Text("nothing", _WRONG)
         table.add_row(
             str(facts.rank),
-            exam.hosts[exam.host(facts.rank)],
+            Text(exam.hosts[exam.host(facts.rank)]),
             str(facts.pid),
             listening,
             f"{facts.open_files_used} of {_limit(facts.open_files)}, hard {_limit(facts.open_files_hard)}",
@@ -137,10 +140,11 @@ def _connections(exam: Examination) -> Table:
             connected = [pair for pair in pairs if exam.connected(*pair)]
             ways = sorted({exam.outcomes[other][one].transport for one, other in connected})
             why = sorted({exam.outcomes[other][one].why for one, other in connected})
-            count = str(len(pairs)) if len(connected) == len(pairs) else f"[bold red]{len(connected)} of {len(pairs)}[/]"
+            count = str(len(pairs)) if len(connected) == len(pairs) else f"[{_WRONG}]{len(connected)} of {len(pairs)}[/]"
             wire = wires.get((here, there))
             times = ("", "") if wire is None else (_seconds(wire.seconds), _rate(wire.bandwidth))
-            table.add_row(exam.hosts[here], exam.hosts[there], count, ", ".join(ways), escape("; ".join(why)), *times)
+            texts = (Text(exam.hosts[here]), Text(exam.hosts[there]), count, Text(", ".join(ways)), Text("; ".join(why)))
+            table.add_row(*texts, *times)
     return table
 
 
@@ -165,7 +169,7 @@ def _matrix(exam: Examination, width: int) -> Table | str:
         table.add_column(header, justify="right", no_wrap=True)
     cell = _cells_of_ranks(exam) if by_rank else _cells_of_hosts(exam)
     for row, name in enumerate(rows):
-        table.add_row(name, *(cell(row, column) for column in range(len(rows))))
+        table.add_row(Text(name), *(cell(row, column) for column in range(len(rows))))
     return table
 
 

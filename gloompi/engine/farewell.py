@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
 from ..errors import GloompiError, readable, rebuild, summary, wire_name
+from ..foreign import plain
 from ..transport.frames import NO_FINGERPRINT, Kind, pack_header
 from ..transport.liveness import Vigil, unacknowledged
 from ..transport.pair import Pair
@@ -38,7 +39,15 @@ def abort_frame(error: GloompiError, rank: int, marker: bytes = b"") -> tuple[by
 
 
 def _cut(name: str, value: object) -> object:
-    return readable(value, REASON_LENGTH if name == "reason" else 200) if isinstance(value, str) else value
+    return readable(value, _length(name)) if isinstance(value, str) else value
+
+
+def _shown(name: str, value: Any) -> Any:
+    return plain(value, _length(name)) if isinstance(value, str) else value
+
+
+def _length(name: str) -> int:
+    return REASON_LENGTH if name == "reason" else 200
 
 
 def _packed(name: str, facts: dict[str, Any], origin: int) -> bytes:
@@ -54,7 +63,9 @@ def _unpacked(payload: bytes | bytearray) -> GloompiError:
         There is none that can be shown and passed on.
     """
     name, facts, origin = json.loads(payload)
-    error = rebuild(name, facts, origin)
+    if not isinstance(facts, dict):
+        raise TypeError("facts have names")
+    error = rebuild(name, {fact: _shown(fact, value) for fact, value in facts.items()}, _shown("rank", origin))
     str(error).encode()
     if not all(isinstance(fact, str | int | float | None) for fact in (origin, *facts.values())):
         raise ValueError("facts are texts and numbers")

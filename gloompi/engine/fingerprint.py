@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..foreign import plain
+
 __all__ = ["ALGORITHMS", "ANY_ARRAY", "NO_FACTS", "OPERATIONS", "describe", "fingerprint", "items_of", "read", "same_items"]
 
 # Codes on the wire are positions in these tables: new names go to the end.
@@ -183,7 +185,7 @@ def describe(packed: bytes) -> str:
     if reduction:
         facts.append(_REDUCTIONS[reduction] if reduction < len(_REDUCTIONS) else f"custom op {digest:016x}")
     if operation not in _WITHOUT_ARRAYS:
-        name = dtype.rstrip(b"\0").decode("ascii", "replace")
+        name = _name_of(dtype)
         facts += [f"{name} #{digest:016x}" if digest and reduction < _OTHER else name, f"count {count}"]
     if root >= 0:
         facts.append(f"root {root}")
@@ -192,12 +194,17 @@ def describe(packed: bytes) -> str:
     return f"{called}({', '.join(facts)})"
 
 
+def _name_of(dtype: bytes) -> str:
+    """The dtype of a fingerprint, a peer's perhaps, for people."""
+    return plain(dtype.rstrip(b"\0").decode("ascii", "replace"), 64)
+
+
 def read(packed: bytes) -> tuple[int, int, str]:
     """Root (-1 if there is none), count (-1 if it is not known), and dtype as text, empty if there is no array."""
     operation, _, _, root, _, count, dtype = _FINGERPRINT.unpack(packed)
     text = dtype.rstrip(b"\0")
     known = operation not in _WITHOUT_ARRAYS and text not in (_OBJECT, _ANY)
-    return root, -1 if operation in _OF_ROWS else count, text.decode("ascii", "replace") if known else ""
+    return root, -1 if operation in _OF_ROWS else count, _name_of(dtype) if known else ""
 
 
 NO_FACTS = fingerprint("", np.dtype(np.uint8), 0)

@@ -23,14 +23,15 @@ from typing import Any
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
+from ..foreign import plain
 from ..stores.store import Store, looks
 
-__all__ = ["agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
+__all__ = ["MAX_TEXT", "agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
 
 # A trace that names more ranks, or a longer session, was not written by this module.
 _MAX_DIGITS, _MAX_SESSION = 5, 64
 # No text that this module writes is as long.
-_MAX_TEXT = 2000
+MAX_TEXT = 2000
 
 
 def agree(store: Store, rank: int, size: int, deadline: Deadline) -> str:
@@ -170,10 +171,10 @@ def _fields(packed: bytes | None) -> dict[str, Any]:
 
 
 def _text(field: object) -> str:
-    """A field as it may be shown, stored and compared, whoever has written it: no half characters, nothing nested."""
+    """A field as it may be shown, stored and compared, whoever has written it: nothing nested."""
     if not isinstance(field, str | int | float):
         return ""
-    return str(field)[:_MAX_TEXT].encode(errors="replace").decode()
+    return plain(str(field), MAX_TEXT)
 
 
 def _absence(store: Store, absent: list[int], size: int, deadline: Deadline, hellos: list[bytes | None]) -> str:

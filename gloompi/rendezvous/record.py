@@ -10,6 +10,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from ..errors import readable
+from ..foreign import plain
 from ..transport.endpoint import ENDPOINT_NBYTES, WHO_NBYTES, Endpoint
 
 __all__ = ["RECORD_NBYTES", "VERDICT_NBYTES", "Blame", "Record", "pack_verdict", "unpack_verdict"]
@@ -68,7 +69,7 @@ class Record(NamedTuple):
         if status == _OK:
             return cls(Endpoint.unpack(packed[_HEAD.size : _HEAD.size + ENDPOINT_NBYTES]), entropy)
         who = Endpoint.unpack(packed[_HEAD.size : _REASON_OFFSET])
-        return cls(who, entropy, packed[_REASON_OFFSET:].rstrip(b"\0").decode(errors="replace"))
+        return cls(who, entropy, _said(packed[_REASON_OFFSET:]))
 
 
 class Blame(IntEnum):
@@ -99,7 +100,11 @@ def pack_verdict(failure: str, blame: Blame) -> bytes:
 
 def unpack_verdict(packed: bytes) -> tuple[str, Blame]:
     """What `pack_verdict` was given."""
-    return packed[1:].rstrip(b"\0").decode(errors="replace"), Blame(min(packed[0], _WORST))
+    return _said(packed[1:]), Blame(min(packed[0], _WORST))
+
+
+def _said(packed: bytes) -> str:
+    return plain(packed.rstrip(b"\0").decode(errors="replace"), VERDICT_NBYTES)
 
 
 def _cut(text: str, nbytes: int) -> bytes:

@@ -9,9 +9,10 @@ from time import monotonic
 
 from ..deadline import Deadline
 from ..errors import RendezvousError, readable, summary
+from ..foreign import plain
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store, looks
-from .agreement import agree, earlier_run, forget, forget_trace, missing_ranks
+from .agreement import MAX_TEXT, agree, earlier_run, forget, forget_trace, missing_ranks
 from .exchange import Exchange
 from .local import local_exchanges
 from .signing import Signed
@@ -98,7 +99,7 @@ class _StoreExchange:
             if len(found) == self.size:
                 return [found[peer] for peer in range(self.size)]
             if gone is not None:
-                raise RendezvousError(gone.decode(errors="replace"))
+                raise RendezvousError(plain(gone.decode(errors="replace"), MAX_TEXT))
             if monotonic() - watched >= _WATCH_SECONDS:
                 watched = monotonic()
                 watch()

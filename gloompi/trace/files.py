@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..foreign import plain
+
 __all__ = ["Event", "Member", "RankTrace", "context_name", "read_traces"]
 
 _NAME = re.compile(r"gloompi-([0-9a-f]{16}-\d+)-rank\d+\.json")
+
+# Characters of a name.
+_MOST = 200
 
 
 class Member(NamedTuple):
@@ -136,13 +141,14 @@ def _read(path: Path) -> RankTrace | None:
             empty = False
             if event["name"] == "gloompi":
                 who = event["args"]
-                member = Member(who["rank"], who["size"], who["host"], who["pid"])
+                member = Member(who["rank"], who["size"], plain(str(who["host"]), _MOST), who["pid"])
                 trace = RankTrace(0, member, who["host_id"], events)
             elif event["ph"] == "X":
                 start, end = event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
                 facts = dict(event["args"])
-                context, number = (0, facts.pop("context")), facts.pop("number")
-                events.append(Event(context, event["name"], number, start, end, facts))
+                facts["state"] = plain(str(facts["state"]), _MOST)
+                context, number = (0, plain(str(facts.pop("context")), _MOST)), facts.pop("number")
+                events.append(Event(context, plain(str(event["name"]), _MOST), number, start, end, facts))
                 _ = events[-1].state
     except (KeyError, TypeError, ValueError) as exc:
         raise ValueError(f"{path} is not a trace of gloompi: {type(exc).__name__}: {exc}") from exc

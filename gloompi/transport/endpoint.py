@@ -9,6 +9,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from struct import Struct
 from typing import NamedTuple
 
+from ..foreign import plain
+
 __all__ = ["ENDPOINT_NBYTES", "MAX_ADDRESSES", "WHO_NBYTES", "Address", "Endpoint", "Nearness", "Peer"]
 
 # 8 addresses fit a record of 400 bytes, and are more than any host we have seen the interface list of needs.
@@ -16,6 +18,9 @@ MAX_ADDRESSES = 8
 
 # Of SHA-256.
 DIGEST_NBYTES = 32
+
+# Of a host's name: HOST_NAME_MAX of Linux.
+_HOST_LENGTH = 64
 
 
 class Nearness(IntEnum):
@@ -88,7 +93,7 @@ class Endpoint:
     def pack(self) -> bytes:
         """Return `ENDPOINT_NBYTES` bytes."""
         packed = _WHO.pack(
-            self.host.encode()[:64],
+            self.host.encode()[:_HOST_LENGTH],
             self.pid,
             self.uid,
             min(self.cores, 0xFFFF),
@@ -129,7 +134,7 @@ class Endpoint:
         for index in range(count):
             version, nearness, prefix, port, scope, ip = _ADDRESS.unpack_from(packed, _WHO.size + index * _ADDRESS.size)
             addresses.append(Address(_interface(version, ip, prefix), port, Nearness(nearness), scope))
-        text = host.rstrip(b"\0").decode(errors="ignore")
+        text = plain(host.rstrip(b"\0").decode(errors="ignore"), _HOST_LENGTH)
         unix, digest = (some.rstrip(b"\0") and some for some in (unix, packed[_DIGEST_OFFSET:ENDPOINT_NBYTES]))
         readable, checksum = bool(flags & _READABLE), bool(flags & _CHECKSUM)
         return cls(text, pid, cores, host_id, unix, tuple(addresses), first_core, readable, digest, checksum, uid)
@@ -142,7 +147,7 @@ def _interface(version: int, ip: bytes, prefix: int) -> IPv4Interface | IPv6Inte
     return ip_interface((numeric, prefix))
 
 
-_WHO = Struct("<64sIIHH16s16sBB")
+_WHO = Struct(f"<{_HOST_LENGTH}sIIHH16s16sBB")
 _READABLE, _CHECKSUM = 1, 2  # flags
 _ADDRESS = Struct("<BBBHI16s")
 WHO_NBYTES = _WHO.size  # an endpoint without addresses
