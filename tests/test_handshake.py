@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import digest
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gloompi.errors import AuthenticationError
+from gloompi.transport import handshake
 from gloompi.transport.handshake import (
     ANSWER_NBYTES,
     HELLO_NBYTES,
@@ -63,6 +65,12 @@ def run(dialer: Flights, acceptor: Flights, log: Log) -> int:
     return rank
 
 
+def answered(session: Session, hello: bytes) -> bytes:
+    """What an acceptor in a session answers."""
+    nonce = bytes(range(32))
+    return nonce + session.macs(hello, nonce)[0]
+
+
 def refusal(action: Callable[[], Any]) -> str:
     with pytest.raises(AuthenticationError) as caught:
         action()
@@ -90,8 +98,7 @@ def test_flights_are_what_the_protocol_says(session: Session) -> None:
     label = digest(key, b"gloompi session label", "sha256")[:15]
     certificates = bytes(64)
     assert hello[:32] == b"gloompi\x02" + b"\x02" + label + b"\x03\x00\x00\x00" + b"\x01\x00\x00\x00"
-    assert answer[32:] == digest(key, b"answer\0" + certificates + hello + answer[:32], "sha256")
-    assert proof == digest(key, b"proof\0" + certificates + hello + answer, "sha256")
+    assert answer[32:] + proof == digest(key, b"handshake\0" + certificates + hello + answer[:32], "sha512")
     assert welcome == digest(key, b"welcome\0" + certificates + hello + answer, "sha256")
 
 
@@ -196,27 +203,27 @@ def test_dialer_with_the_label_but_not_the_key(session: Session) -> None:
     flights = accept(session, 0, TCP)
     next(flights)
     answer, _ = flights.send(hello)
-    assert refusal(lambda: flights.send(other.proof(hello, answer))) == STRANGER.format("proof")
+    assert refusal(lambda: flights.send(other.macs(hello, answer[:32])[1])) == STRANGER.format("proof")
 
 
 def test_acceptor_without_the_key(session: Session) -> None:
     flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
-    answer = Session([bytes(32)] * 4).answer(hello)
+    answer = answered(Session([bytes(32)] * 4), hello)
     assert refusal(lambda: flights.send(answer)) == STRANGER.format("answer")
 
 
 def test_acceptor_that_does_not_welcome(session: Session) -> None:
     flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
-    flights.send(session.answer(hello))
+    flights.send(answered(session, hello))
     assert refusal(lambda: flights.send(bytes(PROOF_NBYTES))) == STRANGER.format("welcome")
 
 
 def test_proof_sent_back_is_no_welcome(session: Session) -> None:
     flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
-    proof, _ = flights.send(session.answer(hello))
+    proof, _ = flights.send(answered(session, hello))
     assert refusal(lambda: flights.send(proof)) == STRANGER.format("welcome")
 
 
@@ -258,8 +265,47 @@ def test_replayed_answer_and_welcome_are_refused(session: Session) -> None:
     assert refusal(lambda: flights.send(overheard.sent["answer"])) == STRANGER.format("answer")
     flights = dial(session, 1, 0, TCP)
     hello, _ = next(flights)
-    flights.send(session.answer(hello))
+    flights.send(answered(session, hello))
     assert refusal(lambda: flights.send(overheard.sent["welcome"])) == STRANGER.format("welcome")
+
+
+class Counting:
+    """The hmac module, with the calls of `digest` counted."""
+
+    compare_digest = staticmethod(hmac.compare_digest)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def digest(self, *arguments: Any) -> bytes:
+        self.count += 1
+        return digest(*arguments)
+
+
+@pytest.fixture
+def hmacs(session: Session, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    """The HMACs that are computed from now on."""
+    counting = Counting()
+    monkeypatch.setattr(handshake, "hmac", counting)
+    return counting
+
+
+def test_a_stranger_costs_one_hmac(session: Session, hmacs: Counting) -> None:
+    """Who has overheard a hello; who has not, costs none."""
+    hello = session.hello(1, 0, TCP)
+    others = [hello[:9] + bytes(15) + hello[24:], bytes(64), hello[:28] + b"\7" + hello[29:], hello[:8] + b"\1" + hello[9:]]
+    for stranger, cost in [(hello, 1), *((each, 0) for each in others)]:
+        hmacs.count = 0
+        flights = accept(session, 0, TCP)
+        next(flights)
+        told = refusal(lambda flights=flights, hello=stranger: flights.send(flights.send(hello)[0][32:]))  # type: ignore[misc]
+        assert (told == STRANGER.format("proof")) == (cost == 1)
+        assert hmacs.count == cost
+
+
+def test_a_rank_costs_two_hmacs_on_either_side(session: Session, hmacs: Counting) -> None:
+    run(dial(session, 1, 0, TCP), accept(session, 0, TCP), Log())
+    assert hmacs.count == 4
 
 
 # -- the key ------------------------------------------------------------------------------------------------------------
@@ -289,8 +335,8 @@ def test_certificates_of_both_ranks_are_in_every_mac() -> None:
             told = refusal(lambda a=dialer, b=acceptor: run(a, b, Log()))  # type: ignore[misc]
             assert told == STRANGER.format("answer")
             hello, answer = one.hello(3, 1, TCP), bytes(ANSWER_NBYTES)
-            for mac in (Session.proof, Session.welcome):
-                assert mac(one, hello, answer) != mac(other, hello, answer)
+            assert not set(one.macs(hello, answer)) & set(other.macs(hello, answer))
+            assert one.welcome(hello, answer) != other.welcome(hello, answer)
     # Another rank's certificate concerns nobody here.
     other = Session(ENTROPY, digests=[digests[0], digests[1], bytes(32), digests[3]])
     run(dial(right, 3, 1, TCP), accept(other, 1, TCP), Log())

@@ -3,14 +3,15 @@
 Four flights::
 
     dialer   -> acceptor   hello    magic, transport, session label, both ranks, fresh nonce    64 bytes
-    acceptor -> dialer     answer   fresh nonce, HMAC("answer", hello, nonce)                   64 bytes
-    dialer   -> acceptor   proof    HMAC("proof", hello, answer)                                32 bytes
+    acceptor -> dialer     answer   fresh nonce, first half of HMAC("handshake", hello, nonce)  64 bytes
+    dialer   -> acceptor   proof    second half of it                                           32 bytes
     acceptor -> dialer     welcome  HMAC("welcome", hello, answer)                              32 bytes
 
-The HMACs (HMAC-SHA256, RFC 2104) bind session, transport, both ranks, both nonces, the certificates of both ranks and the
-direction, so that neither replaying nor reflecting a flight gets anybody in, nor carrying one elsewhere.  The welcome tells
-the dialer that it holds the one connection of its rank: a dialer that does not get it may dial again.
-docs/security-protocol.md has all of it.
+The HMACs (RFC 2104, with SHA-512 and SHA-256) bind session, transport, both ranks, both nonces, the certificates of both
+ranks and the direction, so that neither replaying nor reflecting a flight gets anybody in, nor carrying one elsewhere.  Who
+cannot make the first half of an HMAC cannot make the second from it: so the acceptor has computed one HMAC, and no more,
+when it knows whether it talks to a stranger.  The welcome tells the dialer that it holds the one connection of its rank: a
+dialer that does not get it may dial again.  docs/security-protocol.md has all of it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ _HELLO = Struct("<8sB15sII32s")
 HELLO_NBYTES = _HELLO.size
 _LABEL_NBYTES = 15
 _NONCE_NBYTES = 32
-ANSWER_NBYTES = _NONCE_NBYTES + 32
-PROOF_NBYTES = 32
+_MAC_NBYTES = 32
+ANSWER_NBYTES = _NONCE_NBYTES + _MAC_NBYTES
+PROOF_NBYTES = _MAC_NBYTES
 
 _NO_DIGEST = bytes(32)
 
@@ -83,20 +85,18 @@ class Session:
     def hello(self, dialer: int, acceptor: int, transport: Transport) -> bytes:
         return _HELLO.pack(_MAGIC, transport, self._label, dialer, acceptor, urandom(_NONCE_NBYTES))
 
-    def answer(self, hello: bytes) -> bytes:
-        nonce = urandom(_NONCE_NBYTES)
-        return nonce + self._mac(b"answer", hello, nonce)
-
-    def proof(self, hello: bytes, answer: bytes) -> bytes:
-        return self._mac(b"proof", hello, answer)
+    def macs(self, hello: bytes, nonce: bytes) -> tuple[bytes, bytes]:
+        """Return the MAC of the answer with this nonce, and the proof."""
+        both = self._mac(b"handshake", hello, nonce, "sha512")
+        return both[:_MAC_NBYTES], both[_MAC_NBYTES:]
 
     def welcome(self, hello: bytes, answer: bytes) -> bytes:
-        return self._mac(b"welcome", hello, answer)
+        return self._mac(b"welcome", hello, answer, "sha256")
 
-    def _mac(self, direction: bytes, hello: bytes, answer: bytes) -> bytes:
+    def _mac(self, label: bytes, hello: bytes, answer: bytes, algorithm: str) -> bytes:
         _, _, _, dialer, acceptor, _ = _HELLO.unpack(hello)
         certificates = self._digests[dialer] + self._digests[acceptor]
-        return hmac.digest(self._key, direction + b"\0" + certificates + hello + answer, "sha256")
+        return hmac.digest(self._key, label + b"\0" + certificates + hello + answer, algorithm)
 
     def check_hello(self, hello: bytes, acceptor: int, transport: Transport) -> int:
         """Return the rank that a hello claims to come from.
@@ -121,16 +121,6 @@ class Session:
             raise AuthenticationError(f"rank {dialer} does not dial rank {acceptor} in a session of {self.size}")
         return int(dialer)
 
-    def check_answer(self, hello: bytes, answer: bytes) -> None:
-        nonce, mac = answer[:_NONCE_NBYTES], answer[_NONCE_NBYTES:]
-        _check(mac, self._mac(b"answer", hello, nonce), "answer")
-
-    def check_proof(self, hello: bytes, answer: bytes, proof: bytes) -> None:
-        _check(proof, self._mac(b"proof", hello, answer), "proof")
-
-    def check_welcome(self, hello: bytes, answer: bytes, welcome: bytes) -> None:
-        _check(welcome, self._mac(b"welcome", hello, answer), "welcome")
-
 
 Flights = Generator[tuple[bytes, int], bytes, Any]
 """One side of a handshake: yields what to send and how many bytes to wait for, and is sent those."""
@@ -146,9 +136,10 @@ def dial(session: Session, dialer: int, acceptor: int, transport: Transport) -> 
     """
     hello = session.hello(dialer, acceptor, transport)
     answer = yield hello, ANSWER_NBYTES
-    session.check_answer(hello, answer)
-    welcome = yield session.proof(hello, answer), PROOF_NBYTES
-    session.check_welcome(hello, answer, welcome)
+    mac, proof = session.macs(hello, answer[:_NONCE_NBYTES])
+    _check(answer[_NONCE_NBYTES:], mac, "answer")
+    welcome = yield proof, PROOF_NBYTES
+    _check(welcome, session.welcome(hello, answer), "welcome")
 
 
 def accept(session: Session, acceptor: int, transport: Transport) -> Flights:
@@ -161,9 +152,11 @@ def accept(session: Session, acceptor: int, transport: Transport) -> Flights:
     """
     hello = yield b"", HELLO_NBYTES
     dialer = session.check_hello(hello, acceptor, transport)
-    answer = session.answer(hello)
+    nonce = urandom(_NONCE_NBYTES)
+    mac, right = session.macs(hello, nonce)
+    answer = nonce + mac
     proof = yield answer, PROOF_NBYTES
-    session.check_proof(hello, answer, proof)
+    _check(proof, right, "proof")
     return dialer, session.welcome(hello, answer)
 
 

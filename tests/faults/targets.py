@@ -61,7 +61,7 @@ def _accept(data: bytes) -> None:
     assert (len(answer), wanted) == (ANSWER_NBYTES, PROOF_NBYTES)
     assert hello[:24] == SESSION.hello(1, 0, Transport.TCP)[:24]
     try:
-        flights.send(_wronged(SESSION.proof(hello, answer), wrong))
+        flights.send(_wronged(SESSION.macs(hello, answer[:32])[1], wrong))
     except AuthenticationError:
         assert any(wrong)
     except StopIteration as stop:
@@ -77,7 +77,8 @@ def _dial(data: bytes) -> None:
     flights = dial(SESSION, 1, 0, Transport.TCP)
     hello, wanted = next(flights)
     assert wanted == ANSWER_NBYTES
-    answer = SESSION.answer(hello)
+    nonce = bytes(range(32))
+    answer = nonce + SESSION.macs(hello, nonce)[0]
     told = _wronged(answer, wrong)
     try:
         _, wanted = flights.send(told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -691,3 +692,56 @@ def test_case_25_a_stale_rank_of_a_previous_session_on_a_reused_port(
     assert str(caught.value).startswith(
         f"rendezvous failed: after 3.0 s 1 of 1 peers are missing: could not connect to {who}: "
     )
+
+
+# -- a flood ------------------------------------------------------------------------------------------------------------
+
+
+def flood_program(folder: Path) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler for the flood")
+    program = folder / "flood"
+    source = Path(__file__).with_name("flood.c")
+    command = [compiler, "-O2", "-pthread", "-o", str(program), str(source)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return program
+
+
+def test_a_flood_is_bounded_in_connections_and_in_hmacs(
+    make_ranks: Callable[..., Ranks], transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen threads of C that have overheard a hello; then the rank that is meant comes, and gets in."""
+    rate, kept, seconds = 300.0, 64, 1.5
+    monkeypatch.setattr(module, "_RATE", rate)
+    monkeypatch.setattr(module, "_MAX_UNKNOWN", kept)
+    program = flood_program(tmp_path)
+    ranks = make_ranks(2, transport)
+    taken: list[float] = []
+    macs: list[float] = []
+    accepted, computed = module.accept, Session.macs
+
+    def accept(*arguments: Any) -> Any:
+        taken.append(monotonic())
+        return accepted(*arguments)
+
+    def compute(*arguments: Any) -> Any:
+        macs.append(monotonic())
+        return computed(*arguments)
+
+    monkeypatch.setattr(module, "accept", accept)
+    monkeypatch.setattr(Session, "macs", compute)
+    hello = ranks.session.hello(1, 0, ranks.way).hex()
+    address = ranks.listeners[0].sockets[0].getsockname()
+    door = address[1:].decode() if transport == "unix" else str(address[1])
+    began = monotonic()
+    accepting = ranks.begin(0, 60.0)
+    flood = subprocess.run(
+        [str(program), "16", str(seconds), transport, door, hello], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(flood.stdout) > 100
+    let_in(ranks, accepting)  # behind those that still wait in the queue
+    for number, when in enumerate(taken, 1):
+        assert number <= 2 + kept + rate * (when - began) + 1
+    assert len(taken) > kept  # or nothing was bounded here
+    assert len(macs) <= len(taken) + 1  # rank 1 has computed one
