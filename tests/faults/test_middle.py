@@ -88,7 +88,7 @@ class Middle:
                 one, _ = self._listener.accept()
             except TimeoutError:
                 continue
-            with one, socket.create_connection(self._door()) as zero, suppress(OSError, RendezvousError):
+            with suppress(OSError, RendezvousError), one, socket.create_connection(self._door()) as zero:
                 self._relay(one, zero)
 
     def _door(self) -> tuple[str, int]:
@@ -233,7 +233,7 @@ def test_in_the_connections(
 ) -> None:
     for take_away in without:
         take_away(monkeypatch)
-    results = meet(middle, 1.5)
+    results = meet(middle, 3.0)
     assert all(isinstance(error, RendezvousError) for error in results), results
     assert middle.heard == b""
     assert refused in caplog.text + " ".join(map(str, results))
