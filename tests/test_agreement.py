@@ -560,3 +560,48 @@ def test_clean_up_that_fails_does_not_fail_the_rendezvous(caplog: pytest.LogCapt
     assert {record.getMessage() for record in caplog.records if record.levelname == "WARNING"} == {
         f"rank {rank} left keys in PrefixStore('gloompi', Flaky()): out of order" for rank in range(2)
     }
+
+
+# -- sessions that are none ----------------------------------------------------------------------------------------------
+
+
+NO_SESSIONS = [
+    "1" * 31,
+    "1" * 33,
+    "A" * 32,
+    "g" * 32,
+    "1" * 31 + "/",
+    "1" * 32 + "\n",
+    "\u0661" * 32,
+    " " + "1" * 31,
+    "../" + "1" * 29,
+]
+
+
+@pytest.mark.parametrize("session", [*NO_SESSIONS, 7, 1.5])
+def test_offered_session_that_is_none(session: object) -> None:
+    class Offering(HashStore):
+        def _write(self, items: Mapping[str, bytes]) -> None:
+            super()._write(items)
+            if "hello/1" in items:
+                nonce = json.loads(items["hello/1"])["nonce"]
+                super()._write({"offer/1": json.dumps({"nonce": nonce, "session": session, "size": 2}).encode()})
+
+    store = Offering()
+    with pytest.raises(RendezvousError) as caught:
+        agree(store, 1, 2, Deadline(20.0))
+    assert re.fullmatch(
+        r"rendezvous failed: rank 0 offers the session '.*' in Offering\(\), which is not 32 hexadecimal digits: somebody "
+        r"else writes there",
+        str(caught.value),
+    )
+    assert store.peek(["ack/1", "trace/1"]) == [None, None]
+
+
+@pytest.mark.parametrize("session", [*NO_SESSIONS, ""])
+def test_trace_of_a_session_that_is_none_has_nothing_deleted(session: str) -> None:
+    """What lies under its name is somebody else's."""
+    store = HashStore()
+    store.multi_set({"gloompi/trace/0": f"{session} 2".encode(), f"gloompi/{session}/0/1": b"mine"})
+    assert together(lambda rank: exchange(store, rank, 2), range(2)) == dict.fromkeys(range(2), records(2))
+    assert store.peek([f"gloompi/{session}/0/1"]) == [b"mine"]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from secrets import token_hex
 from typing import Any
@@ -28,8 +29,10 @@ from ..stores.store import Store, looks
 
 __all__ = ["MAX_TEXT", "agree", "earlier_run", "forget", "forget_trace", "missing_ranks"]
 
-# A trace that names more ranks, or a longer session, was not written by this module.
-_MAX_DIGITS, _MAX_SESSION = 5, 64
+# A trace that names more ranks, or another session, was not written by this module.
+_MAX_DIGITS = 5
+# Its place in keys, and in what is signed, is told apart from what is beside it: nothing else may stand there.
+_SESSION = re.compile("[0-9a-f]{32}")
 # No text that this module writes is as long.
 MAX_TEXT = 2000
 
@@ -56,7 +59,7 @@ def earlier_run(store: Store, rank: int) -> tuple[str, int] | None:
     """Session id and size of a run in which this rank was killed; None if there is no trace of one."""
     mine = store.peek([f"trace/{rank}"])[0] or b""
     session, _, digits = mine.decode(errors="replace").partition(" ")
-    if not digits.isdecimal() or len(digits) > _MAX_DIGITS or len(session) > _MAX_SESSION or not session.isascii():
+    if not _SESSION.fullmatch(session) or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
         return None
     # One rank clears up after all: the first of those that have a trace.
     lower = store.peek([f"trace/{peer}" for peer in range(min(rank, int(digits)))])
@@ -132,7 +135,7 @@ def _follow(store: Store, rank: int, hello: bytes, size: int, deadline: Deadline
         if offer.get("nonce") == nonce:  # not of an earlier run
             # A rank 0 that gives up may be one of an earlier run; the right one may come yet.
             told = _text(offer.get("failed"))
-            session = _text(offer.get("session"))
+            session = _session(offer.get("session"), store)
             if session and offer.get("size") != size:
                 theirs = _text(offer.get("size"))
                 raise RendezvousError(f"rank 0 says that there are {theirs} ranks, this is rank {rank} of {size}")
@@ -175,6 +178,17 @@ def _text(field: object) -> str:
     if not isinstance(field, str | int | float):
         return ""
     return plain(str(field), MAX_TEXT)
+
+
+def _session(field: object, store: Store) -> str:
+    """The session of an offer; empty if it has none."""
+    text = _text(field)
+    if text and not _SESSION.fullmatch(text):
+        raise RendezvousError(
+            f"rank 0 offers the session {text[:64]!r} in {store!r}, which is not 32 hexadecimal digits: somebody else "
+            f"writes there"
+        )
+    return text
 
 
 def _absence(store: Store, absent: list[int], size: int, deadline: Deadline, hellos: list[bytes | None]) -> str:
