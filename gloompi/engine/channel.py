@@ -5,19 +5,21 @@ Each Context has two: one for the user's messages, one for its collectives, so t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..transport.memory import Owner
 from .fingerprint import describe
 from .matching import Arrival, Matcher
 from .operation import Receive, Send
 from .queues import Queues
 
-__all__ = ["STEP_BITS", "Channel", "Disagreement", "label"]
+__all__ = ["REMEMBERED", "STEP_BITS", "Channel", "Disagreement", "label"]
 
 # The tag of a collective's message is sequence << STEP_BITS | step.
 STEP_BITS = 16
 
 # Fingerprints of this many finished calls are kept, to name what this rank did when a peer does something else.
-_REMEMBERED = 1024
+REMEMBERED = 1024
 
 
 def label(fingerprint: bytes, tag: int) -> str:
@@ -35,6 +37,11 @@ class Disagreement(Exception):
 
 class Channel:
     """State of one conversation.
+
+    Parameters
+    ----------
+    members : iterable of int
+        The other ranks.
 
     Attributes
     ----------
@@ -57,8 +64,8 @@ class Channel:
         What a matched probe has taken and nobody has received yet.
     unasked : Queues of Arrival
         By source and tag, those of them that wait at their sender.
-    members : frozenset of int or None
-        The other ranks; None as long as this rank has not joined them.
+    members : frozenset of int
+        The other ranks.
     departed : set of int
         Ranks that have closed their Context of this channel.
     closing : bool
@@ -88,7 +95,7 @@ class Channel:
         "waiting",
     )
 
-    def __init__(self, number: int, collective: bool) -> None:
+    def __init__(self, number: int, collective: bool, members: Iterable[int] = ()) -> None:
         self.id = number
         self.collective = collective
         self.matcher = Matcher()
@@ -102,9 +109,9 @@ class Channel:
         self.refused: set[tuple[int, int]] = set()
         self.held: set[Arrival] = set()
         self.unasked: Queues[Arrival] = Queues()
-        self.members: frozenset[int] | None = None
-        self._calls = [b""] * _REMEMBERED if collective else []  # a ring
-        self._early: dict[int, list[tuple[int, bytes]]] = {}
+        self.members = frozenset(members)
+        self._calls = [b""] * REMEMBERED if collective else []  # a ring
+        self._early: dict[int, dict[int, bytes]] = {}
         self._owner: Owner | None = None
 
     def begin(self, fingerprint: bytes) -> int:
@@ -116,25 +123,36 @@ class Channel:
             A peer that was here first called something else.
         """
         self.sequence = sequence = self.sequence + 1
-        self._calls[sequence % _REMEMBERED] = fingerprint
+        self._calls[sequence % REMEMBERED] = fingerprint
         if self._early:
-            for source, theirs in self._early.pop(sequence, ()):
+            for source, theirs in self._early.pop(sequence, {}).items():
                 self.compare(source, sequence << STEP_BITS, theirs, fingerprint)
         return sequence
 
     def check(self, source: int, tag: int, theirs: bytes) -> None:
-        """Compare the fingerprint of a frame that no receive waits for with the call it belongs to, now or later."""
+        """Compare the fingerprint of a frame that no receive waits for with the call it belongs to, now or later.
+
+        For later, the first of each peer and call is kept.
+        """
         sequence = tag >> STEP_BITS
         if sequence > self.sequence:
-            self._early.setdefault(sequence, []).append((source, theirs))
-        elif sequence > max(self.sequence - _REMEMBERED, 0):
-            self.compare(source, tag, theirs, self._calls[sequence % _REMEMBERED])
+            early = self._early.get(sequence)
+            if early is not None:
+                early.setdefault(source, theirs)
+            elif not self.closed:
+                self._early[sequence] = {source: theirs}
+        elif sequence > max(self.sequence - REMEMBERED, 0):
+            self.compare(source, tag, theirs, self._calls[sequence % REMEMBERED])
 
     def compare(self, source: int, tag: int, theirs: bytes, mine: bytes) -> None:
         """Raise Disagreement if two fingerprints of one call differ."""
         if theirs != mine:
             here, there = describe(mine), describe(theirs)
             raise Disagreement(label(mine, tag), here, source, there)
+
+    def forget_early(self) -> None:
+        """Compare nothing any more with calls that will not begin."""
+        self._early.clear()
 
     def hold(self, arrival: Arrival) -> None:
         """Keep a message for the one whose probe has taken it."""
@@ -156,7 +174,7 @@ class Channel:
     @property
     def over(self) -> bool:
         """Whether all others have closed their Context of this channel."""
-        return self.members is not None and self.members <= self.departed
+        return self.members <= self.departed
 
     def involves(self, rank: int) -> bool:
         """Whether anything outstanding cannot do without this peer.

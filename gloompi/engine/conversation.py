@@ -55,10 +55,10 @@ class Conversation:
         self.rank = ranks.index(me)
         self.size = len(ranks)
         self.freed = False
-        self.messages: Channel = messages.channel(number)
-        self.collectives: Channel = messages.channel(number + 1)
+        self.messages: Channel
+        self.collectives: Channel
+        self.messages, self.collectives = messages.join(number, ranks)
         self._tasks: set[Task] = set()
-        self.messages.members = self.collectives.members = frozenset(ranks) - {me}
 
     @property
     def closed(self) -> bool:

@@ -21,7 +21,11 @@ from .matching import Arrival
 from .operation import Receive, Send
 from .reading import Reading
 
-__all__ = ["Handover"]
+__all__ = ["CLEARED_NBYTES", "Handover"]
+
+# What leave to send counts as that comes before there is something to send. It takes less, but stands for a receive of more
+# than 256 KiB at the peer: nobody has very many.
+CLEARED_NBYTES = 8 * 1024
 
 
 class Handover:
@@ -60,8 +64,16 @@ class Handover:
         """Count a message that came without asking."""
         raise NotImplementedError
 
-    def _keep(self, link: Link, arrival: Arrival) -> None:
-        """Count the memory of a message that no receive has matched."""
+    def _count(self, link: Link, nbytes: int) -> bool:
+        """Count memory that a peer makes this rank keep; False, and the peer is lost, where that is too much."""
+        raise NotImplementedError
+
+    def _release(self, link: Link, nbytes: int) -> None:
+        """Note that memory which was counted is free."""
+        raise NotImplementedError
+
+    def _overdrawn(self, link: Link, nbytes: int) -> bool:
+        """Whether a peer has sent more without asking than it may: then it is lost."""
         raise NotImplementedError
 
     def _announce(self, send: Send, large: bool) -> None:
@@ -69,6 +81,7 @@ class Handover:
         link, channel, key = self._links[send.dest], send.channel, (send.dest, send.tag)
         if key in channel.cleared:
             channel.cleared.discard(key)
+            self._release(link, CLEARED_NBYTES)
             self._transmit(link, send)
             return
         send.waits = True
@@ -114,22 +127,28 @@ class Handover:
         rank = link.rank
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
-        self._arrived(link, nbytes)
         wanted = channel.awaiting.take(rank, tag)
         if wanted is None:
             wanted = self.reading.unasked(channel, rank, tag)
             if wanted is not None:
                 link.write(pack_header(Kind.CLEAR, channel.id, tag, 0, wanted.fingerprint))
-        if wanted is None and channel.closed:
-            return Arrival(rank, tag, nbytes, fingerprint, announced=False)  # nobody will ever ask for it
         if wanted is None:
+            if self._overdrawn(link, nbytes):
+                return None
+            if channel.closed:
+                self._arrived(link, nbytes)
+                return Arrival(rank, tag, nbytes, fingerprint, announced=False)  # nobody will ever ask for it
             wanted = arrival = channel.unasked.take(rank, tag) or channel.matcher.unarrived(rank, tag)
             if arrival is not None and arrival.nbytes == nbytes:
                 arrival.payload = bytearray(nbytes)
-                self._keep(link, arrival)
+                arrival.pushed = True
+                arrival.kept += nbytes
+                if not self._count(link, nbytes):
+                    return None
         if wanted is None or wanted.nbytes != nbytes:
             self._garbled(rank, f"{nbytes} bytes that were not announced")
             return None
+        self._arrived(link, nbytes)
         return wanted
 
     def _pull_before(self, channel: Channel, wanted: Receive | Arrival) -> None:
@@ -195,7 +214,8 @@ class Handover:
         if send is not None:
             self._transmit(link, send)
         elif channel.collective:
-            channel.cleared.add((link.rank, tag))
+            if key not in channel.cleared and self._count(link, CLEARED_NBYTES):
+                channel.cleared.add(key)
         else:
             self._garbled(link.rank, "leave to send what was not announced")
 

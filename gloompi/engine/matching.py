@@ -34,8 +34,10 @@ class Arrival:
         None if the message waits at the sender.
     offer : Offer or None
         Where in the sender's memory it waits.
-    kept : bool
-        It came without being asked for, and counts among what is kept for its sender.
+    kept : int
+        Bytes that are counted for it among what is kept for its sender.
+    pushed : bool
+        It was announced, and has come without being asked for.
     complete : bool
         All of the payload is here.
     receive : Receive or None
@@ -54,6 +56,7 @@ class Arrival:
         "order",
         "payload",
         "position",
+        "pushed",
         "receive",
         "source",
         "tag",
@@ -70,7 +73,8 @@ class Arrival:
         self.offer = offer
         self.payload = None if announced else bytearray(nbytes)
         self.position = 0
-        self.kept = self.complete = False
+        self.kept = 0
+        self.pushed = self.complete = False
         self.receive: Receive | None = None
         self.order = 0
 

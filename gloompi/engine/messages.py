@@ -13,13 +13,14 @@ from ..errors import GloompiError, MismatchError, PeerLostError
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.link import Link, Patience, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
-from .channel import Channel, label
+from .channel import REMEMBERED, STEP_BITS, Channel, label
 from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
-from .handover import Handover
+from .handover import CLEARED_NBYTES, Handover
 from .matching import Arrival, Matcher, Probe
 from .operation import DONE, OpenReceive, Operation, Receive, Send
 from .reading import Offered
+from .unjoined import Parked, Unjoined, in_order
 
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 
@@ -40,9 +41,22 @@ _LOW_NBYTES = CREDIT_NBYTES // 2
 # of a peer count against its credit, which in the end they use up.
 EARLY_NBYTES = 64 * 1024 * 1024
 
-# What an early message takes besides its payload: itself, and its place among the others. By tracemalloc, 20,000 of them
-# take 350 bytes each, 420 where each has a tag of its own and a wildcard has been used.
-_ARRIVAL_NBYTES = 512
+# What an early message counts as, or any frame that waits for its Context, besides a payload: itself, and its place among
+# the others. By tracemalloc, 20,000 of them take 350 bytes each, 420 where each has a tag of its own and a wildcard has been
+# used.
+_ENTRY_NBYTES = 512
+
+# What an announcement counts as: each of a collective may say of another call which that is, and then takes 750.
+_ANNOUNCED_NBYTES = 1024
+
+# What the first frame for a Context counts as that this rank has not made, besides. It takes less, but nobody makes very
+# many Contexts that others do not.
+_UNJOINED_NBYTES = 4 * 1024
+
+# What one peer makes this rank keep at most, with all that costs it no credit: announcements, leave to send what there is
+# not yet, and what waits for a Context. Who announces 130,000 messages that no receive asks for is lost; 50,000, where as
+# much is kept of it as credit allows.
+MOST_NBYTES = 2 * EARLY_NBYTES
 
 _MESSAGE, _ANNOUNCE, _CLEAR, _DATA = Kind.MESSAGE, Kind.ANNOUNCE, Kind.CLEAR, Kind.DATA
 
@@ -77,20 +91,25 @@ class Messages(Handover):
         super().__init__(rank, links, fail, lose)
         self._waits = waits
         self._channels: dict[int, Channel] = {}
+        self._unjoined = Unjoined()
         self._kept = 0  # of all links
         self.departures = 0
 
-    def channel(self, number: int) -> Channel:
-        """Return the channel with this number; odd ones are for collectives."""
-        channel = self._channels.get(number)
-        if channel is None:
-            channel = self._channels[number] = Channel(number, collective=bool(number & 1))
-        return channel
+    def join(self, number: int, ranks: Iterable[int]) -> tuple[Channel, Channel]:
+        """Make the channels of a Context, of its messages and of its collectives, and take what has come for it already."""
+        others = frozenset(ranks) - {self._rank}
+        mine = Channel(number, False, others)
+        calls = Channel(number + 1, True, others)
+        self._channels.update({number: mine, number + 1: calls})
+        waiting = self._unjoined.take(number)
+        if waiting:
+            self._release(waiting[0].link, _UNJOINED_NBYTES)
+            self._resumed(waiting)
+        return mine, calls
 
     def knows(self, number: int) -> bool:
         """Whether the channels with this number and the next belong to a Context of this rank, open or not over yet."""
-        found = (self._channels.get(number), self._channels.get(number + 1))
-        return any(channel is not None and channel.members is not None for channel in found)
+        return number in self._channels or number + 1 in self._channels
 
     def send(
         self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes, synchronous: bool = False
@@ -212,13 +231,13 @@ class Messages(Handover):
             channel.held.discard(arrival)
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
+        if arrival.kept:
+            self._let_go(arrival)
         if arrival.payload is None:
             self._ask_for(channel, receive, arrival.offer)
             return
-        if arrival.kept:
-            self._let_go(arrival)
-            if arrival.announced:  # its sender has a CLEAR to come
-                self._links[arrival.source].write(pack_header(_CLEAR, channel.id, arrival.tag, 0, receive.fingerprint))
+        if arrival.pushed:  # its sender has a CLEAR to come
+            self._links[arrival.source].write(pack_header(_CLEAR, channel.id, arrival.tag, 0, receive.fingerprint))
         if arrival.complete:
             arrival.deliver(receive)
         else:
@@ -262,19 +281,51 @@ class Messages(Handover):
             link.granted = allowed
             link.write(pack_header(Kind.CREDIT, 0, 0, given))
 
-    def _keep(self, link: Link, arrival: Arrival) -> None:
-        """Count the memory of a message that no receive has matched."""
-        arrival.kept = True
-        link.kept += arrival.nbytes + _ARRIVAL_NBYTES
-        self._kept += arrival.nbytes + _ARRIVAL_NBYTES
+    def _overdrawn(self, link: Link, nbytes: int) -> bool:
+        # It is looked at where a message is to be kept: what finds its receive costs no memory.
+        taken = nbytes + HEADER_NBYTES
+        if nbytes <= EAGER_NBYTES and taken <= link.granted:
+            return False
+        reason = f"{taken} bytes without asking, header included; it was given leave for {link.granted}"
+        if nbytes > EAGER_NBYTES:
+            reason = f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit"
+        self._garbled(link.rank, reason)
+        return True
+
+    def _keep(self, link: Link, arrival: Arrival) -> bool:
+        """Count the memory of a message that no receive has matched; see `_count`."""
+        arrival.kept = kept = _ANNOUNCED_NBYTES if arrival.payload is None else _ENTRY_NBYTES + arrival.nbytes
+        self._kept += kept
+        link.kept = kept = link.kept + kept
+        return kept <= MOST_NBYTES or self._count(link, 0)
+
+    def _count(self, link: Link, nbytes: int) -> bool:
+        link.kept += nbytes
+        self._kept += nbytes
+        if link.kept <= MOST_NBYTES:
+            return True
+        reason = (
+            f"what has come of it and nothing has asked for takes {link.kept} bytes here, and {MOST_NBYTES} are the limit: "
+            f"receive earlier what it sends, or have it send less before it is received"
+        )
+        self._lose(link, reason)
+        return False
+
+    def _release(self, link: Link, nbytes: int) -> None:
+        link.kept -= nbytes
+        self._kept -= nbytes
+        if link.granted < _LOW_NBYTES:
+            self._repay(link)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
     def frame(self, link: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         """Take a header; return where its payload goes, or None if none follows."""
         rank = link.rank
+        on = self._channels.get(channel)
+        if on is None:
+            return self._park(link, kind, channel, tag, nbytes, fingerprint)
         if kind == _MESSAGE:
-            on = self._channels.get(channel) or self.channel(channel)
             receive = on.matcher.match(rank, tag)
             if receive is None or nbytes > EAGER_NBYTES:  # an `OpenReceive` would make room for any length
                 return self._early(on, link, tag, nbytes, fingerprint)
@@ -283,25 +334,38 @@ class Messages(Handover):
             self._arrived(link, nbytes)
             return receive
         if kind == _DATA:
-            return self._data(rank, self.channel(channel), tag, nbytes, fingerprint)
+            return self._data(rank, on, tag, nbytes, fingerprint)
         if kind == _CLEAR:
-            self._cleared(link, self.channel(channel), tag, fingerprint)
+            self._cleared(link, on, tag, fingerprint)
         elif kind == _ANNOUNCE:
-            self._announced(rank, self.channel(channel), tag, nbytes, fingerprint, None)
+            self._announced(link, on, tag, nbytes, fingerprint, None)
             self._repay(link)  # it had no credit left, or more than any message that goes without asking
         elif kind == Kind.PUSHED:
-            return self._pushed(link, self.channel(channel), tag, nbytes, fingerprint)
+            return self._pushed(link, on, tag, nbytes, fingerprint)
         elif kind == Kind.REFUSED:
-            self.channel(channel).refused.add((rank, tag))
-            self.departures += 1
+            if on.waiting.first(rank, tag) is not None:  # else it has been pushed meanwhile
+                on.refused.add((rank, tag))
+                self.departures += 1
         elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
-            on = self.channel(channel)
-            return Offered(lambda offer: self._announced(rank, on, tag, offer.nbytes, fingerprint, offer))
+            return Offered(lambda offer: self._announced(link, on, tag, offer.nbytes, fingerprint, offer))
         elif kind == Kind.TAKEN:
-            self._taken(rank, self.channel(channel), tag)
+            self._taken(rank, on, tag)
         elif kind == Kind.WAITING:
-            self._agrees(self.channel(channel), rank, tag, fingerprint)
-        elif kind == Kind.CREDIT:
+            if tag >> STEP_BITS <= on.sequence + REMEMBERED:  # so much ahead, it is no help
+                self._agrees(on, rank, tag, fingerprint)
+        elif kind == Kind.LEAVE:
+            self._departed(link, on)
+            calls = self._channels.get(channel + 1)
+            if calls is not None:
+                self._departed(link, calls)
+        else:
+            return self._of_link(link, kind, nbytes)
+        return None
+
+    def _of_link(self, link: Link, kind: int, nbytes: int) -> Sink | None:
+        """Take a header that is of no Context."""
+        rank = link.rank
+        if kind == Kind.CREDIT:
             link.credit += nbytes
             if link.starved:
                 self._push(link)
@@ -310,11 +374,8 @@ class Messages(Handover):
             if link.sending:
                 self._lose(link, CLOSED)
             for on in tuple(self._channels.values()):
-                if on.members is None or rank in on.members:
+                if rank in on.members:
                     self._departed(link, on)
-        elif kind == Kind.LEAVE:
-            self._departed(link, self.channel(channel))
-            self._departed(link, self.channel(channel + 1))
         elif kind == Kind.ABORT and 0 < nbytes <= MAX_ABORT_NBYTES:
             link.aborted = True
             return Abort(rank, nbytes, self._told)
@@ -322,32 +383,80 @@ class Messages(Handover):
             self._garbled(rank, f"a frame of kind {kind} with {nbytes} bytes")
         return None
 
+    def _park(self, link: Link, kind: int, channel: int, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """Take a header that is of no Context that this rank has made: of one that it will make, or of none."""
+        rank = link.rank
+        arrival = None
+        if kind in (_MESSAGE, Kind.PUSHED):
+            if self._overdrawn(link, nbytes):
+                return None
+            arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
+            arrival.announced = arrival.pushed = kind == Kind.PUSHED
+            self._arrived(link, nbytes)
+        elif kind == _ANNOUNCE:
+            arrival = Arrival(rank, tag, nbytes, fingerprint, announced=True)
+            self._repay(link)
+        elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
+            return Offered(lambda offer: self._offered(link, channel, tag, fingerprint, offer))
+        elif kind not in (_CLEAR, Kind.WAITING, Kind.LEAVE):  # others answer what this rank has sent
+            return self._of_link(link, kind, nbytes)
+        came = self._wait(Parked(link, kind, channel, tag, fingerprint, arrival))
+        return arrival if came and kind != _ANNOUNCE else None
+
+    def _offered(self, link: Link, channel: int, tag: int, fingerprint: bytes, offer: Offer) -> None:
+        """Take an offer for a Context that this rank had not made when its header came."""
+        on = self._channels.get(channel)
+        if on is not None:
+            self._announced(link, on, tag, offer.nbytes, fingerprint, offer)
+        else:
+            arrival = Arrival(link.rank, tag, offer.nbytes, fingerprint, announced=True, offer=offer)
+            self._wait(Parked(link, Kind.OFFER, channel, tag, fingerprint, arrival))
+
+    def _wait(self, frame: Parked) -> bool:
+        """Have a frame wait for its Context; False if there are too many."""
+        link, arrival = frame.link, frame.arrival
+        counted = self._count(link, _ENTRY_NBYTES) if arrival is None else self._keep(link, arrival)
+        if counted and not self._unjoined.knows(frame.channel):
+            counted = self._count(link, _UNJOINED_NBYTES)
+        if counted:
+            self._unjoined.put(frame)
+        return counted
+
+    def _resumed(self, waiting: Sequence[Parked]) -> None:
+        """Take the frames that have waited for a Context, now that it is made."""
+        frames, left = in_order(waiting)
+        for frame in left:
+            assert frame.arrival is not None
+            self._let_go(frame.arrival)
+            if frame.kind == Kind.PUSHED:
+                self._garbled(frame.link.rank, f"{frame.arrival.nbytes} bytes that were not announced")
+        for frame in frames:
+            link, arrival, on = frame.link, frame.arrival, self._channels[frame.channel]
+            if arrival is None:
+                self._release(link, _ENTRY_NBYTES)
+                self.frame(link, frame.kind, frame.channel, frame.tag, 0, frame.fingerprint)
+            elif not on.collective or self._agrees(on, link.rank, frame.tag, frame.fingerprint):
+                on.matcher.keep(arrival)
+
     def _early(self, channel: Channel, link: Link, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         """Keep a message that no receive waits for."""
         rank = link.rank
-        if nbytes > EAGER_NBYTES:
-            self._garbled(rank, f"{nbytes} bytes without asking; {EAGER_NBYTES} are the limit")
-            return None
-        taken = nbytes + HEADER_NBYTES
-        if taken > link.granted:  # it is looked at where a message is to be kept: what finds its receive costs no memory
-            self._garbled(rank, f"{taken} bytes without asking, header included; it was given leave for {link.granted}")
+        if self._overdrawn(link, nbytes):
             return None
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
         if not channel.closed:  # else nobody will ever ask for it
-            self._keep(link, arrival)
+            if not self._keep(link, arrival):
+                return None
             channel.matcher.keep(arrival)
         self._arrived(link, nbytes)
         return arrival
 
     def _let_go(self, arrival: Arrival) -> None:
         """Note that a message that was kept has found its receive, or will have none."""
-        link = self._links[arrival.source]
-        link.kept -= arrival.nbytes + _ARRIVAL_NBYTES
-        self._kept -= arrival.nbytes + _ARRIVAL_NBYTES
-        if link.granted < _LOW_NBYTES:
-            self._repay(link)
+        kept, arrival.kept = arrival.kept, 0
+        self._release(self._links[arrival.source], kept)
 
     def _departed(self, link: Link, channel: Channel) -> None:
         """A peer has closed its Context of this channel."""
@@ -371,15 +480,19 @@ class Messages(Handover):
         return self._links[source] if source in channel.departed else None
 
     def _announced(
-        self, rank: int, channel: Channel, tag: int, nbytes: int, fingerprint: bytes, offer: Offer | None
+        self, link: Link, channel: Channel, tag: int, nbytes: int, fingerprint: bytes, offer: Offer | None
     ) -> None:
+        rank = link.rank
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return
         if channel.closed or (channel.collective and channel.awaiting.first(rank, tag) is not None):
             return  # nobody will ask for it; or its receive has cleared it without being asked
         receive = channel.matcher.match(rank, tag)
         if receive is None:
-            channel.matcher.keep(Arrival(rank, tag, nbytes, fingerprint, announced=True, offer=offer))
+            arrival = Arrival(rank, tag, nbytes, fingerprint, announced=True, offer=offer)
+            if not self._keep(link, arrival):
+                return
+            channel.matcher.keep(arrival)
             if channel.closing:
                 self._refuse(channel, rank, tag)
         elif self._accept(receive, rank, tag, nbytes, fingerprint):
@@ -411,6 +524,7 @@ class Messages(Handover):
     def clear(self) -> None:
         """Forget everything that is under way."""
         self._channels.clear()
+        self._unjoined.clear()
         self.reading.clear()
 
     def leave(self, channels: Sequence[Channel], ranks: Iterable[int]) -> None:
@@ -426,6 +540,10 @@ class Messages(Handover):
             for arrival in (*channel.matcher.early(), *channel.held):
                 if arrival.kept:
                     self._let_go(arrival)
+            for dest, _ in channel.cleared:
+                self._release(self._links[dest], CLEARED_NBYTES)
+            channel.cleared.clear()
+            channel.forget_early()
             channel.closed, channel.matcher = True, Matcher()
             channel.revoke()
             channel.held.clear()

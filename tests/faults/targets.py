@@ -225,8 +225,7 @@ class Rank:
         self.pair = pair
         self.messages = messages = Messages(0, [Loopback(PEERS[0], self, 0), pair], self._fail, self._lose, self)
         self.frame = messages.frame
-        mine, calls = messages.channel(0), messages.channel(1)
-        mine.members = calls.members = frozenset({1})
+        self.channels = mine, calls = messages.join(0, (0, 1))
         messages.receive(Receive(mine, 1, 7, _buffer[:1000], 1000, _SMALL))
         messages.receive(Receive(mine, ANY_SOURCE, ANY_TAG, _buffer[:96], 96, _SMALL))
         messages.send(mine, 1, 8, _buffer[:_LARGE_NBYTES], _SMALL)
@@ -279,7 +278,7 @@ class Room(OpenReceive):
 def _objects(data: bytes) -> None:
     """As `_messages`, for a rank that takes messages of any length: posted, late, probed, and in a collective."""
     rank = Rank(data)
-    mine, calls = rank.messages.channel(0), rank.messages.channel(1)
+    mine, calls = rank.channels
     posted = [
         Room(mine, 1, 21, None, 0, _OBJECT),
         Room(mine, 1, ANY_TAG, None, 0, _OBJECT),
