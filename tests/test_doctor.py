@@ -257,6 +257,14 @@ def test_variable_that_is_no_setting(mpi_jobs: None) -> None:
     assert done.stdout.endswith(text)
 
 
+def test_text_of_a_variable_that_is_no_setting_is_not_shown(mpi_jobs: None) -> None:
+    """It may be a secret that somebody has put there: the doctor shows those alone that it knows, and their names."""
+    done = ailing(2, "setting=GLOOMPI_SECRET:hunter2", "0,1", "--no-measure")
+    assert done.returncode == 1
+    assert "GLOOMPI_SECRET is no setting of gloompi and has no effect" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
 def test_store_is_shown_as_it_is(tmp_path: Path) -> None:
     (rank,) = over_a_store(1, "-m", "gloompi", "doctor", "--no-measure", GLOOMPI_STORE=f"file://{tmp_path}/store")
     assert rank.stdout.splitlines()[1].endswith(f", GLOOMPI_STORE=file://{tmp_path}/store")
