@@ -26,6 +26,7 @@ from .errors import (
     SystemCallError,
 )
 from .message import Message
+from .objects import Pickler
 from .plans.messages import Status
 from .request import Request
 from .waiting import wait_all, wait_any, wait_some
@@ -60,6 +61,7 @@ __all__ = [
     "OperationTimeoutError",
     "Peer",
     "PeerLostError",
+    "Pickler",
     "PrefixStore",
     "RedisStore",
     "RendezvousError",

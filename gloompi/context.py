@@ -13,6 +13,7 @@ from .engine.conversation import Conversation
 from .engine.engine import Engine
 from .engine.recorder import CallRecord
 from .errors import is_clean
+from .objects import PICKLE, Pickler
 from .operations import Operations
 from .signatures import public
 
@@ -53,12 +54,12 @@ class Context(Operations):
     """
 
     def __init__(self, *parts: Any, **others: Any) -> None:
-        if others or not parts or not isinstance(parts[0], Engine):
+        if not parts or not isinstance(parts[0], Engine):
             raise TypeError(
                 "a Context is made by Context.from_mpi(comm), Context.from_store(store, rank, size) or Context.from_env(), "
                 "on all ranks, or by dup and split of another one"
             )
-        super().__init__(*parts)
+        super().__init__(*parts, **others)
 
     @classmethod
     def from_mpi(
@@ -69,6 +70,7 @@ class Context(Operations):
         device: Device | None = None,
         timeout: float | None = _TIMEOUT,
         connect_timeout: float | None = _CONNECT_TIMEOUT,
+        pickler: Pickler | None = None,
     ) -> Context:
         """Connect the ranks of an MPI communicator.
 
@@ -90,6 +92,10 @@ class Context(Operations):
             Default budget of the operations, seconds; None is no limit.  GLOOMPI_TIMEOUT replaces the default, 1800.0.
         connect_timeout : float, optional
             Budget for the rendezvous, seconds, from the moment that this rank calls.
+        pickler : Pickler, optional
+            How objects become bytes, and bytes objects, in operations on objects; all ranks have to take the same.  Contexts
+            made of this one have it too.  Default: pickle protocol 5, which executes what the sender of an object chooses;
+            with GLOOMPI_PICKLE=off these operations raise a RuntimeError instead.
 
         Raises
         ------
@@ -102,7 +108,7 @@ class Context(Operations):
         from .rendezvous.mpi import exchange_over
         from .rendezvous.secret import shared_secret
 
-        budget, deadline = _budgets(device, timeout, connect_timeout)
+        budget, deadline = _budgets(device, timeout, connect_timeout, pickler)
         shared, trouble = b"", None
         try:
             shared = shared_secret(secret)
@@ -111,7 +117,7 @@ class Context(Operations):
                 raise
             trouble = exc  # of the file: MPI connects the ranks already, so all can be told
         with exchange_over(comm, shared, deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline, shared, trouble)
+            return cls._from_exchange(exchange, device, budget, deadline, shared, trouble, pickler)
 
     @classmethod
     def from_store(
@@ -124,6 +130,7 @@ class Context(Operations):
         device: Device | None = None,
         timeout: float | None = _TIMEOUT,
         connect_timeout: float | None = _CONNECT_TIMEOUT,
+        pickler: Pickler | None = None,
     ) -> Context:
         """Connect processes that share a key-value store.
 
@@ -139,7 +146,7 @@ class Context(Operations):
         secret : bytes or str, optional
             As for `from_mpi`; without one the session key goes through the store, and whoever can read it there can pose as
             a rank.
-        device, timeout, connect_timeout
+        device, timeout, connect_timeout, pickler
             As for `from_mpi`.
 
         Raises
@@ -163,10 +170,10 @@ class Context(Operations):
             raise ValueError(f"size must be at least 1, not {size}")
         if not 0 <= rank < size:
             raise ValueError(f"rank must be in range({size}), not {rank}")
-        budget, deadline = _budgets(device, timeout, connect_timeout)
+        budget, deadline = _budgets(device, timeout, connect_timeout, pickler)
         shared = shared_secret(secret)
         with exchange_through(store, rank, size, shared, deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline, shared)
+            return cls._from_exchange(exchange, device, budget, deadline, shared, pickler=pickler)
 
     @classmethod
     def from_env(
@@ -176,6 +183,7 @@ class Context(Operations):
         device: Device | None = None,
         timeout: float | None = _TIMEOUT,
         connect_timeout: float | None = _CONNECT_TIMEOUT,
+        pickler: Pickler | None = None,
     ) -> Context:
         """Connect the processes that a launcher has started together, over what the environment offers.
 
@@ -188,7 +196,7 @@ class Context(Operations):
         ----------
         secret
             As for `from_store`.
-        device, timeout, connect_timeout
+        device, timeout, connect_timeout, pickler
             As for `from_mpi`.
 
         Raises
@@ -202,10 +210,10 @@ class Context(Operations):
         from .rendezvous.environment import exchange_from_env
         from .rendezvous.secret import shared_secret
 
-        budget, deadline = _budgets(device, timeout, connect_timeout)
+        budget, deadline = _budgets(device, timeout, connect_timeout, pickler)
         shared = shared_secret(secret)
         with exchange_from_env(shared, deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline, shared)
+            return cls._from_exchange(exchange, device, budget, deadline, shared, pickler=pickler)
 
     @classmethod
     def _from_exchange(
@@ -216,6 +224,7 @@ class Context(Operations):
         deadline: Deadline,
         secret: bytes = b"",
         trouble: Exception | None = None,
+        pickler: Pickler | None = None,
     ) -> Context:
         from .rendezvous.mesh import connect
         from .settings import value
@@ -224,7 +233,9 @@ class Context(Operations):
         engine = Engine(
             exchange.rank, mesh.peers, mesh.sockets, crowded=mesh.crowded, shared=mesh.shared, marker=mesh.marker
         )
-        return cls(engine, value("GLOOMPI_TIMEOUT", timeout) if timeout == _TIMEOUT else timeout)
+        if pickler is None and value("GLOOMPI_PICKLE", True):
+            pickler = PICKLE
+        return cls(engine, value("GLOOMPI_TIMEOUT", timeout) if timeout == _TIMEOUT else timeout, pickler=pickler)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -308,10 +319,11 @@ class Context(Operations):
         -----
         What was on its way when the loss was noticed is dropped.  See `gloompi.engine.shrinking` for the algorithm.
         """
-        return type(self)(self._engine.shrink(self._conversation, self._deadline(timeout)), self.timeout)
+        engine = self._engine.shrink(self._conversation, self._deadline(timeout))
+        return type(self)(engine, self.timeout, pickler=self._plan.of_children())
 
     def _child(self, conversation: Conversation) -> Context:
-        return type(self)(self._engine, self.timeout, conversation)
+        return type(self)(self._engine, self.timeout, conversation, self._plan.of_children())
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -383,11 +395,15 @@ class Context(Operations):
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 
-def _budgets(device: Device | None, timeout: float | None, connect_timeout: float | None) -> tuple[float | None, Deadline]:
+def _budgets(
+    device: Device | None, timeout: float | None, connect_timeout: float | None, pickler: Pickler | None
+) -> tuple[float | None, Deadline]:
     """Check what all ways to make a Context take; the operations' budget and the rendezvous' deadline."""
     if device is not None:
         from .transport.device import Device
 
         if not isinstance(device, Device):
             raise TypeError(f"device must be a gloompi.Device, not {type(device).__name__}")
+    if pickler is not None and not isinstance(pickler, Pickler):
+        raise TypeError(f"pickler must be a gloompi.Pickler, not {type(pickler).__name__}")
     return check_timeout(timeout), Deadline(check_timeout(connect_timeout, "connect_timeout"))

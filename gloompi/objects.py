@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .arrays import Array
+from .signatures import public
 
 __all__ = ["PICKLE", "Pickler", "decode", "encode"]
 
@@ -40,15 +42,26 @@ _SMALLER = 1 / 8
 _SHORT_NBYTES = 1024
 
 
-class Pickler(NamedTuple):
-    """How objects become bytes.
+@public
+@dataclass(frozen=True)
+class Pickler:
+    """How objects become bytes, and bytes objects.
+
+    Whoever receives pickled objects executes what their sender has chosen.  ``Context.from_mpi(pickler=...)`` and its like
+    take another way than `pickle`'s own; all ranks have to take the same.
 
     Attributes
     ----------
     dumps : callable
-        ``dumps(obj) -> (pickle, buffers)``.
+        ``dumps(obj) -> (data, buffers)``: bytes, and buffers that are sent beside them; as a rule there are none, ``()``.
     loads : callable
-        ``loads(pickle, buffers) -> obj``.
+        ``loads(data, buffers) -> obj``: of a memoryview, and as many memoryviews as there were buffers.
+
+    Examples
+    --------
+    >>> import json
+    >>> as_json = Pickler(lambda obj: (json.dumps(obj).encode(), ()), lambda data, _: json.loads(bytes(data)))
+    >>> ctx = Context.from_mpi(pickler=as_json)
     """
 
     dumps: Callable[[Any], tuple[bytes, Sequence[Any]]]

@@ -67,6 +67,12 @@ def _switch(source: str, text: str) -> bool:
     return text == "1"
 
 
+def _pickles(source: str, text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"{source} must be on or off, not {text!r}")
+    return text == "on"
+
+
 def transport(source: str, text: str) -> str:
     """Return a name in `TRANSPORTS`; ValueError if it is none."""
     if text not in TRANSPORTS:
@@ -156,6 +162,7 @@ SETTINGS = {
         Setting("GLOOMPI_SINGLE_COPY", "0: no large message is read in the sender's memory", _switch, "single_copy"),
         Setting("GLOOMPI_TLS", "1: TCP connections are encrypted", _switch, "tls"),
         Setting("GLOOMPI_CHECKSUM", "1: every frame has a checksum", _switch, "checksum"),
+        Setting("GLOOMPI_PICKLE", "off: operations on objects are refused", _pickles),
         Setting("GLOOMPI_TIMEOUT", "default budget of an operation, seconds", _seconds),
         # A folder that cannot be made is a warning: a job that runs is worth more than its trace.
         Setting("GLOOMPI_TRACE", "folder to which each rank writes its calls", _text),

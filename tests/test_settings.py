@@ -39,6 +39,7 @@ BAD = {
     "GLOOMPI_SINGLE_COPY": ("2", r"GLOOMPI_SINGLE_COPY must be 0 or 1, not '2'"),
     "GLOOMPI_TLS": ("yes", r"GLOOMPI_TLS must be 0 or 1, not 'yes'"),
     "GLOOMPI_CHECKSUM": ("on", r"GLOOMPI_CHECKSUM must be 0 or 1, not 'on'"),
+    "GLOOMPI_PICKLE": ("no", r"GLOOMPI_PICKLE must be on or off, not 'no'"),
     "GLOOMPI_TIMEOUT": ("soon", r"GLOOMPI_TIMEOUT must be seconds >= 0, not 'soon'"),
     "GLOOMPI_LOG_LEVEL": ("loud", r"GLOOMPI_LOG_LEVEL must be debug, info, warning or error, not 'loud'"),
 }
@@ -52,6 +53,7 @@ GOOD = {
     "GLOOMPI_SINGLE_COPY": "0",
     "GLOOMPI_TLS": "0",
     "GLOOMPI_CHECKSUM": "1",
+    "GLOOMPI_PICKLE": "off",
     "GLOOMPI_TIMEOUT": "7.5",
     "GLOOMPI_LOG_LEVEL": "debug",
 }

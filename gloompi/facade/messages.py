@@ -9,12 +9,12 @@ from typing import Any
 from mpi4py import MPI as mpi
 
 from ..arrays import Array
+from ..objects import encode
 from . import bsend
 from .buffers import simple
 from .checks import known_dest, known_source, known_tag, wanted_tag
 from .communicator import CommBase
 from .matched import Message
-from .pickling import dumped
 from .receiving import no_result, receive
 from .requests import Prequest, Request
 from .three import do, start
@@ -81,12 +81,12 @@ class MessageComm(CommBase):
         to, tag = known_dest(self._context, dest), known_tag(tag)
         if to is None:
             return lambda: (EMPTY, no_result)
-        message = dumped(obj)
+        message = encode(obj, self._context._plan.pickler)
         return lambda: (self._context._plan.send(message, to, tag, synchronous), no_result)
 
     def _bsend_object(self, obj: Any, dest: int, tag: int) -> Begin:
         to, tag = known_dest(self._context, dest), known_tag(tag)
-        message = dumped(obj)
+        message = encode(obj, self._context._plan.pickler)
         if to is None:
             return lambda: (EMPTY, no_result)
         return self._buffered(lambda: message, to, tag)

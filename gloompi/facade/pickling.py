@@ -7,10 +7,9 @@ from typing import Any
 
 from mpi4py import MPI as mpi
 
-from ..arrays import Array
-from ..objects import Pickler, decode, encode
+from ..objects import Pickler, decode
 
-__all__ = ["PICKLER", "dumped", "loaded"]
+__all__ = ["PICKLER", "loaded"]
 
 
 def _dumps(obj: Any) -> tuple[bytes, Sequence[Any]]:
@@ -32,11 +31,6 @@ def _loads(data: memoryview, buffers: Iterable[memoryview]) -> Any:
 PICKLER = Pickler(_dumps, _loads)
 
 
-def dumped(obj: Any) -> Array:
-    """The bytes of a message."""
-    return encode(obj, PICKLER)
-
-
-def loaded(message: memoryview) -> Any:
+def loaded(message: memoryview, pickler: Pickler) -> Any:
     """The object of a message; None for an empty one, as mpi4py has it."""
-    return decode(message, PICKLER) if len(message) else None
+    return decode(message, pickler) if len(message) else None

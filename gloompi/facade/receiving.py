@@ -23,6 +23,7 @@ def no_result(result: object) -> Completion:
 
 def receive(context: Context, buffer: Buffer | None, source: int, tag: int, arrival: Arrival | None = None) -> Begin:
     """Receive into a buffer, or, without one, an object; or the very message that a probe has found."""
+    pickler = context._plan.pickler if buffer is None else None
 
     def begin() -> tuple[Task, Any]:
         place = None if buffer is None else buffer.incoming()
@@ -30,7 +31,8 @@ def receive(context: Context, buffer: Buffer | None, source: int, tag: int, arri
         def end(result: tuple[Status, memoryview]) -> Completion:
             status, data = result
             if buffer is None:
-                return Completion(*status, obj=loaded(data))
+                assert pickler is not None
+                return Completion(*status, obj=loaded(data, pickler))
             assert place is not None
             nbytes = min(status.nbytes, buffer.nbytes)
             if status.nbytes > buffer.nbytes:

@@ -8,6 +8,7 @@ from ..deadline import Deadline, check_timeout
 from ..engine.conversation import Conversation
 from ..engine.engine import Engine
 from ..engine.task import Task
+from ..objects import PICKLE, Pickler
 from ..plans.planner import Planner
 from ..request import Request
 
@@ -21,10 +22,16 @@ class Running:
     size: int
     timeout: float | None
 
-    def __init__(self, engine: Engine, timeout: float | None, conversation: Conversation | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        timeout: float | None,
+        conversation: Conversation | None = None,
+        pickler: Pickler | None = PICKLE,
+    ) -> None:
         self._engine = engine
         self._conversation = conversation = conversation or engine.root
-        self._plan = Planner(engine, conversation)
+        self._plan = Planner(engine, conversation, pickler)
         self.rank, self.size = conversation.rank, conversation.size
         self.timeout = timeout
 

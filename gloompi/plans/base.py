@@ -42,17 +42,44 @@ class PlanBase:
     ----------
     engine : Engine
     conversation : Conversation
-    pickler : Pickler
+    pickler : Pickler or None
+        None refuses operations on objects.
     """
 
-    def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler = PICKLE) -> None:
+    def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler | None = PICKLE) -> None:
         self._engine = engine
         self._conversation = conversation
         self._rank, self._size, self._ranks = conversation.rank, conversation.size, conversation.ranks
-        self.pickler = pickler
+        self._pickler = pickler
         # A fact that all ranks agree on: a pair is AF_UNIX if both its ranks can have that, and share a host.
         peers = [engine.peers[rank] for rank in conversation.ranks]
         self._near = all(peer.transport in ("self", "unix") and peer.readable for peer in peers)
+
+    @property
+    def pickler(self) -> Pickler:
+        """How objects become bytes.
+
+        Raises
+        ------
+        RuntimeError
+            They may not.  Who sends or receives any asks first.
+        """
+        if self._pickler is None:
+            raise RuntimeError(
+                "operations on objects are refused, because whoever receives pickled objects executes what their sender has "
+                "chosen (GLOOMPI_PICKLE=off): send arrays, or give all ranks another way, such as from_mpi(pickler=...)"
+            )
+        return self._pickler
+
+    @pickler.setter
+    def pickler(self, pickler: Pickler) -> None:
+        """Make bytes another way; what is refused remains so."""
+        if self._pickler is not None:
+            self._pickler = pickler
+
+    def of_children(self) -> Pickler | None:
+        """The pickler of Contexts that are made of this one."""
+        return self._pickler
 
     def _collective(self, name: str, mark: bytes, steps: Callable[[Call], Steps], finish: Callable[[], Any]) -> Task:
         return Call(self._engine, self._conversation, name, mark, steps, finish)

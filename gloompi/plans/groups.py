@@ -28,7 +28,7 @@ _INT64 = np.dtype(np.int64)
 class GroupPlans(PlanBase):
     """Dup, split, create and group; the result is a Conversation."""
 
-    def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler = PICKLE) -> None:
+    def __init__(self, engine: Engine, conversation: Conversation, pickler: Pickler | None = PICKLE) -> None:
         super().__init__(engine, conversation, pickler)
         self._groups: Counter[tuple[tuple[int, ...], int]] = Counter()
 

@@ -100,8 +100,9 @@ class MessagePlans(PlanBase):
         return Task("ssend_object" if synchronous else "send_object", steps, nothing, mark, dest)
 
     def recv_object(self, source: int, tag: int, arrival: Arrival | None = None) -> Task:
+        pickler = self.pickler
         receive = self._open(None, source, tag, _ANY_OBJECT)
-        return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, self.pickler))
+        return self._receiving("recv_object", receive, arrival, lambda: decode(receive.data, pickler))
 
     def sendrecv_object(self, obj: Any, dest: int, source: int, sendtag: int, recvtag: int) -> Task:
         return self.together(self.recv_object(source, recvtag), self.send_object(obj, dest, sendtag), "sendrecv_object")

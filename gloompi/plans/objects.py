@@ -35,12 +35,13 @@ class ObjectPlans(PlanBase):
         """With `copy`, the root gets a copy too."""
         root = self._peer(root, "root")
         at_root = self._rank == root
-        message = [encode(obj, self.pickler)] if at_root else []
+        pickler = self.pickler  # who only receives is refused before, too
+        message = [encode(obj, pickler)] if at_root else []
         return self._collective(
             "broadcast_object",
             _mark("broadcast_object", root),
             lambda call: broadcast.broadcastv(call, message, root),
-            lambda: obj if at_root and not copy else self._decode(message[0]),
+            lambda: obj if at_root and not copy else decode(message[0].data, pickler),
         )
 
     def gather_object(self, obj: Any, root: int) -> Task:
@@ -92,13 +93,14 @@ class ObjectPlans(PlanBase):
 
     def scatter_object(self, objects: Sequence[Any] | None, root: int) -> Task:
         root = self._peer(root, "root")
+        pickler = self.pickler
         messages = self._messages(objects) if self._rank == root else None
         piece: list[Array] = []
         return self._collective(
             "scatter_object",
             _mark("scatter_object", root),
             lambda call: scatter.scatterv(call, messages, piece, root),
-            lambda: self._decode(piece[0]),
+            lambda: decode(piece[0].data, pickler),
         )
 
     def alltoall_object(self, objects: Sequence[Any]) -> Task:
