@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import select
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
 from .deadline import Deadline, check_timeout
+from .engine.elsewhere import Elsewhere
 from .engine.engine import Engine
+from .engine.polling import sleep_on
 from .engine.task import AnyOf, Task
 from .errors import GloompiError
 from .request import Request
@@ -199,9 +200,8 @@ def _sleep(parts: Sequence[_Part], requests: list[Request], deadline: Deadline) 
         for request in requests:
             request._wait(deadline)  # raises, and says with whom; or it was done at the last moment
         return
-    poll = select.poll()
-    for part in parts:
-        descriptor = part.engine.exclusively(deadline, "wait", part.engine.prepare_sleep)
-        poll.register(descriptor, select.POLLIN)
-    remaining = deadline.before(_LOOK_SECONDS).remaining()
-    poll.poll(None if remaining is None else 1000 * remaining)
+    elsewhere = Elsewhere([part.engine for part in parts])
+    descriptors, seconds = elsewhere.prepare(deadline.before(_LOOK_SECONDS).remaining())
+    descriptors += [part.engine.exclusively(deadline, "wait", part.engine.prepare_sleep) for part in parts]
+    sleep_on(descriptors, seconds)
+    elsewhere.move()

@@ -61,7 +61,7 @@ def test_a_second_thread_waits_and_says_for_whom() -> None:
 
     in_thread(other).join(20)
     name = threading.current_thread().name
-    reason = f"thread {name!r} is in allreduce #1 on the same Context, which serves one at a time"
+    reason = f"thread {name!r} is in allreduce #1 on the same Context, and lets nobody in"
     assert [str(exc) for exc in caught] == [f"send timed out after 0.1 s: {reason}"]
     turn.give()
 

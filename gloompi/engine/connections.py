@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ class Connections:
         self.turn = Turn(self._abort)
         self._current: Waiting | None = None
         self._poller = Poller(crowded, shared, self.turn.woken)
-        self.sleepers = Sleepers(self.turn, self._poller)
+        self.sleepers = Sleepers(self.turn, self._poller, lambda: bool(self.messages.reading))
         self.watch = self._poller.watch
         self.hold = self._poller.hold
         self._suspecting = False
@@ -200,8 +201,23 @@ class Connections:
     def _resume(self) -> bool:
         ready = self.ready
         while ready:
-            ready.popleft().advance()
+            task = ready.popleft()
+            try:
+                task.advance()
+            except Exception as exc:
+                if not self._is_of_another_thread(task):
+                    raise
+                # That one's own call raises it; to this one, the Context is broken.
+                current, self._current = self._current, task
+                self._interrupted(exc)
+                self._current = current
         return True
+
+    def _is_of_another_thread(self, task: Task) -> bool:
+        me = get_ident()
+        if task.thread:
+            return task.thread != me
+        return any(call is task and thread != me for thread, call in tuple(self.sleepers.calls.items()))
 
     def catch_up(self) -> None:
         """Take what has come before there were these connections."""
@@ -427,13 +443,6 @@ class Connections:
     @property
     def closed(self) -> bool:
         return self.error is not None
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether something that was begun is under way."""
-        if self.error is not None:
-            return False
-        return bool(self._poller.writing) or not all(conversation.idle for conversation in self._conversations)
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the peers."""

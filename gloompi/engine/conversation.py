@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from ..errors import ContextClosedError
@@ -46,7 +47,7 @@ class Conversation:
     recorder : Recorder
     """
 
-    __slots__ = ("_tasks", "collectives", "freed", "messages", "number", "rank", "ranks", "recorder", "size")
+    __slots__ = ("_begun", "_tasks", "collectives", "freed", "messages", "number", "rank", "ranks", "recorder", "size")
 
     def __init__(self, messages: Messages, number: int, ranks: Sequence[int], me: int, trace: Trace | None = None) -> None:
         self.number = number
@@ -59,6 +60,7 @@ class Conversation:
         self.collectives: Channel
         self.messages, self.collectives = messages.join(number, ranks)
         self._tasks: set[Task] = set()
+        self._begun: dict[int, set[Task]] = {}  # of them, by thread
 
     @property
     def closed(self) -> bool:
@@ -69,12 +71,18 @@ class Conversation:
         """Whether nothing that was begun here is under way."""
         return not self._tasks and not self.messages.held
 
+    def has_begun(self, thread: int) -> bool:
+        """Whether a request that this thread has begun is under way."""
+        return bool(self._begun.get(thread))
+
     def note(self, task: Task) -> None:
         """Remember a task until it is done."""
         if task.done:
             self._record(task)
         else:
+            task.thread = thread = get_ident()
             self._tasks.add(task)
+            self._begun.setdefault(thread, set()).add(task)
             task.ended = (partial(self._ended, task),)  # `tell`, when nobody else can have asked
             if task.done:
                 task._tell()
@@ -82,6 +90,7 @@ class Conversation:
     def _ended(self, task: Task) -> None:
         if task in self._tasks:
             self._tasks.discard(task)
+            self._begun[task.thread].discard(task)
             self._record(task)
 
     def _record(self, task: Task) -> None:
@@ -92,7 +101,7 @@ class Conversation:
 
     def cut_off(self, failure: str) -> None:
         """What is under way will not end any more."""
-        tasks, self._tasks = self._tasks, set()
+        tasks, self._tasks, self._begun = self._tasks, set(), {}
         for task in tasks:
             self.recorder.failed(task, failure)
 

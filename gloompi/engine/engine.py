@@ -13,15 +13,15 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from math import inf
-from threading import get_ident
 from time import monotonic
 from typing import Any, TypeVar
 
 from ..deadline import Deadline
 from ..ending import at_the_end
 from ..errors import ContextClosedError, GloompiError
-from .connections import alive, all_alive
+from .connections import all_alive
 from .conversation import Conversation
+from .elsewhere import Elsewhere
 from .lateness import late
 from .messages import CLOSED
 from .parting import Parting
@@ -89,6 +89,9 @@ class Engine(Parting):
 
     def run(self, task: Task, deadline: Deadline) -> Any:
         """Begin a call, wait for it, and return its result."""
+        conversation = task.conversation
+        if conversation is not None and conversation.messages.closed:  # while this thread waited for the turn
+            self.check_open(conversation)
         self._current = task
         try:
             task.start(self.ready, True)
@@ -107,6 +110,8 @@ class Engine(Parting):
 
     def start(self, task: Task) -> Task:
         """Begin a call and run it as far as it gets without waiting."""
+        if task.conversation is not None and task.conversation.messages.closed:
+            self.check_open(task.conversation)
         self._current = task
         try:
             task.start(self.ready, False)
@@ -256,27 +261,27 @@ class Engine(Parting):
         What this thread has begun on other engines goes on meanwhile: their peers may need that to get to what is waited
         for here.
         """
-        others = _begun_elsewhere(self) if len(alive) > 1 else ()
-        if others:
-            due = min(each.due for each in others) - monotonic()
-            seconds = max(0.0, due if seconds is None else min(seconds, due))
-        self.sleepers.sleep(task, seconds if seconds != inf else None, [each.prepare_sleep() for each in others])
-        for each in others:
-            each.nudge()
+        elsewhere = Elsewhere((self,))
+        descriptors, seconds = elsewhere.prepare(seconds if seconds != inf else None)
+        self.sleepers.sleep(task, seconds, descriptors)
+        elsewhere.move()
         self._current = task
+
+    def concerns(self, thread: int) -> bool:
+        """Whether a thread has begun something here that is under way, and is not inside a call."""
+        if self.error is not None or self.turn.busy == thread or thread in self.turn.resting:
+            return False
+        return bool(self._poller.writing) or any(each.has_begun(thread) for each in tuple(self._conversations))
 
     def nudge(self) -> None:
         """Move what can be moved without waiting; an error is kept for the next call."""
-        with suppress(GloompiError):  # it has been kept, or another thread is in this engine and moves it
-            self.exclusively(Deadline(0.0), "wait", self._nudge)
-
-    def _nudge(self) -> None:
         with suppress(Exception):  # which has broken the engine
             self._move_a_while()
 
     def _let_in(self, task: Waiting) -> None:
         """Let a thread that wants to use the engine do so."""
-        self.turn.let_in()
+        with self.sleepers.aside(task):  # if it closes the Context, it has to find what this one waits for
+            self.turn.let_in()
         self._current = task
 
     def _ask(self, task: Waiting) -> None:
@@ -345,13 +350,6 @@ class Engine(Parting):
         )
         engine.catch_up()
         return engine
-
-
-def _begun_elsewhere(engine: Engine) -> list[Engine]:
-    """The other engines on which this thread has begun what is not done yet."""
-    me = get_ident()
-    others = [each for each in all_alive() if isinstance(each, Engine) and each is not engine and each.turn.holder == me]
-    return [each for each in others if each.unfinished and each.turn.busy != me]  # not from within an op of its own
 
 
 def _prepare_to_depart() -> None:

@@ -19,7 +19,7 @@ from ..transport.liveness import Vigil
 from ..transport.pair import Pair
 from .turn import Turn
 
-__all__ = ["Poller"]
+__all__ = ["Poller", "sleep_on"]
 
 # From a prototype of framed pairs, 8 B allreduce over AF_UNIX on 2 cores. 2 ranks: 18 us when trying for 20 us before
 # sleeping, 19 us for 100 us, 45 us when sleeping at once. 4 ranks: 85 to 119 us when yielding at every miss, 135 us or
@@ -33,8 +33,10 @@ _PATIENCE_SECONDS = 500e-6
 _MOST_SKIPPED = 64
 _ALONE_SECONDS = 500e-6
 
-# So long does the thread that polls for all stand aside when something has come and another thread has the turn.
+# So long does the thread that polls for all stand aside when something has come and another thread has the turn; longer each
+# time that it still has it, an operator of the user's perhaps that computes.
 _ASIDE_SECONDS = 200e-6
+_LONGEST_ASIDE_SECONDS = 5e-3
 # How long a pair is left alone for which the kernel has no memory.
 _HOLD_SECONDS = 5e-3
 
@@ -82,6 +84,7 @@ class Poller:
         self._epoll.register(self._alarm, select.EPOLLIN)
         self._woken = woken
         self._sleeping = self._closing = False
+        self._until = 0.0  # it sleeps, by `time.monotonic`
         self._pairs: dict[int, Pair] = {}
         self.writing: dict[int, Pair] = {}
         self._armed: set[int] = set()
@@ -170,22 +173,33 @@ class Poller:
     def _sleep(self, seconds: float, turn: Turn, beside: Sequence[int]) -> list[tuple[int, int]]:
         """Wait until something has come that no thread which has the turn takes."""
         until = monotonic() + seconds
+        aside = _ASIDE_SECONDS
         while True:
             if beside:
-                _sleep_on([self._epoll.fileno(), *beside], seconds)
+                sleep_on([self._epoll.fileno(), *beside], seconds)
                 return self._epoll.poll(0)
             ready = self._epoll.poll(seconds)
             if not ready or turn.try_resume() or any(fd == self._alarm for fd, _ in ready):
                 return ready
             # Another thread is at it, and would lose more by a change of threads for each message than this one gains.
-            sleep(_ASIDE_SECONDS)
+            sleep(aside)
+            aside = min(2 * aside, _LONGEST_ASIDE_SECONDS)
             seconds = max(0.0, until - monotonic())
 
     def _prepare(self, timeout: float | None) -> float:
         """Get ready to sleep; the seconds for which to."""
         self.prepare_sleep()
-        until = max(0.0, self.due - monotonic())
-        return min(until, _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
+        now = monotonic()
+        seconds = min(max(0.0, self.due - now), _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
+        self._until = now + seconds
+        return seconds
+
+    def remind(self, pressing: bool) -> None:
+        """Have the thread that sleeps do what has come up since: when it is due, or, if it is pressing, at once."""
+        if self.writing.keys() != self._armed:
+            self.prepare_sleep()
+        if pressing or self.due < self._until:
+            self.wake()
 
     def _serve(self, ready: list[tuple[int, int]]) -> bool:
         moved = False
@@ -193,10 +207,11 @@ class Poller:
             pair = self._pairs.get(fd)
             if pair is None:
                 if fd == self._alarm:
-                    with suppress(BlockingIOError):  # two threads may have been told
-                        os.eventfd_read(fd)
+                    if not self._sleeping:  # else it is for the thread that does, which would not see it any more
+                        with suppress(BlockingIOError):  # two threads may have been told
+                            os.eventfd_read(fd)
+                        moved = True
                     self._woken()
-                    moved = True
                 continue  # or a pair that an earlier event in this list has closed
             if event & select.EPOLLOUT:
                 moved |= pair.flush()
@@ -282,9 +297,9 @@ class Poller:
         self._epoll.close()
 
 
-def _sleep_on(descriptors: Sequence[int], seconds: float) -> None:
+def sleep_on(descriptors: Sequence[int], seconds: float | None) -> None:
     """Sleep until one of several descriptors is readable."""
     waiting = select.poll()
     for descriptor in descriptors:
         waiting.register(descriptor, select.POLLIN)
-    waiting.poll(1000 * seconds)
+    waiting.poll(None if seconds is None else 1000 * min(seconds, _LONGEST_SECONDS))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .polling import Poller
+from .polling import Poller, sleep_on
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class Sleepers:
     ----------
     turn : Turn
     poller : Poller
+    pressing : callable
+        Whether there is something to do for which nothing has to come.
 
     Attributes
     ----------
@@ -33,13 +37,14 @@ class Sleepers:
         What each of them waits for, by thread.
     """
 
-    __slots__ = ("_dozing", "_poller", "_polling", "_turn", "calls")
+    __slots__ = ("_dozing", "_poller", "_polling", "_pressing", "_turn", "calls")
 
-    def __init__(self, turn: Turn, poller: Poller) -> None:
+    def __init__(self, turn: Turn, poller: Poller, pressing: Callable[[], bool]) -> None:
         self._turn = turn
         self._poller = poller
+        self._pressing = pressing
         self._polling = False
-        self._dozing: dict[int, threading.Event] = {}
+        self._dozing: dict[int, threading.Event | _Bell] = {}
         self.calls: dict[int, Awaited] = {}
 
     def sleep(self, task: Awaited, seconds: float | None, beside: Sequence[int] = ()) -> None:
@@ -49,7 +54,7 @@ class Sleepers:
         """
         me = threading.get_ident()
         polls = not self._polling or sys.is_finalizing()  # when the interpreter ends, all other threads stand still
-        event = None if polls else threading.Event()
+        event = None if polls else _Bell(beside) if beside else threading.Event()
         tell = self._poller.wake if event is None else event.set
         self.calls[me] = task
         task.tell(tell)  # of what whoever else has the turn meanwhile does for it
@@ -58,6 +63,7 @@ class Sleepers:
                 self._polling = True
                 self._poller.sleep(seconds, self._turn, beside)
             else:
+                self.rouse()  # for what this one has begun
                 self._dozing[me] = event
                 self._doze(event, seconds)
         finally:
@@ -66,8 +72,20 @@ class Sleepers:
             self._dozing.pop(me, None)
             del self.calls[me]
             task.tell_no_more(tell)
+            if isinstance(event, _Bell):
+                event.close()
 
-    def _doze(self, event: threading.Event, seconds: float | None) -> None:
+    @contextmanager
+    def aside(self, task: Awaited) -> Iterator[None]:
+        """Around giving the turn away for a moment while `task` is waited for, without sleeping."""
+        me = threading.get_ident()
+        self.calls[me] = task
+        try:
+            yield
+        finally:
+            del self.calls[me]
+
+    def _doze(self, event: threading.Event | _Bell, seconds: float | None) -> None:
         self._turn.rest()
         try:
             event.wait(seconds)
@@ -75,8 +93,10 @@ class Sleepers:
             self._turn.resume()
 
     def rouse(self) -> None:
-        """See to it that somebody polls, before the turn is given away."""
-        if self._dozing and not self._polling:
+        """See to it that somebody polls, for all that there is to do, before the turn is given away."""
+        if self._polling:
+            self._poller.remind(self._pressing())
+        elif self._dozing:
             next(iter(self._dozing.values())).set()
 
     def rouse_all(self) -> None:
@@ -85,3 +105,27 @@ class Sleepers:
             self._poller.wake()
         for event in tuple(self._dozing.values()):
             event.set()
+
+
+class _Bell:
+    """An event that is waited for together with descriptors."""
+
+    __slots__ = ("_beside", "_fd", "_gate")
+
+    def __init__(self, beside: Sequence[int]) -> None:
+        self._beside = beside
+        self._gate = threading.RLock()  # keeps `set` from a descriptor that `close` has given back
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def set(self) -> None:
+        with self._gate:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
+
+    def wait(self, seconds: float | None) -> None:
+        sleep_on([self._fd, *self._beside], seconds)
+
+    def close(self) -> None:
+        with self._gate:
+            fd, self._fd = self._fd, -1
+            os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,14 @@ __all__ = ["AnyOf", "Awaited", "Task", "Waiting"]
 
 # Guards who is to be told of the end of a task: any thread may want to know, whoever uses the engine.
 _telling = RLock()
+
+
+def _renew() -> None:
+    global _telling
+    _telling = RLock()  # a thread that a forked process has not got may have had it
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 class Awaited:
@@ -86,6 +95,8 @@ class Task(Awaited):
         The caller waits for the result: a receive may be awaited for a moment where it is posted.
     recorded : bool
         It has ended, and is in the history.
+    thread : int
+        Who has begun a request; 0 where the caller waits for it.
     """
 
     asked = False
@@ -98,6 +109,7 @@ class Task(Awaited):
     peer = -1
     prompt: bool
     recorded = False
+    thread = 0
     _pending = 0
     _since = 0.0
     _way: Steps

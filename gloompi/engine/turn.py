@@ -79,7 +79,7 @@ class Turn:
             ending = sys.is_finalizing()
             if not self._queue_up(me, 0.0 if ending else deadline.remaining()):
                 name = next((thread.name for thread in threading.enumerate() if thread.ident == holder), "?")
-                reason = f"thread {name!r} is in {doing()} on the same Context, which serves one at a time"
+                reason = f"thread {name!r} is in {doing() or 'a call'} on the same Context, and lets nobody in"
                 if ending:
                     reason += ", and stands still at the interpreter's end"
                 raise OperationTimeoutError(what, 0.0 if ending else deadline.timeout or 0.0, reason)
@@ -175,4 +175,9 @@ class Turn:
                 if not self.busy:
                     self.woken()  # an accident left it taken, and nobody is inside
                 return  # else the holder is in an op or a system call, and aborts when it comes back
-        self.give()
+        try:
+            self.woken()
+        finally:
+            self._lock.release()  # once: a signal handler may have come where this thread had just taken it
+        if self.wanting:
+            self._hand_over()
