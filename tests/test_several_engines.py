@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from time import monotonic
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
 
-from gloompi import Context, Device, PeerLostError
+from gloompi import Context, Device, OperationTimeoutError, PeerLostError, wait_all, wait_any
 from gloompi.deadline import Deadline
 from gloompi.engine import connections
 from gloompi.rendezvous.local import local_exchanges
@@ -61,6 +63,82 @@ def test_a_large_message_goes_on_while_another_context_is_waited_on(device: dict
                 b.send(np.ones(1), 0)
 
     with_another(2, body, **device)
+
+
+@devices
+@pytest.mark.parametrize("beside", ["a thread polls already", "a thread has used it", "wait_all", "wait_any"])
+def test_it_goes_on_whatever_other_threads_do_and_however_it_is_waited(device: dict[str, object], beside: str) -> None:
+    def body(a: Context, b: Context) -> None:
+        if a.rank == 1:
+            out = np.empty(LARGE)
+            a.recv(out, 0)
+            assert (out == np.arange(LARGE)).all()
+            for tag in (1, 2, 3):
+                b.send(np.ones(1), 0, tag=tag)
+            a.send(np.ones(1), 0)
+            b.recv(np.empty(1), 0)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            if beside == "a thread polls already":
+                listening = pool.submit(lambda: b.recv(np.empty(1), 1, tag=2))
+                while not b._engine.sleepers.calls:
+                    sleep(1e-3)
+            request = a.isend(np.arange(float(LARGE)), 1)
+            if beside == "a thread has used it":
+                pool.submit(lambda: a.iprobe(1, tag=99)).result(WAIT)
+            if beside == "wait_all":
+                c = [Context._from_exchange(each, None, WAIT, Deadline(WAIT)) for each in local_exchanges(1)]
+                waited = [b.irecv(np.empty(1), 1, tag=1), c[0].isend(np.ones(1), 0)]
+                wait_all(waited)
+                c[0].recv(np.empty(1), 0)
+                c[0].close()
+            elif beside == "wait_any":
+                c = [Context._from_exchange(each, None, WAIT, Deadline(WAIT)) for each in local_exchanges(1)]
+                never = c[0].irecv(np.empty(1), 0)
+                assert wait_any([b.irecv(np.empty(1), 1, tag=1), never])[0] == 0
+                never.cancel()
+                c[0].close()
+            else:
+                b.recv(np.empty(1), 1, tag=1)
+            request.wait()
+            if beside == "a thread polls already":
+                listening.result(WAIT)
+            else:
+                b.recv(np.empty(1), 1, tag=2)
+            b.recv(np.empty(1), 1, tag=3)
+        a.recv(np.empty(1), 1)
+        b.send(np.ones(1), 1)
+
+    with_another(2, body, **device)
+
+
+@pytest.mark.parametrize("trouble", ["it breaks", "a thread is in it"])
+def test_a_wait_is_not_disturbed_by_what_happens_to_the_other(trouble: str) -> None:
+    def body(a: Context, b: Context) -> None:
+        engine = a._engine
+        prepare = engine.prepare_sleep
+
+        def meanwhile() -> int:
+            if trouble == "it breaks":
+                threading.Thread(target=a.abort, args=("enough",)).start()
+                while engine.turn._asked is None:
+                    sleep(1e-3)
+                return prepare()
+            raise OperationTimeoutError("wait", 0.0, "a thread is in recv")
+
+        a.irecv(np.empty(1), 1, tag=5)
+        b.barrier()
+        if a.rank == 0:
+            engine.prepare_sleep = meanwhile  # type: ignore[method-assign]
+            b.recv(np.empty(1), 1)
+            engine.prepare_sleep = prepare  # type: ignore[method-assign]
+        else:
+            sleep(0.1)
+            b.send(np.ones(1), 0)
+        b.barrier()
+        a.close() if a.closed else a.abort("that is all")
+
+    with_another(2, body)
 
 
 @devices

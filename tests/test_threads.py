@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -397,7 +398,7 @@ def test_all_that_doze_are_woken_at_once() -> None:
     """Whatever keeps the one that polls, and whoever is next."""
     turn = module.Turn(lambda reason: None)
     poller = Poller(crowded=False, shared=False, woken=lambda: None)
-    sleepers = Sleepers(turn, poller)
+    sleepers = Sleepers(turn, poller, lambda: False)
     woken: list[int] = []
 
     def doze(number: int) -> None:
@@ -490,6 +491,191 @@ def test_an_interrupt_of_a_thread_that_sleeps_is_told(behind: bool) -> None:
     assert [type(exc) for exc in group.failures] == [ContextClosedError] * behind
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize("way", ["recv", "any", "irecv", "probe"])
+def test_a_message_to_oneself_wakes_the_thread_that_waits_for_it(way: str) -> None:
+    """The thread that sends it looks at the connections itself afterwards, and may not take the alarm away."""
+
+    def body(ctx: Context) -> None:
+        out = np.zeros(1)
+
+        def listen() -> None:
+            if way == "probe":
+                ctx.probe(0, tag=5)
+            elif way == "irecv":
+                ctx.irecv(out, 0, tag=5).wait()
+            else:
+                ctx.recv(out, ANY_SOURCE if way == "any" else 0, tag=5)
+
+        for _ in range(5):
+            with threads() as group:
+                began = monotonic()
+                listener = group.start(listen)
+                until_asleep(ctx)
+                ctx._engine._poller.stale = 0.0  # so that the sender looks
+                ctx.send(np.ones(1), 0, tag=5)
+                while listener.is_alive():
+                    assert monotonic() - began < WAIT / 2
+                    ctx.iprobe(0, tag=9)
+                if way == "probe":
+                    ctx.recv(out, 0, tag=5)
+
+    run_ranks(1, body, timeout=WAIT)
+
+
+@pytest.mark.parametrize("what", ["isend", "irecv", "held"])
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_a_thread_that_sleeps_moves_what_others_begin(what: str, transport: str) -> None:
+    large = np.arange(1_000_000.0)
+    full = threading.Event()
+
+    def body(ctx: Context) -> None:
+        with ctx.dup() as other:
+            if ctx.rank == 1:
+                if what == "irecv":
+                    ctx.send(large, 0)
+                else:
+                    out = np.empty(10 if what == "held" else len(large))
+                    request = ctx.irecv(out, 0)
+                    if what == "isend":
+                        pair = ctx._engine._links[0]
+                        pair.sock = Sipping(pair.sock)  # type: ignore[attr-defined]
+                        while not any(each.nbytes for each in request._task.awaited):  # type: ignore[attr-defined]
+                            request.test()  # until it has asked for the message, and has begun to take it perhaps
+                        assert full.wait(WAIT)
+                    request.wait()
+                    assert (out == large[: len(out)]).all()
+                other.send(np.ones(1), 0)
+                return
+            with threads() as group:
+                listener = group.start(lambda: other.recv(np.empty(1), 1))
+                until_asked(ctx, 1)  # it will not look at anything again before something has come
+                if what == "isend":
+                    request = ctx.isend(large, 1)
+                    while not ctx._engine._poller.writing:
+                        request.test()
+                    full.set()
+                elif what == "irecv":
+                    while not ctx.iprobe(1):
+                        sleep(1e-3)
+                    request = ctx.irecv(out := np.empty_like(large), 1)
+                else:
+                    pair = ctx._engine._links[1]
+                    pair.sock = Lacking(pair.sock, until=monotonic() + 0.1)  # type: ignore[attr-defined]
+                    request = ctx.isend(large[:10], 1)
+                listener.join(WAIT / 4)
+                assert not listener.is_alive()
+                request.wait()
+                assert what != "irecv" or (out == large).all()
+
+    run_ranks(2, body, timeout=WAIT, device=Device(transport=transport, single_copy=what == "irecv"))
+
+
+class Sipping:
+    """A socket from which little is read at a time."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv_into(self, window: memoryview, nbytes: int = 0) -> int:
+        most = min(len(window), nbytes or len(window), 10_000)
+        return int(self._sock.recv_into(window[:most]))
+
+
+class Lacking:
+    """A socket for whose messages the kernel has no memory for a while."""
+
+    def __init__(self, sock: Any, until: float) -> None:
+        self._sock, self._until = sock, until
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("send", "sendmsg") and monotonic() < self._until:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("late", ["waits for the turn", "lets another in"])
+def test_closing_ends_the_call_of_a_thread_that_is_awake(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def body(ctx: Context) -> None:
+        other, engine = ctx.dup(), ctx._engine
+        errors: list[Exception] = []
+        resting, closed = threading.Event(), threading.Event()
+
+        def listen() -> None:
+            with pytest.raises(ContextClosedError) as caught:
+                other.recv(np.empty(1), 0, tag=1)
+            errors.append(caught.value)
+
+        def let_in() -> None:
+            engine.turn.rest()
+            resting.set()
+            assert closed.wait(WAIT)
+            engine.turn.resume()
+
+        def leave(*arguments: Any) -> None:
+            del engine.leave  # the next one is another's
+            listener = group.start(listen)
+            while listener.ident not in engine.turn.wanting:
+                sleep(1e-3)
+            engine.leave(*arguments)
+
+        with threads() as group:
+            if late == "lets another in":
+                engine.turn.let_in = let_in  # type: ignore[method-assign]
+                move = engine._move
+                moved = iter([True])
+                engine._move = lambda: next(moved, False) or move()  # type: ignore[method-assign]
+                engine.turn.wanting.add(-1)
+                group.start(listen)
+                assert resting.wait(WAIT)
+                engine.turn.wanting.discard(-1)
+                other.close()
+                closed.set()
+            else:
+                engine.leave = leave  # type: ignore[method-assign]
+                other.close()
+        assert len(errors) == 1
+        assert not ctx.closed
+
+    run_ranks(1, body, timeout=WAIT / 2)
+
+
+@pytest.mark.parametrize("algorithm", ["recursive_doubling", "halving_doubling"])
+def test_an_error_in_another_threads_operator_is_that_threads(algorithm: str) -> None:
+    """In the algorithm, or where what comes is reduced as it comes; who meets it is the thread that polls for all."""
+    count = 50_000
+    asleep = threading.Event()
+
+    def body(ctx: Context) -> None:
+        other = ctx.dup()
+
+        def picky(a: Any, b: Any) -> Any:
+            if len(a) > 1 and ctx.rank == 0:
+                raise KeyError("in the operator")
+            return a + b
+
+        def reduce() -> None:
+            until_asked(ctx, 1)
+            with pytest.raises(KeyError):
+                other.allreduce(np.ones(count), op=picky, algorithm=algorithm)
+
+        if ctx.rank == 1:
+            assert asleep.wait(WAIT)
+            other.iallreduce(np.ones(count), op=picky, algorithm=algorithm)
+            with pytest.raises(PeerLostError, match="it aborted: KeyError"):
+                ctx.recv(np.empty(1), 0)
+            return
+        with threads() as group:
+            group.start(reduce)
+            group.start(lambda: (until_asked(ctx, 2), asleep.set()))
+            with pytest.raises(ContextClosedError, match="this Context was aborted: KeyError"):
+                ctx.recv(np.empty(1), 1, tag=1)
+
+    run_ranks(2, body, timeout=WAIT)
 
 
 def test_an_interrupt_of_a_thread_that_waits_for_the_turn_is_told_when_the_other_is_out_of_its_operator() -> None:

@@ -84,8 +84,8 @@ def test_nobody_is_waited_for_at_the_interpreters_end(monkeypatch: pytest.Monkey
         with pytest.raises(OperationTimeoutError) as caught:
             turn.take(Deadline(limit), "close", doing)
         assert str(caught.value) == (
-            "close timed out after 0.0 s: thread 'holder' is in allreduce #1 on the same Context, which serves one at a "
-            "time, and stands still at the interpreter's end"
+            "close timed out after 0.0 s: thread 'holder' is in allreduce #1 on the same Context, and lets nobody in, "
+            "and stands still at the interpreter's end"
         )
     assert time.monotonic() - began < 5
     go.set()
@@ -141,6 +141,17 @@ def test_aborting_when_an_accident_left_the_turn_taken() -> None:
     in_thread(lambda: turn.abort("enough", lambda: None, 0.01)).join(20)
     assert aborted.reasons == ["enough"]
     assert aborted.threads == ["other"]
+
+
+def test_aborting_by_a_signal_handler_where_the_turn_has_just_been_taken() -> None:
+    aborted = Aborted()
+    turn = Turn(aborted)
+    turn.take(Deadline(1), "recv", doing)
+    turn.abort("enough", lambda: None, 20)
+    assert aborted.reasons == ["enough"]
+    assert turn.mine()  # the operation that it has come in front of goes on
+    turn.give()
+    assert another_thread_gets(turn)
 
 
 def test_aborting_from_within_an_operation() -> None:

@@ -44,6 +44,8 @@ _NOWHERE = memoryview(bytearray(65536))
 class _Waiter(Protocol):
     def notify(self) -> None: ...
 
+    def fail(self, failure: Exception) -> None: ...
+
 
 class Operation:
     """Something that completes.
@@ -323,6 +325,18 @@ class ReducingReceive(Receive):
             self._fill = 0
 
     def _reduce(self, incoming: Array) -> None:
+        try:
+            self._combine(incoming)
+        except Exception as exc:
+            if self.waiter is None:
+                raise  # into the algorithm that has just posted it
+            waiter, self.waiter = self.waiter, None
+            self.drop()
+            waiter.fail(exc)  # whatever thread has received this
+
+    def _combine(self, incoming: Array) -> None:
+        if self.dropped:
+            return
         start = self._reduced
         self._reduced = stop = start + incoming.size
         mine, out = self._mine[start:stop], self._out[start:stop]

@@ -167,6 +167,13 @@ class Task(Awaited):
             self.awaited = ()  # or it would keep what has come until it waits for something else
             self._ready.append(self)
 
+    def fail(self, failure: Exception) -> None:
+        """What an awaited operation has computed has failed: end with that when it is this task's turn."""
+        self._way.close()
+        self._way = _failing(failure)
+        self._pending, self.awaited = 0, ()
+        self._ready.append(self)
+
     def advance(self) -> None:
         """Run the algorithm until it waits for something that is not done, or ends."""
         if self.done:
@@ -221,6 +228,11 @@ class Task(Awaited):
         if self.failure is not None:
             raise self.failure
         return self.result
+
+
+def _failing(failure: Exception) -> Steps:
+    raise failure
+    yield ()
 
 
 def _without(callbacks: tuple[Callable[[], None], ...], callback: Callable[[], None]) -> tuple[Callable[[], None], ...]:
