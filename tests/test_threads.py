@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -552,6 +553,8 @@ def test_a_thread_that_sleeps_moves_what_others_begin(what: str, transport: str)
                 listener = group.start(lambda: other.recv(np.empty(1), 1))
                 until_asked(ctx, 1)  # it will not look at anything again before something has come
                 if what == "isend":
+                    pair = ctx._engine._links[1]
+                    pair.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # type: ignore[attr-defined]
                     request = ctx.isend(large, 1)
                     while not ctx._engine._poller.writing:
                         request.test()
