@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from gloompi import (
 )
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
+from gloompi.engine.matching import Probe
 from gloompi.engine.messages import EAGER_NBYTES
 from gloompi.testing import run_ranks
 from gloompi.transport.endpoint import Peer
@@ -406,6 +408,54 @@ def test_a_message_whose_payload_is_still_arriving(by: str) -> None:
         theirs.sendall(x.tobytes()[3001:])
         assert request.wait() == Status(0, 7, 8000)
         assert_same(out, x)
+        theirs.sendall(pack_header(Kind.GOODBYE, 0, 0, 0))
+        ctx.close()
+
+
+# -- what the frames behind a message that is taken say of it ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["mprobe", "improbe"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_message_is_taken_and_pushed_in_one_batch(by: str, count: int) -> None:
+    """The peer is a bare socket; all that it says is there before anything is read."""
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    ctx = Context(Engine(1, PEERS, [mine, None]), 10.0)
+    mark = fingerprint("send", np.dtype("u1"), 8)
+    with theirs:
+        said = b"".join(pack_header(Kind.ANNOUNCE, 0, 7, 8, mark) for _ in range(count))
+        for number in range(count):
+            said += pack_header(Kind.PUSHED, 0, 7, 8, mark) + bytes([number] * 8)
+        theirs.sendall(said)
+        look = ctx.mprobe if by == "mprobe" else partial(until, ctx.improbe)
+        messages = [look() for _ in range(count)]
+        for number in reversed(range(count)):
+            out = np.full(8, 99, "u1")
+            assert messages[number].recv(out) == Status(0, 7, 8)
+            assert (out == number).all()
+        assert ctx._engine.messages._kept == 0
+        theirs.sendall(pack_header(Kind.GOODBYE, 0, 0, 0))
+        ctx.close()
+
+
+def test_a_receive_that_is_posted_before_the_call_of_a_matched_probe_goes_on() -> None:
+    """In another thread, with the next message of the tag: it is asked for behind the one that the probe has taken."""
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    ctx = Context(Engine(1, PEERS, [mine, None]), 10.0)
+    marks = [fingerprint("send", np.dtype("u1"), count) for count in (8, 4)]
+    channel = ctx._conversation.messages
+    with theirs:
+        found = channel.matcher.probe(Probe(channel, 0, 7, takes=True))
+        theirs.sendall(pack_header(Kind.ANNOUNCE, 0, 7, 8, marks[0]) + pack_header(Kind.ANNOUNCE, 0, 7, 4, marks[1]))
+        assert ctx.iprobe(0, tag=8) is None
+        assert found.done
+        request = ctx.irecv(np.empty(4, "u1"), 0, tag=7)
+        assert theirs.recv(1000) == b"".join(pack_header(Kind.CLEAR, 0, 7, 0, mark) for mark in marks)
+        theirs.sendall(pack_header(Kind.DATA, 0, 7, 8, marks[0]) + bytes(8))
+        theirs.sendall(pack_header(Kind.DATA, 0, 7, 4, marks[1]) + bytes(4))
+        assert request.wait() == Status(0, 7, 4)
         theirs.sendall(pack_header(Kind.GOODBYE, 0, 0, 0))
         ctx.close()
 

@@ -128,6 +128,13 @@ class Probe(Operation):
         self.arrival: Arrival | None = None
         self.order = 0
 
+    def find(self, arrival: Arrival) -> None:
+        """Give it its message, and hold that for it if it takes it: what comes next may already be about it."""
+        self.arrival = arrival
+        if self.takes:
+            self.channel.hold(arrival)
+        self.complete()
+
 
 Wanted = TypeVar("Wanted", Receive, Probe)
 
@@ -270,20 +277,24 @@ class Matcher:
 
     def probe(self, probe: Probe) -> Probe:
         """Give a probe its message, now or when it comes."""
-        probe.arrival = self.take(probe.source, probe.tag) if probe.takes else self.find(probe.source, probe.tag)
-        if probe.arrival is None:
+        if not self.look(probe):
             probe.order = next(self._order)
             self.probes.put(probe.source, probe.tag, probe)
-        else:
-            probe.done = True
         return probe
+
+    def look(self, probe: Probe) -> bool:
+        """Give a probe its message if there is one; return whether there is."""
+        arrival = self.take(probe.source, probe.tag) if probe.takes else self.find(probe.source, probe.tag)
+        if arrival is None:
+            return False
+        probe.find(arrival)
+        return True
 
     def _probed(self, arrival: Arrival) -> bool:
         """Give a message to the probes that wait for it; return whether one has taken it."""
         while (probe := _earliest(self.probes, arrival.source, arrival.tag)) is not None:
             self.probes.take(probe.source, probe.tag)
-            probe.arrival = arrival
-            probe.complete()
+            probe.find(arrival)
             if probe.takes:
                 return True
         return False

@@ -126,25 +126,17 @@ class MessagePlans(PlanBase):
                 task.peer = self._named(probe.arrival.source)
 
         name = "mprobe" if takes else "probe"
-        return Task(name, steps, lambda: self._found(probe.arrival, takes), NO_FACTS, self._named(probe.source))
+        return Task(name, steps, lambda: self._found(probe), NO_FACTS, self._named(probe.source))
 
     def finder(self, source: int, tag: int, takes: bool) -> Callable[[], tuple[Arrival, Status] | None]:
         """Return a function that looks for a message without waiting."""
-        source, tag = self._wanted(source, tag)
         channel = self._conversation.messages
+        probe = Probe(channel, *self._wanted(source, tag), takes)
+        return lambda: self._found(probe) if channel.matcher.look(probe) else None
 
-        def find() -> tuple[Arrival, Status] | None:
-            matcher = channel.matcher
-            arrival = matcher.take(source, tag) if takes else matcher.find(source, tag)
-            return None if arrival is None else self._found(arrival, takes)
-
-        return find
-
-    def _found(self, arrival: Arrival | None, takes: bool) -> tuple[Arrival, Status]:
-        assert arrival is not None
-        if takes:
-            self._conversation.messages.hold(arrival)
-        return arrival, self._status(arrival)
+    def _found(self, probe: Probe) -> tuple[Arrival, Status]:
+        assert probe.arrival is not None
+        return probe.arrival, self._status(probe.arrival)
 
     # -- parts of these --------------------------------------------------------------------------------------------------
 
