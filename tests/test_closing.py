@@ -28,12 +28,18 @@ devices = pytest.mark.parametrize(
 
 @devices
 @pytest.mark.parametrize("dup", [False, True])
-def test_both_close_with_a_message_that_the_other_has_not_received(device: dict[str, object], dup: bool) -> None:
+@pytest.mark.parametrize("probe", [None, "probe", "mprobe"])
+def test_both_close_with_a_message_that_the_other_has_not_received(
+    probe: str | None, device: dict[str, object], dup: bool
+) -> None:
+    """A message that a matched probe has taken is not received before its Message is."""
     seconds, errors = [], []
 
     def body(ctx: Context) -> None:
         closing = ctx.dup() if dup else ctx
         closing.isend(np.ones(LARGE), 1 - ctx.rank)
+        if probe is not None:
+            getattr(closing, probe)()
         began = monotonic()
         try:
             closing.close()

@@ -160,6 +160,10 @@ class Channel:
         if arrival.payload is None:
             self.unasked.put(arrival.source, arrival.tag, arrival)
 
+    def unreceived(self) -> list[Arrival]:
+        """The messages that have no receive, whether a probe has taken them or not."""
+        return [*self.matcher.early(), *self.held]
+
     def offer(self, payload: memoryview) -> bytes:
         """Pack the offer of a message that may be read in this process's memory until `revoke`."""
         if self._owner is None:

@@ -537,7 +537,7 @@ class Messages(Handover):
             if rank != self._rank:
                 self._links[rank].write(pack_header(Kind.LEAVE, channels[0].id, 0, 0))
         for channel in channels:
-            for arrival in (*channel.matcher.early(), *channel.held):
+            for arrival in channel.unreceived():
                 if arrival.kept:
                     self._let_go(arrival)
             for dest, _ in channel.cleared:
@@ -565,7 +565,8 @@ class Messages(Handover):
         """From now on, tell the senders of announced messages that nobody will ask for them: this rank is closing."""
         for channel in channels or self._channels.values():
             channel.closing = True
-            for source, tag in {(each.source, each.tag) for each in channel.matcher.early() if each.payload is None}:
+            waiting = (each for each in channel.unreceived() if each.payload is None)
+            for source, tag in {(each.source, each.tag) for each in waiting}:
                 self._refuse(channel, source, tag)
 
     def _refuse(self, channel: Channel, source: int, tag: int) -> None:
