@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import socket
+import weakref
+from collections.abc import Iterator
 from time import monotonic
 
 import numpy as np
@@ -10,9 +14,12 @@ import pytest
 
 from gloompi import Context, Device
 from gloompi.engine import messages
+from gloompi.engine.engine import Engine
+from gloompi.engine.fingerprint import fingerprint
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.testing import run_ranks
-from gloompi.transport.frames import HEADER_NBYTES, Kind
+from gloompi.transport.endpoint import Peer
+from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header
 from gloompi.transport.pair import Pair
 
 WAIT = 20.0
@@ -229,3 +236,59 @@ def test_a_message_that_is_pushed_finds_the_receive_that_asks_for_it(matched: st
     run_ranks(2, body, timeout=WAIT)
     if matched == "after":
         assert Kind.PUSHED in kinds
+
+
+# -- what is announced for lack of credit ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranks() -> Iterator[tuple[Context, socket.socket]]:
+    """Rank 0 of two, and the other end of its connection to rank 1."""
+    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    ctx = Context(Engine(0, peers, [None, mine]), 10.0)
+    with theirs:
+        yield ctx, theirs
+    ctx.abort("over")
+
+
+def begun(ctx: Context, count: int) -> list[weakref.ref[object]]:
+    """Begin to send arrays that nobody else keeps."""
+    arrays = [np.full(8, number, np.uint8) for number in range(count)]
+    for array in arrays:
+        ctx.isend(array, 1, tag=7)
+    return [weakref.ref(array) for array in arrays]
+
+
+@pytest.mark.parametrize("way", ["asked for", "taken", "pushed"])
+def test_what_has_been_sent_is_not_kept_for_its_lack_of_credit(way: str, ranks: tuple[Context, socket.socket]) -> None:
+    ctx, theirs = ranks
+    link = ctx._engine._links[1]
+    link.credit = 0
+    refs = begun(ctx, 5)
+    assert len(link.starved) == 5
+    if way == "pushed":
+        theirs.sendall(pack_header(Kind.CREDIT, 0, 0, 5 * (8 + HEADER_NBYTES)))
+    else:
+        kind = Kind.CLEAR if way == "asked for" else Kind.TAKEN
+        theirs.sendall(pack_header(kind, 0, 7, 0, fingerprint("send", np.dtype("u1"), 8)) * 5)
+    assert ctx.iprobe(1) is None
+    assert not link.starved
+    gc.collect()
+    assert not any(ref() is not None for ref in refs)
+
+
+def test_what_was_never_sent_is_not_kept_when_its_context_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To oneself: to others it has been asked for, or else the Context breaks."""
+    monkeypatch.setattr(messages, "EARLY_NBYTES", 0)
+
+    def body(ctx: Context) -> None:
+        with ctx.dup() as other:
+            for _ in range(6):
+                other.isend(np.zeros(EAGER_NBYTES - HEADER_NBYTES, np.uint8), 0)
+            assert len(ctx._engine._links[0].starved) == 2
+        assert not ctx._engine._links[0].starved
+        assert ctx._engine.messages._kept == 0
+
+    run_ranks(1, body, timeout=WAIT)

@@ -9,7 +9,6 @@ that has none yet.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..errors import GloompiError, MismatchError
@@ -107,17 +106,15 @@ class Handover:
 
     def _push(self, link: Link) -> None:
         """Send what was announced for lack of credit, as far as there is credit now."""
-        starved, link.starved = link.starved, deque()
-        for send in starved:
-            channel, key = send.channel, (send.dest, send.tag)
-            if not send.waits or channel.closed:
+        for send in tuple(link.starved):
+            if not send.waits:  # one before it has brought credit, to this rank itself
                 continue
+            channel, key = send.channel, (send.dest, send.tag)
             nbytes = len(send.payload)
             # In the order of announcing: PUSHED, like an answer, is for the first of its tag.
             if channel.waiting.first(*key) is not send or link.credit < nbytes + HEADER_NBYTES:
-                link.starved.append(send)
                 continue
-            channel.waiting.take(*key)
+            self._answered(link, channel, send.tag)
             channel.pushed[key] = channel.pushed.get(key, 0) + 1
             link.credit -= nbytes + HEADER_NBYTES
             self._write(link, send, Kind.PUSHED)
@@ -192,14 +189,21 @@ class Handover:
             return None
         return receive
 
-    def _taken(self, rank: int, channel: Channel, tag: int) -> None:
+    def _answered(self, link: Link, channel: Channel, tag: int) -> Send | None:
+        """Remove and return the first message of this tag that waits."""
+        send = channel.waiting.take(link.rank, tag)
+        if send is not None:
+            link.starved.pop(send, None)
+        return send
+
+    def _taken(self, link: Link, channel: Channel, tag: int) -> None:
         """A peer has read a message that was offered to it."""
-        send = channel.waiting.take(rank, tag)
+        send = self._answered(link, channel, tag)
         if send is not None:
             send.waits = False
             send.complete()
         elif not channel.closed:
-            self._garbled(rank, "word that it has read what was not offered")
+            self._garbled(link.rank, "word that it has read what was not offered")
 
     def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
         key = (link.rank, tag)
@@ -210,7 +214,7 @@ class Handover:
             return
         if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
-        send = channel.waiting.take(link.rank, tag)
+        send = self._answered(link, channel, tag)
         if send is not None:
             self._transmit(link, send)
         elif channel.collective:

@@ -127,8 +127,8 @@ class Messages(Handover):
             return self._send_now(link, header, channel, tag, payload, fingerprint)
         operation = Send(channel, dest, tag, payload, fingerprint)
         self._announce(operation, large=nbytes > EAGER_NBYTES)
-        if nbytes <= EAGER_NBYTES and not synchronous:
-            link.starved.append(operation)
+        if operation.waits and nbytes <= EAGER_NBYTES and not synchronous:
+            link.starved[operation] = None
         return operation
 
     def exchange(
@@ -349,7 +349,7 @@ class Messages(Handover):
         elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
             return Offered(lambda offer: self._announced(link, on, tag, offer.nbytes, fingerprint, offer))
         elif kind == Kind.TAKEN:
-            self._taken(rank, on, tag)
+            self._taken(link, on, tag)
         elif kind == Kind.WAITING:
             if tag >> STEP_BITS <= on.sequence + REMEMBERED:  # so much ahead, it is no help
                 self._agrees(on, rank, tag, fingerprint)
@@ -537,6 +537,9 @@ class Messages(Handover):
             if rank != self._rank:
                 self._links[rank].write(pack_header(Kind.LEAVE, channels[0].id, 0, 0))
         for channel in channels:
+            for send in channel.waiting.items_of_all():  # to itself: nothing of it is pushed when credit comes back
+                self._links[send.dest].starved.pop(send, None)
+            channel.waiting.clear()
             for arrival in channel.unreceived():
                 if arrival.kept:
                     self._let_go(arrival)
@@ -548,7 +551,6 @@ class Messages(Handover):
             channel.revoke()
             channel.held.clear()
             channel.unasked.clear()
-            channel.waiting.clear()
             self._forget_if_over(channel)
 
     def _drop_receives(self, channels: Sequence[Channel]) -> None:

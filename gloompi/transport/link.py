@@ -6,7 +6,7 @@ destination.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .frames import unpack_header
@@ -73,8 +73,8 @@ class Link:
         Bytes that the peer may still send without asking, as far as this rank knows.
     kept : int
         Memory for what came without asking and no receive has matched, bytes.
-    starved : deque of Send
-        Announced for lack of credit alone.
+    starved : ordered set of Send
+        Announced for lack of credit alone, and neither asked for nor sent.
     finished : bool
         The peer has said that it sends nothing more.
     owes : bool
@@ -105,7 +105,7 @@ class Link:
         self.credit = credit
         self.granted = credit
         self.kept = 0
-        self.starved: deque[Any] = deque()
+        self.starved: OrderedDict[Any, None] = OrderedDict()
         self.finished = False
         self.owes = False
         self.aborted = False
