@@ -292,3 +292,34 @@ def test_what_was_never_sent_is_not_kept_when_its_context_is_closed(monkeypatch:
         assert ctx._engine.messages._kept == 0
 
     run_ranks(1, body, timeout=WAIT)
+
+
+@pytest.mark.parametrize("parked", [1, 9])
+def test_room_that_others_make_is_for_all(
+    parked: int, ranks: tuple[Context, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept of this rank itself is received: then its peer has credit again, if it had little left."""
+    monkeypatch.setattr(messages, "EARLY_NBYTES", 700_000)
+    ctx, theirs = ranks
+    size = 60_000
+    for tag in range(2):
+        ctx.isend(np.zeros(200_000, np.uint8), 0, tag=tag)
+    mark = fingerprint("send", np.dtype("u1"), size)
+    for _ in range(parked):
+        theirs.sendall(pack_header(Kind.MESSAGE, 0, 7, size, mark) + bytes(size))
+        ctx.iprobe(1, tag=8)
+    for _ in range(50):
+        ctx.iprobe(1, tag=8)
+    link = ctx._engine._links[1]
+    assert link.granted == CREDIT_NBYTES - parked * (size + HEADER_NBYTES)
+    out = np.empty(200_000, np.uint8)
+    for tag in range(2):
+        ctx.recv(out, 0, tag=tag)
+    theirs.setblocking(False)
+    if parked == 1:
+        assert link.granted == CREDIT_NBYTES - size - HEADER_NBYTES  # enough for what one sends before one receives
+        with pytest.raises(BlockingIOError):
+            theirs.recv(HEADER_NBYTES)
+    else:
+        assert link.granted == CREDIT_NBYTES
+        assert theirs.recv(1000) == pack_header(Kind.CREDIT, 0, 0, parked * (size + HEADER_NBYTES))

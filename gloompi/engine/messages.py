@@ -313,9 +313,11 @@ class Messages(Handover):
 
     def _release(self, link: Link, nbytes: int) -> None:
         link.kept -= nbytes
-        self._kept -= nbytes
-        if link.granted < _LOW_NBYTES:
-            self._repay(link)
+        before, self._kept = self._kept, self._kept - nbytes
+        # Where this makes room for all, so that what is kept counts no more, others have waited for it too.
+        for each in self._links if before > EARLY_NBYTES >= self._kept else (link,):
+            if each.granted < _LOW_NBYTES:
+                self._repay(each)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
