@@ -502,17 +502,6 @@ class Machine(RuleBasedStateMachine):
         assert self.matcher.withdraw(wanted)
         assert not self.matcher.withdraw(wanted)
 
-    @precondition(lambda self: self.arrivals)
-    @rule(data=st.data())
-    def payload_comes(self, data: st.DataObject) -> None:
-        came = data.draw(st.sampled_from(self.arrivals))
-        came.payload = came.payload or bytearray(came.nbytes)
-
-    @rule(source=source, tag=tag)
-    def pull(self, source: int, tag: int) -> None:
-        there = [each for each in self.arrivals if (each.source, each.tag) == (source, tag) and each.payload is None]
-        assert self.matcher.unarrived(source, tag) is (there[0] if there else None)
-
     @invariant()
     def the_same_waits(self) -> None:
         assert set(self.matcher.posted()) == set(self.receives)
@@ -638,19 +627,5 @@ def test_however_many_probes_wait(wanted: tuple[int, int], takes: bool) -> None:
             assert all(each.done for each in probes)
 
         return come
-
-    assert_linear(prepare)
-
-
-def test_however_many_messages_come_while_others_wait_at_their_sender() -> None:
-    def prepare(count: int) -> Callable[[], object]:
-        matcher, arrivals = early_messages(count, spread=False, announced=True)
-
-        def pull_them() -> None:
-            for each in arrivals:
-                assert matcher.unarrived(1, 7) is each
-                each.payload = bytearray()
-
-        return pull_them
 
     assert_linear(prepare)

@@ -7,6 +7,7 @@ import random
 import socket
 import weakref
 from collections.abc import Iterator
+from itertools import permutations
 from time import monotonic
 
 import numpy as np
@@ -19,7 +20,7 @@ from gloompi.engine.fingerprint import fingerprint
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.testing import run_ranks
 from gloompi.transport.endpoint import Peer
-from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header
+from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header
 from gloompi.transport.pair import Pair
 
 WAIT = 20.0
@@ -39,6 +40,13 @@ def exchange(ctx: Context, nbytes: int, rounds: int) -> None:
         ctx.send(x, peer)
         ctx.recv(out, peer)
         assert (out == number % 251).all()
+
+
+def nothing_left(ctx: Context) -> bool:
+    """Whether nothing is kept about any message, at its sender or its receiver."""
+    channel = ctx._conversation.messages
+    sent = (channel.waiting, channel.unanswered)
+    return not any((*sent, channel.announced, channel.awaiting, channel.held, channel.unasked))
 
 
 @transports
@@ -111,8 +119,8 @@ def test_random_parking(seed: int, transport: str, monkeypatch: pytest.MonkeyPat
             assert ctx._engine.messages._kept == 0
             link = ctx._engine._links[peer]
             assert link.kept == 0
-            assert not ctx._conversation.messages.pushed
-            assert not other._conversation.messages.pushed
+            assert nothing_left(ctx)
+            assert nothing_left(other)
 
     def take(ctx: Context, tag: int, size: int) -> None:
         out = np.empty(size, np.uint8)
@@ -211,7 +219,7 @@ def test_a_message_that_is_pushed_finds_the_receive_that_asks_for_it(matched: st
             for request in (*sent, *late):
                 request.wait()
             ctx.recv(np.empty(0), 1, tag=2)
-            assert not ctx._conversation.messages.pushed
+            assert not ctx._conversation.messages.unanswered
             return
         outs = [np.empty(size, np.uint8) for size in (8, 9, 10)]
         ctx.probe(0, tag=7)
@@ -323,3 +331,130 @@ def test_room_that_others_make_is_for_all(
     else:
         assert link.granted == CREDIT_NBYTES
         assert theirs.recv(1000) == pack_header(Kind.CREDIT, 0, 0, parked * (size + HEADER_NBYTES))
+
+
+@pytest.mark.parametrize("answers", ["before", "after"])
+@pytest.mark.parametrize("large", [0, 1, 3])
+def test_what_lacked_credit_is_pushed_past_what_waits_for_its_receive(
+    large: int, answers: str, ranks: tuple[Context, socket.socket]
+) -> None:
+    """By number; its answer means nothing, and those of the large ones of the same tag before and behind it stay theirs."""
+    ctx, theirs = ranks
+    link = ctx._engine._links[1]
+    ctx.isend(np.zeros(0, np.uint8), 1, tag=6)
+    theirs.recv(HEADER_NBYTES)
+    link.credit = 0
+    size = EAGER_NBYTES + 1
+    sizes = [size] * large + [8, 9, size]
+    requests = [ctx.isend(np.full(nbytes, number, np.uint8), 1, tag=7) for number, nbytes in enumerate(sizes)]
+    announced = [unpack_header(header(theirs), 0) for _ in sizes]
+    assert [(each[1], each[4]) for each in announced] == [(Kind.ANNOUNCE, nbytes) for nbytes in sizes]
+    credit = pack_header(Kind.CREDIT, 0, 0, 9 + HEADER_NBYTES)  # for the second of two alone
+    link.credit -= 1
+    clears = pack_header(Kind.CLEAR, 0, 7, 0, fingerprint("send", np.dtype("u1"), 8)) * len(sizes)
+    theirs.sendall(pack_header(Kind.CREDIT, 0, 0, 9 + HEADER_NBYTES) + clears if answers == "after" else clears + credit)
+    assert ctx.iprobe(1) is None
+    seen = []
+    for _ in sizes:
+        _, kind, _, tag, nbytes, _ = unpack_header(header(theirs), 0)
+        seen.append((kind, tag, nbytes))
+        while nbytes:
+            ctx.iprobe(1)
+            nbytes -= len(theirs.recv(nbytes))
+    if answers == "before":
+        assert seen == [(Kind.DATA, 7, nbytes) for nbytes in sizes]
+    else:
+        assert seen == [(Kind.PUSHED, large + 1, 8), *[(Kind.DATA, 7, nbytes) for nbytes in sizes if nbytes != 8]]
+    assert all(request.done for request in requests)
+    assert not link.starved
+    assert nothing_left(ctx)
+
+
+def header(theirs: socket.socket) -> bytes:
+    return theirs.recv(HEADER_NBYTES, socket.MSG_WAITALL)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("way", ["recv", "posted", "mprobe"])
+def test_what_is_pushed_goes_where_it_was_announced(
+    way: str, order: tuple[int, ...], ranks: tuple[Context, socket.socket]
+) -> None:
+    """Whichever it is of three announced of one tag, and whatever has been asked for; the answers keep their order."""
+    ctx, theirs = ranks
+    marks = [fingerprint("send", np.dtype("u1"), size) for size in (8, 9, 10)]
+    outs = [np.full(size, 99, np.uint8) for size in (8, 9, 10)]
+    pushed = order[0]
+    theirs.sendall(b"".join(pack_header(Kind.ANNOUNCE, 0, 7, len(out), mark) for out, mark in zip(outs, marks, strict=True)))
+    push = pack_header(Kind.PUSHED, 0, pushed + 1, len(outs[pushed]), marks[pushed]) + bytes([pushed]) * len(outs[pushed])
+    requests = []
+    if way == "posted":
+        requests = [ctx.irecv(out, 1, tag=7) for out in outs]
+        theirs.sendall(push)
+    elif way == "recv":
+        theirs.sendall(push)
+        requests = [ctx.irecv(out, 1, tag=7) for out in outs]
+    else:
+        found = [ctx.mprobe(1, tag=7) for _ in outs]
+        theirs.sendall(push)
+        while not ctx._engine.messages._kept > 3 * 1024:
+            ctx.iprobe(1, tag=8)
+        requests = [found[number].irecv(outs[number]) for number in order]
+    for request in requests:
+        request.test()
+    for mark in marks:
+        assert header(theirs) == pack_header(Kind.CLEAR, 0, 7, 0, mark)
+    for number in sorted(order[1:]):
+        theirs.sendall(pack_header(Kind.DATA, 0, 7, len(outs[number]), marks[number]) + bytes([number]) * len(outs[number]))
+    for request in requests:
+        request.wait()
+    for number, out in enumerate(outs):
+        assert (out == number).all()
+    assert nothing_left(ctx)
+    assert ctx._engine.messages._kept == 0
+
+
+@pytest.mark.parametrize("single_copy", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_one_tag_for_all(seed: int, single_copy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offered, announced, pushed and plain messages of few tags, received by receives and matched probes in any order."""
+    shared = random.Random(seed)
+    monkeypatch.setattr(messages, "EARLY_NBYTES", shared.choice([0, CREDIT_NBYTES, 3 * CREDIT_NBYTES]))
+    sizes = [shared.choice([0, 8, 60_000, 200_000, EAGER_NBYTES, EAGER_NBYTES + 1, 600_000]) for _ in range(80)]
+    tags = [shared.randrange(2) for _ in sizes]
+
+    def body(ctx: Context) -> None:
+        mine, peer = random.Random(seed + ctx.rank), 1 - ctx.rank
+        sent, under_way, held = [], [], []
+        expected = {tag: [number for number, its in enumerate(tags) if its == tag] for tag in (0, 1)}
+        for number, (size, tag) in enumerate(zip(sizes, tags, strict=True)):
+            sent.append(ctx.isend(np.full(size, number, np.uint8), peer, tag=tag))
+        while held or any(expected.values()):
+            if held and mine.random() < 0.4:
+                number, message = held.pop(mine.randrange(len(held)))
+                out = np.full(sizes[number], 255, np.uint8)
+                under_way.append((number, out, message.irecv(out)))
+                continue
+            tag = mine.choice([tag for tag in (0, 1) if expected[tag]] or [None])
+            if tag is None:
+                continue
+            number = expected[tag].pop(0)
+            if mine.random() < 0.5:
+                held.append((number, ctx.mprobe(peer, tag=tag)))
+                assert held[-1][1].nbytes == sizes[number]
+            else:
+                out = np.full(sizes[number], 255, np.uint8)
+                under_way.append((number, out, ctx.irecv(out, peer, tag=tag)))
+            if mine.random() < 0.2:
+                under_way[-1][2].wait() if under_way else None
+        for number, out, request in under_way:
+            request.wait()
+            assert (out == number).all()
+        for request in sent:
+            request.wait()
+        while ctx._engine.messages.reading:
+            ctx.iprobe(peer, tag=9)  # an answer may be behind what has been read
+        ctx.barrier()
+        assert nothing_left(ctx)
+        assert ctx._engine.messages._kept == 0
+
+    run_ranks(2, body, timeout=WAIT, device=Device(single_copy=single_copy))

@@ -426,7 +426,7 @@ def test_a_message_is_taken_and_pushed_in_one_batch(by: str, count: int) -> None
     with theirs:
         said = b"".join(pack_header(Kind.ANNOUNCE, 0, 7, 8, mark) for _ in range(count))
         for number in range(count):
-            said += pack_header(Kind.PUSHED, 0, 7, 8, mark) + bytes([number] * 8)
+            said += pack_header(Kind.PUSHED, 0, number + 1, 8, mark) + bytes([number] * 8)
         theirs.sendall(said)
         look = ctx.mprobe if by == "mprobe" else partial(until, ctx.improbe)
         messages = [look() for _ in range(count)]

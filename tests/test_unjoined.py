@@ -16,9 +16,7 @@ from gloompi.engine import messages
 from gloompi.engine.channel import REMEMBERED
 from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
-from gloompi.engine.matching import Arrival
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES, MOST_NBYTES
-from gloompi.engine.unjoined import Parked, in_order
 from gloompi.testing import run_ranks
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import Kind, pack_header
@@ -121,43 +119,6 @@ def test_ranks_that_disagree_in_a_context_that_one_has_later() -> None:
     assert all("barrier" in text and "allreduce" in text for text in found.values()), found
 
 
-# -- the order of what waits ------------------------------------------------------------------------------------------------
-
-
-def parked(link: object, kind: Kind, tag: int, nbytes: int = 8, channel: int = 4) -> Parked:
-    arrival = None
-    if kind in (Kind.MESSAGE, Kind.PUSHED, Kind.ANNOUNCE, Kind.OFFER):
-        arrival = Arrival(1, tag, nbytes, CALL, announced=kind in (Kind.ANNOUNCE, Kind.OFFER))
-    return Parked(link, kind, channel, tag, CALL, arrival)  # type: ignore[arg-type]
-
-
-class Somebody:
-    rank = 1
-
-
-class Another:
-    rank = 2
-
-
-def test_a_pushed_message_takes_the_place_of_its_announcement() -> None:
-    one, other = Somebody(), Another()
-    first, second, large = (parked(one, kind, 7) for kind in (Kind.ANNOUNCE, Kind.ANNOUNCE, Kind.OFFER))
-    between, of_another = parked(one, Kind.MESSAGE, 7), parked(other, Kind.ANNOUNCE, 7)
-    of_its_calls, of_another_tag = parked(one, Kind.ANNOUNCE, 7, channel=5), parked(one, Kind.ANNOUNCE, 8)
-    come = parked(one, Kind.PUSHED, 7), parked(one, Kind.PUSHED, 7), parked(one, Kind.PUSHED, 8)
-    frames = [of_another, of_its_calls, of_another_tag, first, between, come[0], second, come[2], large, come[1]]
-    assert in_order(frames) == (
-        [of_another, of_its_calls, come[2], come[0], between, come[1], large],
-        [first, of_another_tag, second],
-    )
-
-
-def test_a_pushed_message_without_an_announcement_is_left_over() -> None:
-    one = Somebody()
-    pushed = parked(one, Kind.PUSHED, 7)
-    assert in_order([parked(one, Kind.ANNOUNCE, 8), pushed])[1] == [pushed]
-
-
 # -- peers that send more than ranks do -------------------------------------------------------------------------------------
 
 
@@ -230,7 +191,7 @@ def test_a_pushed_message_is_no_larger_than_the_credit(
 ) -> None:
     """Whatever was announced."""
     ctx, theirs = ranks
-    theirs.sendall(pack_header(Kind.ANNOUNCE, channel, 7, nbytes, CALL) + pack_header(Kind.PUSHED, channel, 7, nbytes, CALL))
+    theirs.sendall(pack_header(Kind.ANNOUNCE, channel, 7, nbytes, CALL) + pack_header(Kind.PUSHED, channel, 1, nbytes, CALL))
     with pytest.raises(PeerLostError) as caught:
         until(ctx, lambda: False)
     assert f"it sent {nbytes} bytes without asking; {EAGER_NBYTES} are the limit" in str(caught.value)
@@ -243,15 +204,15 @@ def test_what_is_pushed_before_the_context_is_made(ranks: tuple[Context, socket.
     mark = fingerprint("send", np.dtype("u1"), 8)
     announced = pack_header(Kind.ANNOUNCE, number, 7, 8, mark)
     theirs.sendall(announced + announced + pack_header(Kind.MESSAGE, number, 7, 8, mark) + b"third..." + announced)
-    theirs.sendall(pack_header(Kind.PUSHED, number, 7, 8, mark) + b"first...")
-    theirs.sendall(pack_header(Kind.PUSHED, number, 7, 8, mark) + b"seco")
-    until(ctx, lambda: waiting(ctx) == 6)
+    theirs.sendall(pack_header(Kind.PUSHED, number, 2, 8, mark) + b"second..")
+    theirs.sendall(pack_header(Kind.PUSHED, number, 1, 8, mark) + b"firs")
+    until(ctx, lambda: waiting(ctx) == 4 and ctx._engine._links[1].receiving is not None)
     other = ctx.dup()
     assert waiting(ctx) == 0
     found = []
     for _ in range(3):
-        if len(found) == 1:
-            theirs.sendall(b"nd..")
+        if not found:
+            theirs.sendall(b"t...")
         out = np.empty(8, np.uint8)
         other.recv(out, 1, tag=7)
         found.append(out.tobytes())
@@ -266,13 +227,15 @@ def test_what_is_pushed_before_the_context_is_made(ranks: tuple[Context, socket.
     other.abort("over")
 
 
-def test_what_was_pushed_and_not_announced(ranks: tuple[Context, socket.socket]) -> None:
+@pytest.mark.parametrize("said", [0, 1, 2, 3, -1])
+def test_what_was_pushed_and_not_announced(said: int, ranks: tuple[Context, socket.socket]) -> None:
+    """Not at all, or for another Context or channel."""
     ctx, theirs = ranks
     number = ctx._engine.descendant(ctx._conversation, "dup", 1)
-    theirs.sendall(pack_header(Kind.PUSHED, number, 7, 8, CALL) + bytes(8))
-    until(ctx, lambda: waiting(ctx) == 1)
+    announced = b"".join(pack_header(Kind.ANNOUNCE, number + other, 7, 8, CALL) for other in (2, 1))
+    theirs.sendall(announced + pack_header(Kind.PUSHED, number, said, 8, CALL) + bytes(8))
     with pytest.raises(PeerLostError, match="it sent 8 bytes that were not announced"):
-        ctx.dup().iprobe(0)
+        until(ctx, lambda: False)
 
 
 @pytest.mark.parametrize("kind", [Kind.DATA, Kind.TAKEN, Kind.REFUSED])

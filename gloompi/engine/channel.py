@@ -53,17 +53,20 @@ class Channel:
     awaiting : Queues of Receive or Arrival
         By source and tag, what has been cleared: its DATA is on its way.
     waiting : Queues of Send
-        By destination and tag, announced and offered sends that neither CLEAR nor TAKEN has come for.
+        By destination and tag, announced and offered sends that are still here.
+    unanswered : Queues of int
+        By destination and tag, numbers of the announcements that neither CLEAR nor TAKEN has come for: of what waits, and of
+        what has been pushed.
+    announced : dict of (source, number) to Receive or Arrival
+        What the messages are for that have been announced, not offered, and have not come.
     cleared : set of (dest, tag)
         A CLEAR that came before its send was begun.
-    pushed : dict of (dest, tag) to int
-        How many announced messages have been sent without waiting for their CLEAR, which is still to come.
     refused : set of (dest, tag)
         Announced messages of this tag will never be asked for.
     held : set of Arrival
         What a matched probe has taken and nobody has received yet.
     unasked : Queues of Arrival
-        By source and tag, those of them that wait at their sender.
+        By source and tag, those of them whose senders have not had an answer.
     members : frozenset of int
         The other ranks.
     departed : set of int
@@ -78,6 +81,7 @@ class Channel:
         "_calls",
         "_early",
         "_owner",
+        "announced",
         "awaiting",
         "cleared",
         "closed",
@@ -88,9 +92,9 @@ class Channel:
         "id",
         "matcher",
         "members",
-        "pushed",
         "refused",
         "sequence",
+        "unanswered",
         "unasked",
         "waiting",
     )
@@ -102,10 +106,11 @@ class Channel:
         self.sequence = 0
         self.awaiting: Queues[Receive | Arrival] = Queues()
         self.waiting: Queues[Send] = Queues()
+        self.unanswered: Queues[int] = Queues()
+        self.announced: dict[tuple[int, int], Receive | Arrival] = {}
         self.cleared: set[tuple[int, int]] = set()
         self.departed: set[int] = set()
         self.closing = self.closed = False
-        self.pushed: dict[tuple[int, int], int] = {}
         self.refused: set[tuple[int, int]] = set()
         self.held: set[Arrival] = set()
         self.unasked: Queues[Arrival] = Queues()
@@ -157,7 +162,7 @@ class Channel:
     def hold(self, arrival: Arrival) -> None:
         """Keep a message for the one whose probe has taken it."""
         self.held.add(arrival)
-        if arrival.payload is None:
+        if arrival.payload is None or arrival.pushed:
             self.unasked.put(arrival.source, arrival.tag, arrival)
 
     def unreceived(self) -> list[Arrival]:

@@ -2,9 +2,9 @@
 
 Such a message is announced, and waits at its sender.  The receiver answers with CLEAR when it has a receive for it, and then
 the message is sent as DATA.  Where it was announced for lack of credit alone, and there is credit before the answer, it is
-PUSHED, and the answer to come means nothing.  Where the receiver can read the sender's memory, the message is offered
-instead, with its address; the receiver takes it, and answers with TAKEN.  An answer stands for the first message of its tag
-that has none yet.
+PUSHED, with the number of its announcement, and the answer to come means nothing.  Where the receiver can read the sender's
+memory, the message is offered instead, with its address; the receiver takes it, and answers with TAKEN.  An answer stands
+for the first message of its tag that has none yet, pushed or not.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Handover:
             self._transmit(link, send)
             return
         send.waits = True
+        link.announced = send.number = link.announced + 1
         channel.waiting.put(send.dest, send.tag, send)
+        channel.unanswered.put(send.dest, send.tag, send.number)
         if large and link.readable:
             header = pack_header(Kind.OFFER, channel.id, send.tag, OFFER_NBYTES, send.fingerprint)
             link.write(header + channel.offer(send.payload))
@@ -93,12 +95,12 @@ class Handover:
 
     def _transmit(self, link: Link, send: Send) -> None:
         """Send a message that the peer has cleared."""
-        self._write(link, send, Kind.DATA)
+        self._write(link, send, Kind.DATA, send.tag)
 
-    def _write(self, link: Link, send: Send, kind: int) -> None:
+    def _write(self, link: Link, send: Send, kind: int, tag: int) -> None:
         send.waits = False
         nbytes = len(send.payload)
-        header = pack_header(kind, send.channel.id, send.tag, nbytes, send.fingerprint)
+        header = pack_header(kind, send.channel.id, tag, nbytes, send.fingerprint)
         if link.write(header, send.payload if nbytes else None):
             send.complete()
         else:
@@ -109,59 +111,69 @@ class Handover:
         for send in tuple(link.starved):
             if not send.waits:  # one before it has brought credit, to this rank itself
                 continue
-            channel, key = send.channel, (send.dest, send.tag)
-            nbytes = len(send.payload)
-            # In the order of announcing: PUSHED, like an answer, is for the first of its tag.
-            if channel.waiting.first(*key) is not send or link.credit < nbytes + HEADER_NBYTES:
-                continue
-            self._answered(link, channel, send.tag)
-            channel.pushed[key] = channel.pushed.get(key, 0) + 1
-            link.credit -= nbytes + HEADER_NBYTES
-            self._write(link, send, Kind.PUSHED)
+            taken = len(send.payload) + HEADER_NBYTES
+            if link.credit >= taken:
+                link.credit -= taken
+                del link.starved[send]
+                send.channel.waiting.remove(send.dest, send.tag, send)
+                self._write(link, send, Kind.PUSHED, send.number)
 
-    def _pushed(self, link: Link, channel: Channel, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
-        """Take the first message of this tag that was announced and is not here."""
-        rank = link.rank
-        if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
-            return None
-        wanted = channel.awaiting.take(rank, tag)
-        if wanted is None:
-            wanted = self.reading.unasked(channel, rank, tag)
-            if wanted is not None:
-                link.write(pack_header(Kind.CLEAR, channel.id, tag, 0, wanted.fingerprint))
-        if wanted is None:
+    def _pushed(self, link: Link, channel: Channel, number: int, nbytes: int, fingerprint: bytes) -> Sink | None:
+        """Take the message that has been announced with this number."""
+        wanted = channel.announced.pop((link.rank, number), None)
+        if wanted is None and channel.closed:  # nobody will ever ask for it
             if self._overdrawn(link, nbytes):
                 return None
-            if channel.closed:
-                self._arrived(link, nbytes)
-                return Arrival(rank, tag, nbytes, fingerprint, announced=False)  # nobody will ever ask for it
-            wanted = arrival = channel.unasked.take(rank, tag) or channel.matcher.unarrived(rank, tag)
-            if arrival is not None and arrival.nbytes == nbytes:
-                arrival.payload = bytearray(nbytes)
-                arrival.pushed = True
-                arrival.kept += nbytes
-                if not self._count(link, nbytes):
-                    return None
-        if wanted is None or wanted.nbytes != nbytes:
-            self._garbled(rank, f"{nbytes} bytes that were not announced")
+            wanted = Arrival(link.rank, 0, nbytes, fingerprint, announced=False)
+        elif wanted is None or (isinstance(wanted, Arrival) and wanted.payload is None):
+            return self._come(link, wanted, nbytes)
+        elif wanted.nbytes != nbytes:
+            self._unannounced(link, nbytes)
             return None
+        channel.awaiting.remove(link.rank, wanted.tag, wanted)  # if it has been asked for: see also `_request`
         self._arrived(link, nbytes)
         return wanted
+
+    def _come(self, link: Link, arrival: Arrival | None, nbytes: int) -> Sink | None:
+        """Make room for a pushed message that nothing has asked for."""
+        if self._overdrawn(link, nbytes):
+            return None
+        if arrival is None or arrival.nbytes != nbytes:
+            self._unannounced(link, nbytes)
+            return None
+        arrival.payload = bytearray(nbytes)
+        arrival.pushed = True
+        arrival.kept += nbytes
+        if not self._count(link, nbytes):
+            return None
+        self._arrived(link, nbytes)
+        return arrival
+
+    def _unannounced(self, link: Link, nbytes: int) -> None:
+        self._garbled(link.rank, f"{nbytes} bytes that were not announced")
 
     def _pull_before(self, channel: Channel, wanted: Receive | Arrival) -> None:
         """Have the announced messages sent that matched probes have taken before this one, of the same source and tag.
 
-        They are sent in the order in which they were announced, whatever the order in which they are received here.
+        They are answered for in the order in which they were announced, whatever the order in which they are received here.
         """
-        if isinstance(wanted, Arrival) and wanted.payload is not None:
-            return  # it is here, or has been asked for, and those before it have
+        if isinstance(wanted, Arrival) and wanted.payload is not None and not wanted.pushed:
+            return  # it was not announced, or has been answered, and those before it have
         while (held := channel.unasked.take(wanted.source, wanted.tag)) is not None and held is not wanted:
+            if held.pushed:
+                self._answer(channel, held)
+                continue
             try:
                 held.payload = bytearray(held.nbytes)
             except (MemoryError, OverflowError) as exc:
                 self._too_long(held.source, held.nbytes, exc)
                 return
             self._ask_for(channel, held, held.offer)
+
+    def _answer(self, channel: Channel, pushed: Arrival) -> None:
+        """Give the sender of a pushed message the answer that it expects, when those before it have had theirs."""
+        pushed.pushed = False
+        self._ask_for(channel, pushed, None)
 
     def _clear(self, receive: Receive, offer: Offer | None = None) -> None:
         """Have the message of a receive, after those that probes have taken before it."""
@@ -174,7 +186,8 @@ class Handover:
         self.reading.add(self._links[wanted.source], channel, wanted, offer)
 
     def _request(self, channel: Channel, wanted: Receive | Arrival) -> None:
-        channel.awaiting.put(wanted.source, wanted.tag, wanted)
+        if not wanted.number or (wanted.source, wanted.number) in channel.announced:  # else it has been pushed meanwhile
+            channel.awaiting.put(wanted.source, wanted.tag, wanted)
         header = pack_header(Kind.CLEAR, channel.id, wanted.tag, 0, wanted.fingerprint)
         self._links[wanted.source].write(header)
 
@@ -185,15 +198,19 @@ class Handover:
                 self._garbled(rank, f"{nbytes} bytes that nothing was cleared for")
             return None
         channel.awaiting.take(rank, tag)
+        channel.announced.pop((rank, receive.number), None)
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return None
         return receive
 
     def _answered(self, link: Link, channel: Channel, tag: int) -> Send | None:
-        """Remove and return the first message of this tag that waits."""
-        send = channel.waiting.take(link.rank, tag)
-        if send is not None:
-            link.starved.pop(send, None)
+        """Remove and return the message that an answer is for; None if there is none, or it has been pushed."""
+        number = channel.unanswered.take(link.rank, tag)
+        send = channel.waiting.first(link.rank, tag)
+        if send is None or send.number != number:
+            return None
+        channel.waiting.take(link.rank, tag)
+        link.starved.pop(send, None)
         return send
 
     def _taken(self, link: Link, channel: Channel, tag: int) -> None:
@@ -206,17 +223,13 @@ class Handover:
             self._garbled(link.rank, "word that it has read what was not offered")
 
     def _cleared(self, link: Link, channel: Channel, tag: int, fingerprint: bytes) -> None:
-        key = (link.rank, tag)
-        if key in channel.pushed:  # before all that waits
-            channel.pushed[key] -= 1
-            if not channel.pushed[key]:
-                del channel.pushed[key]
-            return
         if channel.closed or (channel.collective and not self._agrees(channel, link.rank, tag, fingerprint)):
             return
-        send = self._answered(link, channel, tag)
-        if send is not None:
-            self._transmit(link, send)
+        key = (link.rank, tag)
+        if channel.unanswered.first(*key) is not None:
+            send = self._answered(link, channel, tag)
+            if send is not None:
+                self._transmit(link, send)
         elif channel.collective:
             if key not in channel.cleared and self._count(link, CLEARED_NBYTES):
                 channel.cleared.add(key)

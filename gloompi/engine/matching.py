@@ -28,16 +28,16 @@ class Arrival:
 
     Attributes
     ----------
-    announced : bool
-        It has not been sent without asking.
     payload : bytearray or None
         None if the message waits at the sender.
     offer : Offer or None
         Where in the sender's memory it waits.
     kept : int
         Bytes that are counted for it among what is kept for its sender.
+    number : int
+        Of its announcement on the connection; 0 if it has not been announced, or is offered.
     pushed : bool
-        It was announced, and has come without being asked for.
+        It has come after its announcement without being asked for, and its sender has not had the answer that it expects.
     complete : bool
         All of the payload is here.
     receive : Receive or None
@@ -47,11 +47,11 @@ class Arrival:
     """
 
     __slots__ = (
-        "announced",
         "complete",
         "fingerprint",
         "kept",
         "nbytes",
+        "number",
         "offer",
         "order",
         "payload",
@@ -65,7 +65,6 @@ class Arrival:
     def __init__(
         self, source: int, tag: int, nbytes: int, fingerprint: bytes, announced: bool, offer: Offer | None = None
     ) -> None:
-        self.announced = announced
         self.source = source
         self.tag = tag
         self.nbytes = nbytes
@@ -73,7 +72,7 @@ class Arrival:
         self.offer = offer
         self.payload = None if announced else bytearray(nbytes)
         self.position = 0
-        self.kept = 0
+        self.kept = self.number = 0
         self.pushed = self.complete = False
         self.receive: Receive | None = None
         self.order = 0
@@ -154,7 +153,7 @@ class Matcher:
         By source and tag.
     """
 
-    __slots__ = ("_announced", "_by_pattern", "_kinds", "_order", "_wild", "arrivals", "probes", "receives")
+    __slots__ = ("_by_pattern", "_kinds", "_order", "_wild", "arrivals", "probes", "receives")
 
     def __init__(self) -> None:
         self._order = count(1)
@@ -164,7 +163,6 @@ class Matcher:
         self.arrivals: Queues[Arrival] = Queues()
         self._by_pattern: Queues[Arrival] = Queues()  # arrivals, by each pattern of the kinds that have been asked for
         self._kinds: tuple[tuple[bool, bool], ...] = ()
-        self._announced: Queues[Arrival] = Queues()  # of them, those that are not here, and some that have come since
 
     # -- receives ---------------------------------------------------------------------------------------------------------
 
@@ -217,8 +215,6 @@ class Matcher:
         self.arrivals.put(source, tag, arrival)
         for any_source, any_tag in self._kinds:
             self._by_pattern.put(ANY_SOURCE if any_source else source, ANY_TAG if any_tag else tag, arrival)
-        if arrival.announced:
-            self._announced.put(source, tag, arrival)
 
     def find(self, source: int, tag: int) -> Arrival | None:
         """Return the early message that a receive would get, without removing it."""
@@ -251,8 +247,6 @@ class Matcher:
                 self._by_pattern.remove(ANY_SOURCE if any_source else source, ANY_TAG if any_tag else tag, arrival)
             if not self.arrivals:
                 self._kinds = ()
-        if arrival.announced:
-            self._announced.remove(source, tag, arrival)
         return arrival
 
     def _file(self, any_source: bool, any_tag: bool) -> None:
@@ -265,13 +259,6 @@ class Matcher:
     def early(self) -> list[Arrival]:
         """The messages that no receive has matched."""
         return list(self.arrivals.items_of_all())
-
-    def unarrived(self, source: int, tag: int) -> Arrival | None:
-        """Return the first early message of this source and tag, no wildcards, that still waits at its sender."""
-        announced = self._announced
-        while (arrival := announced.first(source, tag)) is not None and arrival.payload is not None:
-            announced.take(source, tag)
-        return arrival
 
     # -- probes -----------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from .handover import CLEARED_NBYTES, Handover
 from .matching import Arrival, Matcher, Probe
 from .operation import DONE, OpenReceive, Operation, Receive, Send
 from .reading import Offered
-from .unjoined import Parked, Unjoined, in_order
+from .unjoined import Parked, Unjoined
 
 __all__ = ["CLOSED", "CREDIT_NBYTES", "EAGER_NBYTES", "Messages"]
 
@@ -231,17 +231,20 @@ class Messages(Handover):
             channel.held.discard(arrival)
         if not self._accept(receive, arrival.source, arrival.tag, arrival.nbytes, arrival.fingerprint):
             return
-        if arrival.kept:
-            self._let_go(arrival)
         if arrival.payload is None:
+            if arrival.number:
+                receive.number = arrival.number
+                channel.announced[arrival.source, arrival.number] = receive
             self._ask_for(channel, receive, arrival.offer)
-            return
-        if arrival.pushed:  # its sender has a CLEAR to come
-            self._links[arrival.source].write(pack_header(_CLEAR, channel.id, arrival.tag, 0, receive.fingerprint))
-        if arrival.complete:
-            arrival.deliver(receive)
         else:
-            arrival.receive = receive
+            if arrival.pushed:
+                self._answer(channel, arrival)
+            if arrival.complete:
+                arrival.deliver(receive)
+            else:
+                arrival.receive = receive
+        if arrival.kept:  # last: the credit may push what this rank sends to itself
+            self._let_go(arrival)
 
     def _accept(self, receive: Receive, source: int, tag: int, nbytes: int, fingerprint: bytes) -> bool:
         """Bind a message to a receive; if they do not fit, break the engine and return False."""
@@ -340,7 +343,8 @@ class Messages(Handover):
         if kind == _CLEAR:
             self._cleared(link, on, tag, fingerprint)
         elif kind == _ANNOUNCE:
-            self._announced(link, on, tag, nbytes, fingerprint, None)
+            link.heard += 1
+            self._announced(link, on, tag, nbytes, fingerprint, None, link.heard)
             self._repay(link)  # it had no credit left, or more than any message that goes without asking
         elif kind == Kind.PUSHED:
             return self._pushed(link, on, tag, nbytes, fingerprint)
@@ -349,6 +353,7 @@ class Messages(Handover):
                 on.refused.add((rank, tag))
                 self.departures += 1
         elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
+            link.heard += 1
             return Offered(lambda offer: self._announced(link, on, tag, offer.nbytes, fingerprint, offer))
         elif kind == Kind.TAKEN:
             self._taken(link, on, tag)
@@ -389,16 +394,19 @@ class Messages(Handover):
         """Take a header that is of no Context that this rank has made: of one that it will make, or of none."""
         rank = link.rank
         arrival = None
-        if kind in (_MESSAGE, Kind.PUSHED):
+        if kind == _MESSAGE:
             if self._overdrawn(link, nbytes):
                 return None
             arrival = Arrival(rank, tag, nbytes, fingerprint, announced=False)
-            arrival.announced = arrival.pushed = kind == Kind.PUSHED
             self._arrived(link, nbytes)
         elif kind == _ANNOUNCE:
             arrival = Arrival(rank, tag, nbytes, fingerprint, announced=True)
+            link.heard = arrival.number = link.heard + 1
             self._repay(link)
+        elif kind == Kind.PUSHED:
+            return self._come(link, self._unjoined.come(channel, rank, tag), nbytes)
         elif kind == Kind.OFFER and nbytes == OFFER_NBYTES:
+            link.heard += 1
             return Offered(lambda offer: self._offered(link, channel, tag, fingerprint, offer))
         elif kind not in (_CLEAR, Kind.WAITING, Kind.LEAVE):  # others answer what this rank has sent
             return self._of_link(link, kind, nbytes)
@@ -426,19 +434,15 @@ class Messages(Handover):
 
     def _resumed(self, waiting: Sequence[Parked]) -> None:
         """Take the frames that have waited for a Context, now that it is made."""
-        frames, left = in_order(waiting)
-        for frame in left:
-            assert frame.arrival is not None
-            self._let_go(frame.arrival)
-            if frame.kind == Kind.PUSHED:
-                self._garbled(frame.link.rank, f"{frame.arrival.nbytes} bytes that were not announced")
-        for frame in frames:
+        for frame in waiting:
             link, arrival, on = frame.link, frame.arrival, self._channels[frame.channel]
             if arrival is None:
                 self._release(link, _ENTRY_NBYTES)
                 self.frame(link, frame.kind, frame.channel, frame.tag, 0, frame.fingerprint)
             elif not on.collective or self._agrees(on, link.rank, frame.tag, frame.fingerprint):
                 on.matcher.keep(arrival)
+                if arrival.number and arrival.payload is None:
+                    on.announced[link.rank, arrival.number] = arrival
 
     def _early(self, channel: Channel, link: Link, tag: int, nbytes: int, fingerprint: bytes) -> Sink | None:
         """Keep a message that no receive waits for."""
@@ -482,8 +486,16 @@ class Messages(Handover):
         return self._links[source] if source in channel.departed else None
 
     def _announced(
-        self, link: Link, channel: Channel, tag: int, nbytes: int, fingerprint: bytes, offer: Offer | None
+        self,
+        link: Link,
+        channel: Channel,
+        tag: int,
+        nbytes: int,
+        fingerprint: bytes,
+        offer: Offer | None,
+        number: int = 0,
     ) -> None:
+        """Take an announcement, or an offer, which has no number here: it is never pushed."""
         rank = link.rank
         if channel.collective and not self._agrees(channel, rank, tag, fingerprint):
             return
@@ -494,10 +506,16 @@ class Messages(Handover):
             arrival = Arrival(rank, tag, nbytes, fingerprint, announced=True, offer=offer)
             if not self._keep(link, arrival):
                 return
+            if number:
+                arrival.number = number
+                channel.announced[rank, number] = arrival
             channel.matcher.keep(arrival)
             if channel.closing:
                 self._refuse(channel, rank, tag)
         elif self._accept(receive, rank, tag, nbytes, fingerprint):
+            if number:
+                receive.number = number
+                channel.announced[rank, number] = receive
             self._clear(receive, offer)
 
     def _told(self, error: GloompiError) -> None:
@@ -542,6 +560,9 @@ class Messages(Handover):
             for send in channel.waiting.items_of_all():  # to itself: nothing of it is pushed when credit comes back
                 self._links[send.dest].starved.pop(send, None)
             channel.waiting.clear()
+            channel.unanswered.clear()
+            coming = [each for each in channel.awaiting.items_of_all() if each.number]
+            channel.announced = {(each.source, each.number): each for each in coming}
             for arrival in channel.unreceived():
                 if arrival.kept:
                     self._let_go(arrival)

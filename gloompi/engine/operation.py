@@ -86,9 +86,11 @@ class Send(Operation):
     ----------
     waits : bool
         It has been announced, and neither asked for nor sent.
+    number : int
+        Of its announcement on the connection.
     """
 
-    __slots__ = ("channel", "dest", "fingerprint", "payload", "tag", "waits")
+    __slots__ = ("channel", "dest", "fingerprint", "number", "payload", "tag", "waits")
 
     def __init__(self, channel: Channel, dest: int, tag: int, payload: memoryview, fingerprint: bytes) -> None:
         self.done = False
@@ -99,6 +101,7 @@ class Send(Operation):
         self.payload = payload
         self.fingerprint = fingerprint
         self.waits = False
+        self.number = 0
 
 
 class Receive(Operation):
@@ -114,6 +117,8 @@ class Receive(Operation):
         Bytes that there is room for.
     nbytes : int
         Bytes of the message; known after the match.
+    number : int
+        Of the announcement of the message on the connection, if it may still come as PUSHED.
     position : int
         Bytes that have come.
     order : int
@@ -129,6 +134,7 @@ class Receive(Operation):
         "dropped",
         "fingerprint",
         "nbytes",
+        "number",
         "order",
         "position",
         "source",
@@ -152,7 +158,7 @@ class Receive(Operation):
         self.buffer = buffer
         self.capacity = capacity
         self.fingerprint = fingerprint
-        self.nbytes = 0
+        self.nbytes = self.number = 0
         self.position = 0
         self.order = 0
         self.dropped = False

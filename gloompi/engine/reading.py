@@ -79,15 +79,6 @@ class Reading:
         self.queue.append(_Read(link, channel, wanted, offer))
         self._queued[channel, link] += 1
 
-    def unasked(self, channel: Channel, source: int, tag: int) -> Receive | Arrival | None:
-        """Remove and return what the first announced message of a tag is for, where it has not been asked for yet."""
-        for read in self.queue:
-            if read.offer is None and read.channel is channel and (read.wanted.source, read.wanted.tag) == (source, tag):
-                self.queue.remove(read)
-                self._count()
-                return read.wanted
-        return None
-
     def clear(self) -> None:
         self.queue.clear()
         self._queued.clear()
@@ -104,7 +95,7 @@ class Reading:
             self._queued.clear()
 
     def drop(self, channels: Sequence[Channel]) -> None:
-        """Take nothing more for these channels; what was offered for them counts as taken."""
+        """Take nothing more for these channels; what was offered for them counts as taken, and the rest is asked for."""
         queue, self.queue = self.queue, deque()
         for read in queue:
             if read.channel not in channels:
@@ -112,7 +103,9 @@ class Reading:
                 continue
             if read is queue[0]:
                 self._position = 0
-            if read.offer is not None:
+            if read.offer is None:
+                self._request(read.channel, read.wanted)
+            else:
                 read.link.write(pack_header(Kind.TAKEN, read.channel.id, read.wanted.tag, 0, read.wanted.fingerprint))
         self._count()
 

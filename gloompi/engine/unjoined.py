@@ -7,15 +7,13 @@ is made, and each counts among what is kept for its sender.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..transport.frames import Kind
 from ..transport.link import Link
 from .matching import Arrival
 
-__all__ = ["Parked", "Unjoined", "in_order"]
+__all__ = ["Parked", "Unjoined"]
 
 
 class Parked(NamedTuple):
@@ -38,14 +36,23 @@ class Parked(NamedTuple):
 class Unjoined:
     """Frames by the number of their Context."""
 
-    __slots__ = ("_frames",)
+    __slots__ = ("_announced", "_frames")
 
     def __init__(self) -> None:
         self._frames: dict[int, list[Parked]] = {}
+        # Messages that have not come, by channel, sender, and number of the announcement.
+        self._announced: dict[tuple[int, int, int], Arrival] = {}
 
     def put(self, frame: Parked) -> None:
         """Add a frame, after the others of its Context."""
         self._frames.setdefault(frame.channel & ~1, []).append(frame)
+        if frame.kind == Kind.ANNOUNCE:
+            assert frame.arrival is not None
+            self._announced[frame.channel, frame.link.rank, frame.arrival.number] = frame.arrival
+
+    def come(self, channel: int, rank: int, number: int) -> Arrival | None:
+        """Return the message that was announced with a number, and which comes now, in the place of its announcement."""
+        return self._announced.pop((channel, rank, number), None)
 
     def knows(self, number: int) -> bool:
         """Whether anything waits for the Context of a channel."""
@@ -53,30 +60,12 @@ class Unjoined:
 
     def take(self, number: int) -> list[Parked]:
         """Remove and return what waits for the Context with a number, in the order of its coming."""
-        return self._frames.pop(number, [])
+        frames = self._frames.pop(number, [])
+        for frame in frames:
+            if frame.kind == Kind.ANNOUNCE and frame.arrival is not None:
+                self._announced.pop((frame.channel, frame.link.rank, frame.arrival.number), None)
+        return frames
 
     def clear(self) -> None:
         self._frames.clear()
-
-
-def in_order(frames: Iterable[Parked]) -> tuple[list[Parked], list[Parked]]:
-    """Frames with each pushed message in the place of its announcement, as it is matched; and what is left over by that.
-
-    Left over are the announcements whose messages have come, and what was pushed without having been announced.
-    """
-    kept: list[Parked] = []
-    left: list[Parked] = []
-    announced: dict[tuple[int, int, int], deque[int]] = {}
-    for frame in frames:
-        key = (frame.channel, frame.link.rank, frame.tag)
-        if frame.kind != Kind.PUSHED:
-            if frame.kind in (Kind.ANNOUNCE, Kind.OFFER):
-                announced.setdefault(key, deque()).append(len(kept))
-            kept.append(frame)
-        elif places := announced.get(key):
-            place = places.popleft()
-            left.append(kept[place])
-            kept[place] = frame
-        else:
-            left.append(frame)
-    return kept, left
+        self._announced.clear()

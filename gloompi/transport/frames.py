@@ -6,7 +6,7 @@ Layout, little-endian::
     1   kind        u8      Kind
     2   (zero)      6 B     where frames are checked, the two checks, see `checked`
     8   channel     u64     which conversation of which Context
-    16  tag         i64     the user's tag, or sequence number << 16 | step of a collective
+    16  tag         i64     the user's tag, or sequence number << 16 | step of a collective; of PUSHED, see there
     24  nbytes      u64     payload that follows, or (ANNOUNCE, CREDIT) a number of bytes
     32  fingerprint 32 B    what the sender believes it is doing, see `gloompi.engine.fingerprint`
 
@@ -53,7 +53,10 @@ class Kind(IntEnum):
     DECIDED = 13
     """As VIEW; the payload says who goes on."""
     PUSHED = 14
-    """A message that was announced for lack of credit, for which there is some now; its CLEAR means nothing any more."""
+    """A message that was announced for lack of credit, for which there is some now; its CLEAR means nothing any more.
+
+    The tag is the number of its announcement, among all ANNOUNCE and OFFER of this connection, from 1.
+    """
     REFUSED = 15
     """The message that was announced for this tag will never be asked for: the sender of this is closing its Context."""
 

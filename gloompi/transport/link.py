@@ -73,6 +73,8 @@ class Link:
         Bytes that the peer may still send without asking, as far as this rank knows.
     kept : int
         Memory for what came without asking and no receive has matched, bytes.
+    announced, heard : int
+        Announcements and offers that have been sent on it, and that have come: by their numbers both sides know them.
     starved : ordered set of Send
         Announced for lack of credit alone, and neither asked for nor sent.
     finished : bool
@@ -88,9 +90,11 @@ class Link:
     __slots__ = (
         "_handler",
         "aborted",
+        "announced",
         "credit",
         "finished",
         "granted",
+        "heard",
         "kept",
         "owes",
         "peer",
@@ -105,6 +109,7 @@ class Link:
         self.credit = credit
         self.granted = credit
         self.kept = 0
+        self.announced = self.heard = 0
         self.starved: OrderedDict[Any, None] = OrderedDict()
         self.finished = False
         self.owes = False

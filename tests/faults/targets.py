@@ -298,7 +298,6 @@ def _objects(data: bytes) -> None:
         for probe in [each for each in probes if each.done]:
             probes.remove(probe)
             assert probe.arrival is not None
-            mine.hold(probe.arrival)
             found.append(probe.arrival)
         if len(mine.held) == 2 and not rank.errors:  # the second first
             rank.messages.settle(Room(mine, 1, 22, None, 0, _OBJECT), found[1])
@@ -315,11 +314,14 @@ def _object_seeds() -> list[bytes]:
         _frame(Kind.ANNOUNCE, 0, 21, mark=_OBJECT, nbytes=500) + _frame(Kind.DATA, 0, 21, bytes(500), _OBJECT),
         _frame(Kind.ANNOUNCE, 0, 33, mark=_OBJECT, nbytes=1 << 50),
         probed + probed + _frame(Kind.DATA, 0, 22, bytes(300), _OBJECT) * 2,
+        probed + probed + _frame(Kind.PUSHED, 0, 2, bytes(300), _OBJECT) + _frame(Kind.PUSHED, 0, 1, bytes(300), _OBJECT),
         _frame(Kind.MESSAGE, 1, third, small, _CALL),
         _frame(Kind.ANNOUNCE, 1, third, mark=_CALL, nbytes=500) + _frame(Kind.DATA, 1, third, bytes(500), _CALL),
         _frame(Kind.OFFER, 0, 21, bytes(OFFER_NBYTES), _OBJECT),
     ]
-    return [bytes([step]) + each for each in (*frames, b"".join(frames[:2] + frames[3:6])) for step in (50, 255)]
+    return [
+        bytes([step]) + each for each in (*frames, b"".join(frames[:2] + frames[3:4] + frames[5:7])) for step in (50, 255)
+    ]
 
 
 # -- records and aborts -----------------------------------------------------------------------------------------------------
@@ -435,7 +437,9 @@ def _frame_seeds() -> list[bytes]:
         _frame(Kind.CREDIT, 0, 0, nbytes=5000),
         _frame(Kind.LEAVE, 2, 0),
         _frame(Kind.MESSAGE, 2, 7, small, _SMALL) + _frame(Kind.ANNOUNCE, 2, 7, mark=_SMALL, nbytes=96),
-        _frame(Kind.ANNOUNCE, 2, 7, mark=_SMALL, nbytes=96) + _frame(Kind.PUSHED, 2, 7, small, _SMALL),
+        _frame(Kind.ANNOUNCE, 2, 7, mark=_SMALL, nbytes=96) + _frame(Kind.PUSHED, 2, 1, small, _SMALL),
+        _frame(Kind.ANNOUNCE, 0, 7, mark=_SMALL, nbytes=96) + _frame(Kind.PUSHED, 0, 1, small, _SMALL),
+        _frame(Kind.ANNOUNCE, 0, 11, mark=_SMALL, nbytes=96) * 3 + _frame(Kind.PUSHED, 0, 2, small, _SMALL),
         _frame(Kind.OFFER, 3, first, bytes(OFFER_NBYTES), _CALL),
         _frame(Kind.WAITING, 3, first, mark=_CALL) + _frame(Kind.CLEAR, 3, first, mark=_CALL),
         _frame(Kind.GOODBYE, 0, 0),
