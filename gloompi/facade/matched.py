@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI as mpi
@@ -28,7 +29,22 @@ class _Found:
 
     def __init__(self, context: Context | None = None, arrival: Arrival | None = None) -> None:
         self.context = context
-        self.arrival = arrival
+        self._arrival = arrival
+
+    def take(self) -> Arrival:
+        """Return the message, once: it is received by whichever thread, and through whichever handle, comes first."""
+        with _taking:
+            arrival, self._arrival = self._arrival, None
+        if arrival is None:
+            raise _received_already()
+        return arrival
+
+
+_taking = Lock()
+
+
+def _received_already() -> Exception:
+    return exception(mpi.ERR_REQUEST, "a null message cannot be received; it has been received already")
 
 
 class Message:
@@ -119,14 +135,14 @@ class Message:
         """Where and how to receive it; the handle is null from then on."""
         found = self._found
         if found is None:
-            raise exception(mpi.ERR_REQUEST, "a null message cannot be received; it has been received already")
+            raise _received_already()
         if found.context is None:
             if self is not MESSAGE_NO_PROC:
                 self._found = None
             return None, lambda: (NO_PROC, no_result)
         buffer = None if obj else simple(spec, readonly=False)
         self._found = None
-        return found.context, receive(found.context, buffer, ANY_SOURCE, ANY_TAG, found.arrival)
+        return found.context, receive(found.context, buffer, ANY_SOURCE, ANY_TAG, found.take())
 
     def Recv(self, buf: Any, status: mpi.Status | None = None) -> None:
         context, begin = self._receive(buf)

@@ -28,7 +28,9 @@ def receive(context: Context, buffer: Buffer | None, source: int, tag: int, arri
     def begin() -> tuple[Task, Any]:
         place = None if buffer is None else buffer.incoming()
 
-        def end(result: tuple[Status, memoryview]) -> Completion:
+        def end(result: tuple[Status, memoryview] | None) -> Completion:
+            if result is None:
+                return Completion(cancelled=True)
             status, data = result
             if buffer is None:
                 assert pickler is not None

@@ -59,20 +59,25 @@ class Request:
     # -- of one request -------------------------------------------------------------------------------------------------
 
     def _take(self, status: mpi.Status | None) -> Completion:
-        completion = self._end()
+        completion = self._end() or EMPTY
         fill(status, completion)
         return checked(completion)
 
-    def _end(self) -> Completion:
+    def _end(self) -> Completion | None:
+        """Wait for it and take what it has come to, which makes it null; None if there is nothing, or another thread has it."""
         work = self._work
         if work is None:
-            return EMPTY
-        if not work.persistent:
-            self._work = None
-        return work.take()
+            return None
+        try:
+            return work.take()
+        finally:
+            # Not before: until it is done, another thread may test it and cancel it.
+            if not work.active and not work.persistent:
+                self._work = None
 
     def _complete(self) -> bool:
-        return self._work is None or self._work.test()
+        work = self._work
+        return work is None or work.test()
 
     def Wait(self, status: mpi.Status | None = None) -> bool:
         self._take(status)
@@ -87,7 +92,7 @@ class Request:
     def Get_status(self, status: mpi.Status | None = None) -> bool:
         done = self._complete()
         if done:
-            fill(status, EMPTY if self._work is None else self._work.completion())
+            fill(status, _completion(self))
         return done
 
     def wait(self, status: mpi.Status | None = None) -> Any:
@@ -100,9 +105,10 @@ class Request:
         return self.Get_status(status)
 
     def Cancel(self) -> None:
-        if self._work is None:
+        work = self._work
+        if work is None:
             raise exception(mpi.ERR_REQUEST, "cannot cancel a null request")
-        self._work.cancel()
+        work.cancel()
 
     def cancel(self) -> None:
         self.Cancel()
@@ -121,27 +127,35 @@ class Request:
 
     @classmethod
     def _waitany(cls, requests: Sequence[Request], status: mpi.Status | None) -> tuple[int, Any]:
-        index, places, handles = _first(requests)
-        if index is None:
-            if not places:
-                fill(status, EMPTY)
-                return mpi.UNDEFINED, None
-            index = places[wait_for_first(handles)]
-        return index, requests[index]._take(status).obj
+        while True:
+            index, places, handles = _first(requests)
+            if index is None:
+                if not places:
+                    fill(status, EMPTY)
+                    return mpi.UNDEFINED, None
+                index = places[wait_for_first(handles)]
+            completion = requests[index]._end()
+            if completion is not None:  # no other thread was faster
+                fill(status, completion)
+                return index, checked(completion).obj
 
     @classmethod
     def _testany(cls, requests: Sequence[Request], status: mpi.Status | None) -> tuple[int, bool, Any]:
-        index, done = _test_first(requests)
-        if index is not None:
-            return index, True, requests[index]._take(status).obj
-        if done:
-            fill(status, EMPTY)
-        return mpi.UNDEFINED, done, None
+        while True:
+            index, done = _test_first(requests)
+            if index is None:
+                if done:
+                    fill(status, EMPTY)
+                return mpi.UNDEFINED, done, None
+            completion = requests[index]._end()
+            if completion is not None:
+                fill(status, completion)
+                return index, True, checked(completion).obj
 
     @classmethod
     def _waitall(cls, requests: Sequence[Request], statuses: Statuses) -> list[Any]:
         _check(requests)
-        return _taken(requests, range(len(requests)), statuses)
+        return _told([(index, request._end() or EMPTY) for index, request in enumerate(requests)], statuses)
 
     @classmethod
     def _testall(cls, requests: Sequence[Request], statuses: Statuses) -> tuple[bool, list[Any] | None]:
@@ -151,12 +165,17 @@ class Request:
 
     @classmethod
     def _some(cls, requests: Sequence[Request], statuses: Statuses, wait: bool) -> tuple[list[int] | None, list[Any] | None]:
-        if wait:
-            index, places, handles = _first(requests)
-            if index is None and places:
-                wait_for_first(handles)
-        done = _test_each(requests)
-        return (None, None) if done is None else (done, _taken(requests, done, statuses))
+        while True:
+            if wait:
+                index, places, handles = _first(requests)
+                if index is None and places:
+                    wait_for_first(handles)
+            done = _test_each(requests)
+            if done is None:
+                return None, None
+            taken = [(index, completion) for index in done if (completion := requests[index]._end()) is not None]
+            if taken or not wait:
+                return [index for index, _ in taken], _told(taken, statuses)
 
     @classmethod
     def Waitany(cls, requests: Sequence[Request], status: mpi.Status | None = None) -> int:
@@ -326,20 +345,20 @@ def _test_all(requests: Sequence[Request]) -> bool:
 
 
 def _completion(request: Request) -> Completion:
-    return EMPTY if request._work is None else request._work.completion()
+    work = request._work
+    return EMPTY if work is None else work.completion()
 
 
-def _taken(requests: Sequence[Request], indices: Sequence[int], statuses: Statuses) -> list[Any]:
-    """Complete these requests; return their objects."""
-    completions = [requests[index]._end() for index in indices]
-    _fill_all(statuses, completions)
-    if any(completion.truncated for completion in completions):
-        failed = [index for index, completion in zip(indices, completions, strict=True) if completion.truncated]
+def _told(taken: list[tuple[int, Completion]], statuses: Statuses) -> list[Any]:
+    """Say what the requests of these places have come to; return their objects."""
+    _fill_all(statuses, [completion for _, completion in taken])
+    failed = [index for index, completion in taken if completion.truncated]
+    if failed:
         raise exception(
             mpi.ERR_IN_STATUS,
-            f"of {len(completions)} requests, those at {failed} got messages longer than their buffers; see the statuses",
+            f"of {len(taken)} requests, those at {failed} got messages longer than their buffers; see the statuses",
         )
-    return [completion.obj for completion in completions]
+    return [completion.obj for _, completion in taken]
 
 
 def _fill_all(statuses: Statuses, completions: list[Completion]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import RLock
 from typing import Any, NamedTuple
 
 from mpi4py import MPI as mpi
@@ -68,7 +69,7 @@ class Work:
         It has been started and its completion has not been taken.
     """
 
-    __slots__ = ("_begin", "_completion", "_context", "_end", "_handle", "active", "persistent")
+    __slots__ = ("_begin", "_completion", "_context", "_end", "_ending", "_handle", "active", "persistent")
 
     def __init__(self, context: Context | None, begin: Begin, *, persistent: bool = False) -> None:
         self._context = context
@@ -76,6 +77,8 @@ class Work:
         self._handle: Handle | None = None
         self._end: Callable[[Any], Completion] | None = None
         self._completion: Completion | None = None
+        # Of threads that wait for it, one makes the completion, and one takes it.
+        self._ending = RLock()
         self.persistent = persistent
         self.active = False
 
@@ -100,21 +103,36 @@ class Work:
         return not self.active or handle is None or handle.test()
 
     def completion(self) -> Completion:
-        """Wait for it, if need be."""
-        if not self.active:
-            return EMPTY
-        if self._completion is None:
-            assert self._handle is not None
-            assert self._end is not None
-            self._completion = self._end(self._handle.wait())
-        return self._completion
+        """Wait for it, if need be; EMPTY if it is not active, or another thread has taken it meanwhile."""
+        return self.take(for_good=False) or EMPTY
 
-    def take(self) -> Completion:
-        """As `completion`, after which it is not active any more."""
-        try:
-            return self.completion()
-        finally:
-            self.active = False
+    def take(self, for_good: bool = True) -> Completion | None:
+        """As `completion`, after which it is not active any more if `for_good`; None if another thread has taken it.
+
+        It stays active when the wait is interrupted, and not when the operation has failed.
+        """
+        if not self.active:
+            return None
+        handle = self._handle
+        result = None
+        if handle is not None:
+            try:
+                result = handle.wait()
+            except BaseException:
+                if for_good and handle._task.failure is not None:
+                    self.active = False
+                raise
+        with self._ending:  # nothing is waited for in here
+            if not self.active or self._handle is not handle:
+                return None
+            try:
+                if self._completion is None:
+                    assert self._end is not None
+                    self._completion = self._end(result)
+                return self._completion
+            finally:
+                if for_good:
+                    self.active = False
 
     def release(self) -> None:
         """Let go of it: it ends by itself, and what it receives goes to its place.
@@ -136,8 +154,8 @@ class Work:
 
     def cancel(self) -> None:
         handle = self.handle
-        if handle is not None and self.active and handle.cancel():
-            self._completion = Completion(cancelled=True)
+        if handle is not None and self.active:
+            handle.cancel()
 
 
 def checked(completion: Completion) -> Completion:
