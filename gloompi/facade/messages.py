@@ -43,8 +43,7 @@ class MessageComm(CommBase):
 
     def _buffered(self, outgoing: Callable[[], Array], dest: int, tag: int) -> Begin:
         def begin() -> tuple[Completion, Callable[[Any], Completion]]:
-            message = bsend.reserve(outgoing())
-            bsend.keep(self._context.isend(message, dest, tag=tag), message.nbytes)
+            bsend.send(outgoing(), lambda copy: self._context.isend(copy, dest, tag=tag))
             return EMPTY, no_result
 
         return begin

@@ -64,7 +64,7 @@ class Request:
         return checked(completion)
 
     def _end(self) -> Completion | None:
-        """Wait for it and take what it has come to, which makes it null; None if there is nothing, or another thread has it."""
+        """Wait for it and take what it has come to; then it is null.  None if there is nothing, or another thread has it."""
         work = self._work
         if work is None:
             return None
