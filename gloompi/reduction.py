@@ -70,7 +70,7 @@ class Reduction(NamedTuple):
     def check(self, dtype: np.dtype[Any]) -> None:
         """Raise TypeError unless it maps two arrays of `dtype` to one of `dtype`.
 
-        A callable of the user's is tried on two elements, once for each dtype.
+        A callable of the user's is tried on a few pairs of elements, once for each dtype.
         """
         if isinstance(self.apply, np.ufunc):
             _check(self.apply, self.name, dtype)

@@ -22,7 +22,8 @@ __all__ = ["UserOperator", "one_element"]
 class UserOperator:
     """A callable ``f(a, b) -> c``, applied as a ufunc is: ``operator(a, b, out=out)``.
 
-    It gets read-only views.  One that writes into its arguments all the same (``a += b; return a``) gets copies.
+    It gets read-only views.  One that writes into its arguments all the same (``a += b; return a``) gets copies; out of
+    reach is what goes round NumPy's flag and does so only with values or sizes that the trial does not have.
 
     Parameters
     ----------
@@ -68,21 +69,36 @@ class UserOperator:
 
     def _try(self, dtype: np.dtype[Any]) -> bool:
         """Call it; return whether it writes into its arguments."""
-        # 1 and 2 show most of what writes where NumPy cannot forbid it (torch.from_numpy); some operators know only 0 and 1.
-        for second, lent in (2, _read_only), (2, np.copy), (1, _read_only), (1, np.copy):
-            a, b = one_element(dtype, 1), one_element(dtype, second)
-            before = a.tobytes(), b.tobytes()
-            try:
-                with np.errstate(all="ignore"):
-                    self._put(self._function(lent(a), lent(b)), np.empty(1, dtype))
-            except Exception as exc:
-                failure = exc
-            else:
-                return lent is np.copy or (a.tobytes(), b.tobytes()) != before
+        for operands in _OPERANDS[_same(dtype, 1, 2) :]:
+            for lent in (_read_only, np.copy):
+                try:
+                    written = [self._written(dtype, *pair, lent) for pair in operands]
+                except Exception as exc:
+                    failure = exc
+                else:
+                    return lent is np.copy or any(written)
         raise TypeError(
             f"op {self.name!r} cannot reduce {dtype}: tried on two arrays of one element, it failed with "
             f"{summary(failure)}; an operator takes two NumPy arrays and returns one of their shape and dtype"
         ) from failure
+
+    def _written(self, dtype: np.dtype[Any], first: int, second: int, lent: Callable[[Array], Array]) -> bool:
+        """Call it on two elements; return whether they are others afterwards."""
+        a, b = one_element(dtype, first), one_element(dtype, second)
+        before = a.tobytes(), b.tobytes()
+        with np.errstate(all="ignore"):
+            self._put(self._function(lent(a), lent(b)), np.empty(1, dtype))
+        return (a.tobytes(), b.tobytes()) != before
+
+
+# Two numbers in both orders show who writes where NumPy cannot forbid it (torch.from_numpy): a minimum of 1 and 2 is no news
+# in the first.  Some operators know only 0 and 1, and some no 0.
+_OPERANDS = ((1, 2), (2, 1)), ((1, 0), (0, 1)), ((1, 1),)
+
+
+def _same(dtype: np.dtype[Any], one: int, other: int) -> bool:
+    """Whether the dtype has no two elements for two numbers, as bool has none for 1 and 2."""
+    return one_element(dtype, one).tobytes() == one_element(dtype, other).tobytes()
 
 
 def _read_only(array: Array) -> Array:

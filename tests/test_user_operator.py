@@ -74,6 +74,15 @@ def past_the_flags_of_the_second(a: Any, b: Any) -> Any:
 WRITING = [into_first, into_second, into_both, at_times, past_the_flags, past_the_flags_of_the_second]
 
 
+def _writing_past_the_flags(function: Callable[..., Any], place: int) -> Callable[[Any, Any], Any]:
+    def writes(a: Any, b: Any) -> Any:
+        target = _memory((a, b)[place])
+        function(a, b, out=target)
+        return target.copy()
+
+    return writes
+
+
 # -- what an operator may do with its arguments -------------------------------------------------------------------------
 
 
@@ -91,6 +100,31 @@ def test_operands_stay_as_they_are(function: Callable[[Any, Any], Any], into: st
         for name, content in (("a", a), ("b", b)):
             if name != into:
                 assert operands[name].tolist() == content.tolist()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    ("function", "dtype"),
+    [
+        (np.minimum, "f8"),
+        (np.maximum, "f8"),
+        (np.minimum, "M8[s]"),
+        (np.maximum, "i1"),
+        (np.logical_and, "?"),
+        (np.logical_or, "?"),
+        (np.logical_xor, "?"),
+        (np.add, "?"),
+    ],
+)
+def test_what_writes_one_of_its_operands_is_found_out(function: Callable[..., Any], dtype: str, place: int) -> None:
+    operator = UserOperator(_writing_past_the_flags(function, place))
+    operator.check(np.dtype(dtype))
+    for first, second in ((0, 1), (1, 0)):
+        a, b = np.array([first], "i1").astype(dtype), np.array([second], "i1").astype(dtype)
+        wanted = function(a, b)
+        before = a.tobytes(), b.tobytes()
+        assert apply(operator, a, b) == wanted
+        assert (a.tobytes(), b.tobytes()) == before
 
 
 def test_an_operator_that_does_not_write_gets_no_copies() -> None:
@@ -122,7 +156,7 @@ def test_an_error_of_the_operator_is_its_own_and_calls_it_once() -> None:
     operator.check(F8)
     with pytest.raises(ValueError, match=r"^not today$"):
         apply(operator, np.ones(3), np.ones(3))
-    assert calls == [1, 3]
+    assert calls == [1, 1, 3]
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
@@ -290,11 +324,11 @@ def test_trial_is_made_once_for_each_dtype(form: str, kind: type[Calls]) -> None
     def body(ctx: Context) -> None:
         for _ in range(5):
             ctx.allreduce(np.ones(3), op=get())
-        assert calls.counts == [1, *[3] * 5 * (ctx.size > 1)]
+        assert calls.counts == [1, 1, *[3] * 5 * (ctx.size > 1)]
         calls.counts.clear()
         for _ in range(5):
             ctx.allreduce(np.ones(3, "f4"), op=get())
-        assert calls.counts == [1, *[3] * 5 * (ctx.size > 1)]
+        assert calls.counts == [1, 1, *[3] * 5 * (ctx.size > 1)]
 
     run_ranks(1, body)
 
@@ -303,7 +337,7 @@ def test_a_lambda_that_is_evaluated_at_each_call_is_tried_once() -> None:
     COUNTED.counts.clear()
     for _ in range(5):
         UserOperator(lambda a, b: COUNTED(a, b)).check(F8)
-    assert COUNTED.counts == [1]
+    assert COUNTED.counts == [1, 1]
 
 
 def test_closures_of_one_function_are_tried_each() -> None:
@@ -327,9 +361,9 @@ def test_what_was_learnt_of_an_operator_stays_known() -> None:
         return a
 
     UserOperator(into).check(F8)
-    assert counts == [False, True]
-    apply(UserOperator(into), np.ones(3), np.ones(3))
     assert counts == [False, True, True]
+    apply(UserOperator(into), np.ones(3), np.ones(3))
+    assert counts == [False, True, True, True]
 
 
 @pytest.mark.parametrize("form", FORMS)
