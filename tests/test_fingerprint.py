@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloompi.engine.fingerprint import ALGORITHMS, OPERATIONS, describe, fingerprint, same_items
+from gloompi.engine.fingerprint import ALGORITHMS, OPERATIONS, describe, fingerprint, items_of, read, same_items
 
 F4 = np.dtype("<f4")
 POINT = np.dtype([("x", "<f8"), ("y", "<f8")])
@@ -47,6 +47,56 @@ def test_codes_on_the_wire_stay() -> None:
 )
 def test_describe(arguments: tuple[Any, ...], text: str) -> None:
     assert describe(fingerprint(*arguments)) == text
+
+
+# -- what a receive of any array makes of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<f8",
+        ">c16",
+        "|b1",
+        "<M8",
+        "<M8[ns]",
+        "<M8[10us]",
+        ">M8[25ns]",
+        "<m8[100ns]",
+        "<M8[1024D]",
+        "<m8[2147483647as]",
+        "<U100000",
+        "<U1000000",
+        ">U1000000",
+        "|S1000000",
+        "|S1000000000",
+        "|V1000000",
+    ],
+)
+@pytest.mark.parametrize("count", [0, 3])
+def test_dtype_of_a_fingerprint(name: str, count: int) -> None:
+    dtype = np.dtype(name)
+    packed = fingerprint("send", dtype, count)
+    assert items_of(packed, count * dtype.itemsize) == (dtype, count)
+    assert items_of(packed, count * dtype.itemsize)[0].str == name
+    assert describe(packed) == f"send({name}, count {count})"
+    assert read(packed) == (-1, count, name)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "int4"])
+@pytest.mark.parametrize("order", "=<>")
+def test_dtype_of_a_fingerprint_of_another_package(name: str, order: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, name)).newbyteorder(order)
+    assert items_of(fingerprint("send", dtype, 3), 3 * dtype.itemsize) == (dtype, 3)
+
+
+def test_dtype_of_a_fingerprint_that_makes_no_sense() -> None:
+    sane = fingerprint("send", np.dtype("<M8[10us]"), 3)
+    for junk in b"<Mzz\xff\xff\xff\xff", b"<U\0\0\xff\xff\xff\xff", b"\xffM\xff\xff\0\0\0\0", b"|S\0\0\0\0\0\0":
+        packed = sane[:24] + junk
+        assert items_of(packed, 24) in ((np.dtype("V8"), 3), (np.dtype("S0"), 3))
+        assert describe(packed).isprintable()
 
 
 def test_describe_survives_codes_of_a_newer_version() -> None:
@@ -165,6 +215,15 @@ ITEMS = st.sampled_from(
         "M8[s]",
         "M8[1000ms]",
         "M8[7D]",
+        "M8[10us]",
+        "m8[10us]",
+        "M8[25ns]",
+        "M8[20000us]",
+        "M8[20ms]",
+        "M8[2147483647as]",
+        "U1000000",
+        "S4000000",
+        "V4000000",
         "m8",
         "c16",
         "g",

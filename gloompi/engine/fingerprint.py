@@ -5,6 +5,7 @@ It holds the facts themselves, not their hash, so that each side of a disagreeme
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import lru_cache
 from struct import Struct
@@ -142,7 +143,23 @@ def _dtype_name(dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
     if not isinstance(compared, str):
         return dtype.str.encode()[:8], repr(compared).encode()
     name = compared.encode()
+    if len(name) > 8 and (numbered := _NUMBERED.fullmatch(name)) is not None:
+        order, count, unit, length = numbered.groups()
+        return _SHORT.pack(order, unit or b"", int(count or length)), b""
     return name[:8], name[8:]
+
+
+# Names that are long because of a number in them, ``<M8[25us]`` and ``<U1000000``, have room with the number in binary.
+_NUMBERED = re.compile(rb"([<>|][mMSUV])(?:8\[([0-9]+)([A-Za-z]+)\]|([0-9]+))")
+_SHORT = Struct("<2s2sI")
+
+
+def _spelled(short: bytes) -> bytes:
+    """The name for which `_dtype_name` has put 8 bytes."""
+    if short[1:2] not in (b"m", b"M", b"S", b"U", b"V") or short[2:3].isdigit():
+        return short.rstrip(b"\0")
+    order, unit, number = _SHORT.unpack(short)
+    return b"%b8[%d%b]" % (order, number, unit.rstrip(b"\0")) if order[1:] in b"mM" else b"%b%d" % (order, number)
 
 
 def _compared(dtype: np.dtype[Any]) -> object:
@@ -196,7 +213,7 @@ def describe(packed: bytes) -> str:
 
 def _name_of(dtype: bytes) -> str:
     """The dtype of a fingerprint, a peer's perhaps, for people."""
-    return plain(dtype.rstrip(b"\0").decode("ascii", "replace"), 64)
+    return plain(_spelled(dtype).decode("ascii", "replace"), 64)
 
 
 def read(packed: bytes) -> tuple[int, int, str]:
@@ -231,7 +248,7 @@ def items_of(packed: bytes, nbytes: int) -> tuple[np.dtype[Any], int]:
     Of what has a name that is too long for a fingerprint, as structures have, the items are void, of the same size.
     """
     _, _, _, _, digest, count, short = _FINGERPRINT.unpack(packed)
-    name = short.rstrip(b"\0").decode("ascii", "replace")
+    name = _spelled(short).decode("ascii", "replace")
     dtype = _known(name, digest)
     return np.dtype((np.void, nbytes // count if count else 0)) if dtype is None else dtype, count
 
@@ -239,14 +256,19 @@ def items_of(packed: bytes, nbytes: int) -> tuple[np.dtype[Any], int]:
 def _known(name: str, digest: int) -> np.dtype[Any] | None:
     """NumPy's or ml_dtypes' dtype of a name, which may have been cut, and then has a digest of the rest."""
     if not digest:
-        with suppress(TypeError):
+        with suppress(TypeError, ValueError):
             return np.dtype(name)
     try:
         import ml_dtypes
     except ImportError:
         return None
-    found = (kind for full, kind in vars(ml_dtypes).items() if full[:8] == name and _digest(full[8:].encode()) == digest)
-    return next(map(np.dtype, found), None)
+    order = name[0] if name[:1] in ("<", ">") else ""
+    for full, kind in vars(ml_dtypes).items():
+        long = order + full
+        if long[:8] == name and _digest(long[8:].encode()) == digest:
+            found: np.dtype[Any] = np.dtype(kind).newbyteorder(order or "=")
+            return found
+    return None
 
 
 def _items(packed: bytes) -> bytes:
