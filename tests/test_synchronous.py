@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -203,6 +204,36 @@ def test_two_ranks_that_ssend_to_each_other_time_out() -> None:
             assert caught.value.reported_by == 0
 
     run_ranks(2, body)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (
+            lambda ctx: ctx.ssend(np.ones(3), ctx.rank, timeout=0.1),
+            "ssend timed out after 0.1 s: sending 24 bytes to {}, which is this process and has not posted a receive for "
+            "it; receive with irecv before",
+        ),
+        (
+            lambda ctx: ctx.recv(np.ones(3), ctx.rank, timeout=0.1),
+            "recv timed out after 0.1 s: got 0 of 24 bytes from {}, which is this process and has not sent it; send with "
+            "isend before",
+        ),
+        (
+            lambda ctx: ctx.probe(ctx.rank, timeout=0.1),
+            "probe timed out after 0.1 s: no message from {}, which is this process and has not sent it; send with isend "
+            "before",
+        ),
+    ],
+    ids=["ssend", "recv", "probe"],
+)
+def test_a_rank_that_waits_for_itself_times_out(call: Callable[[Context], object], what: str) -> None:
+    def body(ctx: Context) -> None:
+        with pytest.raises(OperationTimeoutError) as caught:
+            call(ctx)
+        assert str(caught.value) == what.format(ctx.peers[ctx.rank])
+
+    run_ranks(1, body)
 
 
 def test_a_peer_that_closes_does_not_match() -> None:

@@ -291,8 +291,8 @@ def test_timeout_on_several_contexts(waits: Waits) -> None:
             waits(requests, timeout=0.2)
         assert 0.19 < time.monotonic() - began < PROMPT
         assert str(caught.value) == (
-            f"recv timed out after 0.2 s: got 0 of 24 bytes from {one.peers[0]}, which may have stopped or not sent it; "
-            "see its log"
+            f"recv timed out after 0.2 s: got 0 of 24 bytes from {one.peers[0]}, which is this process and has not "
+            "sent it; send with isend before"
         )
         assert (one.closed, other.closed) == (True, False)
 

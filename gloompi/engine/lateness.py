@@ -49,7 +49,11 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
         assert isinstance(operation, Send)
         nbytes = len(operation.payload)
         what = f"sending {nbytes} bytes to {who}" if nbytes else f"sending an empty message to {who}"
-    return f"{what}, which may have stopped or {_missing(operation, name)}; see its log"
+    missing = _missing(operation, name)
+    if rank >= 0 and peers[rank].transport == "self":
+        first = "receive with irecv" if isinstance(operation, Send) else "send with isend"
+        return f"{what}, which is this process and has {missing}; {first} before"
+    return f"{what}, which may have stopped or {missing}; see its log"
 
 
 def _missing(operation: Operation, name: str) -> str:
