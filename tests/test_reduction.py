@@ -352,3 +352,12 @@ def test_integers_wrap_as_in_numpy() -> None:
 def test_nan_wins(name: str) -> None:
     nan = float("nan")
     assert np.isnan(apply(resolve(name), np.array([nan, 1.0]), np.array([1.0, nan]))).all()
+
+
+def test_the_sum_of_a_mean_has_the_dtype_of_its_items() -> None:
+    def body(ctx: Context) -> None:
+        with np.errstate(over="ignore"):
+            assert ctx.allreduce(np.full(3, 40_000, "f2"), op="mean").tolist() == [np.inf] * 3
+        assert ctx.allreduce(np.full(3, 40_000, "f4"), op="mean").tolist() == [40_000] * 3
+
+    run_ranks(2, body)

@@ -89,10 +89,11 @@ class Reductions(Running):
             "sum", "prod", "min", "max", "land", "lor", "lxor", "band", "bor", "bxor", or, for floating-point and complex
             numbers, "mean", the sum divided by the number of ranks; a NumPy ufunc; or ``f(a, b) -> c``, elementwise and
             associative.  NaN and integer overflow follow NumPy.  Python's sum, min, max, any and all, operator.add and the
-            like, NumPy's functions of these names and mpi4py's operators stand for the names.
+            like, NumPy's functions of these names and mpi4py's operators stand for the names.  Sums are made in the dtype of
+            `x`, those of a mean too: of float16 one beyond 65504 is infinite, where np.mean adds in float32.
 
             A callable gets 1-d pieces of the arrays, in rank order and read-only; if it writes into what it gets, copies.
-            It is tried on two arrays of one element before anything is sent, once for each dtype.
+            It is tried on arrays of one element before anything is sent, once for each dtype.
         algorithm : {"auto", "recursive_doubling", "halving_doubling", "ring", "bcube", "direct"}
             Same on all ranks.  "ring" is for commutative operators, which the ten names are.
 
