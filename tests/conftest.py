@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from launch import mpiexec
 
-pytest_plugins = ["servers"]
+pytest_plugins = ["servers", "other_user"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

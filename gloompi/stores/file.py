@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from time import time
-from urllib.parse import quote
+from typing import TypeVar
 
 from ..deadline import Deadline
 from ..errors import RendezvousError
+from ..files import open_file, open_folder, read_file, write_all
 from ..signatures import public
+from .folder import StoreFolder, discard, names, place, remove, touch
 from .store import Store, looks
 
 __all__ = ["FileStore"]
 
-# Most file systems end a name at 255 bytes; the longest key that is stored under its own name.
-_MAX_NAME = 200
+Result = TypeVar("Result")
+
+# What is longer was not written by a store.
+_MAX_NBYTES = 64 * 1024**2
 # A key that changes under every look, or a folder whose listing stays out of date (NFS caches it), is given up after this.
 _SETTLE_SECONDS = 90.0
-# Nobody takes this long to make or delete a key, even by the clock of another host.
-_ABANDONED_SECONDS = 3600.0
-# What opening a file that was replaced since the folder was listed may give; the second one over NFS.
+# What a file or folder gives that was replaced since it was listed; the second one over NFS.
 _REPLACED = (errno.ENOENT, errno.ESTALE)
+_NOW = re.compile(r"now-([0-9a-f]{16})")
 
 
 @public
@@ -38,11 +39,13 @@ class FileStore(Store):
     ----------
     folder : str or path
         Made if it does not exist, for this user only: the session key of a rendezvous without a secret goes through it.
+        One that exists has to be empty, or to have been a FileStore's before: an empty file ``gloompi-FileStore`` says so.
 
     Raises
     ------
     OSError
-        The folder cannot be made or written.
+        The folder cannot be made or written; it belongs to another user, or others can write to it and it is not sticky
+        (PermissionError); something else is in it (FileExistsError); it is a symbolic link (NotADirectoryError).
 
     Notes
     -----
@@ -51,102 +54,94 @@ class FileStore(Store):
     writing the next value and renaming ``now-V`` to ``now-W``, which fails for all but one of those who try, because the
     old name is gone.  A process may be killed at any point: the key then has its old value or its new one.  NFS clients may
     see a new key only when their cache of the folder expires (mount option ``acdirmax``, 60 s unless it is set).
+
+    Files have mode 600 and folders 700; values have up to 64 MiB.  No link is followed, nothing is read but regular files of
+    this user, and nothing is deleted whose name, kind and owner are not those of what a store makes.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder).absolute()
-        self._made = not self._folder.exists()
-        self._make_folder()
-        self._sweep()
+        self._folder = StoreFolder(Path(folder).absolute())
 
     def __repr__(self) -> str:
         return f"FileStore({str(self._folder)!r})"
 
-    def _make_folder(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def _sweep(self) -> None:
-        """Delete what processes have left that were killed while they made or deleted a key."""
-        with os.scandir(self._folder) as entries:
-            old = [each for each in entries if each.name.startswith(("draft-", "trash-"))]
-        for entry in old:
-            with suppress(FileNotFoundError):
-                if time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(entry.path, ignore_errors=True)
-
-    def _place(self, key: str) -> Path:
-        """The folder of a key; two keys never have the same."""
-        name = "key=" + quote(key, safe="")  # '=' is quoted: nothing else in the folder can look like it
-        return self._folder / (name if len(name) <= _MAX_NAME else "sha256=" + sha256(key.encode()).hexdigest())
-
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self._look(self._place(key))[1] for key in keys]
+        try:
+            with self._folder.open() as folder:
+                return [self._look(folder, place(key))[1] for key in keys]
+        except FileNotFoundError:
+            return [None] * len(keys)
 
     def _write(self, items: Mapping[str, bytes]) -> None:
         for key, value in items.items():
-            place = self._place(key)
+            _check_length(key, value)
+            name = place(key)
+
+            def install(folder: int, name: str = name, value: bytes = value) -> bool:
+                return self._install(folder, name, self._look(folder, name)[0], value)
+
             for _ in looks(Deadline(_SETTLE_SECONDS)):
-                if self._install(place, self._look(place)[0], value):
+                if self._in_folder(install):
                     break
             else:
                 raise RendezvousError(f"{self!r}: {key!r} was changed by others for {_SETTLE_SECONDS:.0f} s on end")
 
     def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
-        place = self._place(key)
-        version, value = self._look(place)
-        return value == old and self._install(place, version, new)
+        _check_length(key, new)
+        name = place(key)
+
+        def swap(folder: int) -> bool:
+            version, value = self._look(folder, name)
+            return value == old and self._install(folder, name, version, new)
+
+        return self._in_folder(swap)
 
     def _remove(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            trash = self._folder / f"trash-{token_hex(8)}"
-            with suppress(FileNotFoundError):
-                self._place(key).rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)
+        with suppress(FileNotFoundError), self._folder.open() as folder:
+            for key in keys:
+                remove(place(key), folder)
 
     def close(self) -> None:
         """Remove the folder if this store made it and nothing is in it."""
-        if self._made:
-            with suppress(OSError):
-                self._folder.rmdir()
+        self._folder.remove_if_made()
 
-    def _look(self, place: Path) -> tuple[str | None, bytes | None]:
+    def _in_folder(self, change: Callable[[int], Result]) -> Result:
+        """Call `change` with the folder's descriptor; once more with a new folder's if somebody removes this one."""
+        for _ in looks(Deadline(_SETTLE_SECONDS)):
+            with suppress(FileNotFoundError), self._folder.open() as folder:
+                return change(folder)
+            self._folder.make()
+        raise RendezvousError(f"{self!r} was removed by others for {_SETTLE_SECONDS:.0f} s on end")
+
+    def _look(self, folder: int, name: str) -> tuple[str | None, bytes | None]:
         """The version of a key that counts, and its value; None, None if there is none."""
         for _ in looks(Deadline(_SETTLE_SECONDS)):
             try:
-                names = os.listdir(place)
+                with open_folder(name, folder) as parts:
+                    found = _current(parts)
             except FileNotFoundError:
                 return None, None
-            for name in names:
-                kind, _, version = name.partition("-")
-                if kind == "now":
-                    try:
-                        return version, (place / f"value-{version}").read_bytes()
-                    except OSError as exc:
-                        if exc.errno not in _REPLACED:
-                            raise
-            # Not found: a file that is renamed while the folder is listed may be missed under both names.
+            if found is not None:
+                return found
         raise RendezvousError(
-            f"{place} had no current value for {_SETTLE_SECONDS:.0f} s; another program may have changed it"
+            f"{self._folder}/{name} had no current value for {_SETTLE_SECONDS:.0f} s; another program may have changed it"
         )
 
-    def _install(self, place: Path, version: str | None, value: bytes) -> bool:
+    def _install(self, folder: int, name: str, version: str | None, value: bytes) -> bool:
         """Make `value` the one that follows `version` (None: the first one); False if another has."""
         new = token_hex(8)
         if version is not None:
-            return self._follow(place, version, new, value)
-        draft = self._folder / f"draft-{new}"
-        while True:
-            self._make_folder()
-            with suppress(FileNotFoundError):  # whoever made the folder has just removed it
-                draft.mkdir()
-                break
+            return _follow(folder, name, version, new, value)
+        draft = f"draft-{new}"
+        os.mkdir(draft, 0o700, dir_fd=folder)
         try:
-            (draft / f"value-{new}").write_bytes(value)
-            (draft / f"now-{new}").touch()
-            draft.rename(place)
+            with open_folder(draft, folder) as parts:
+                _write_file(f"value-{new}", value, parts)
+                touch(f"now-{new}", parts)
+            os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException as exc:
-            if not (place / f"now-{new}").exists():  # see `_follow`
-                shutil.rmtree(draft, ignore_errors=True)
+            if not _exists(f"{name}/now-{new}", folder):  # see `_follow`
+                discard(draft, folder)
                 if not isinstance(exc, OSError) or exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 return False
@@ -154,16 +149,55 @@ class FileStore(Store):
                 raise
         return True
 
-    def _follow(self, place: Path, version: str, new: str, value: bytes) -> bool:
-        try:
-            (place / f"value-{new}").write_bytes(value)
-            (place / f"now-{version}").rename(place / f"now-{new}")
-        except FileNotFoundError:
-            # Over NFS a rename may be done, its answer lost and the repetition refused.
-            if not (place / f"now-{new}").exists():
-                with suppress(FileNotFoundError):
-                    (place / f"value-{new}").unlink()
-                return False
-        with suppress(FileNotFoundError):
-            (place / f"value-{version}").unlink()
-        return True
+
+def _check_length(key: str, value: bytes) -> None:
+    if len(value) > _MAX_NBYTES:
+        raise ValueError(f"the value of {key!r} has {len(value)} bytes; a FileStore takes up to {_MAX_NBYTES}")
+
+
+def _current(parts: int) -> tuple[str, bytes] | None:
+    """The version that counts in the folder of a key, and its value; None if it was changed while it was looked for."""
+    try:
+        for part in names(parts):
+            if now := _NOW.fullmatch(part):
+                return now[1], read_file(f"value-{now[1]}", _MAX_NBYTES, parts)
+    except OSError as exc:
+        if exc.errno not in _REPLACED:
+            raise
+    return None  # a file that is renamed while the folder is listed may be missed under both names
+
+
+def _follow(folder: int, name: str, version: str, new: str, value: bytes) -> bool:
+    try:
+        with open_folder(name, folder) as parts:
+            _write_file(f"value-{new}", value, parts)
+            try:
+                # By the name of the key: its folder may be another by now, and this one on its way to the trash.
+                os.rename(f"{name}/now-{version}", f"{name}/now-{new}", src_dir_fd=folder, dst_dir_fd=folder)
+            except FileNotFoundError:
+                # Over NFS a rename may be done, its answer lost and the repetition refused.
+                if not _exists(f"{name}/now-{new}", folder):
+                    _unlink(f"value-{new}", parts)
+                    return False
+            _unlink(f"value-{version}", parts)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_file(name: str, value: bytes, folder: int) -> None:
+    with open_file(name, os.O_WRONLY | os.O_CREAT, folder) as fd:
+        write_all(fd, value)
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _unlink(name: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
