@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -10,18 +11,19 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from launch import Job, run_job
+from other_user import OTHER, as_other, run_as_other
 from test_lifecycle import in_subprocess
 
-from gloompi import Context, ContextClosedError, GloompiError, OperationTimeoutError
+from gloompi import Context, ContextClosedError, GloompiError, OperationTimeoutError, Peer
 from gloompi.engine.recorder import child_name
-from gloompi.engine.trace import Lanes
+from gloompi.engine.trace import Lanes, Trace
 from gloompi.testing import run_ranks
 from gloompi.trace.command import main
 from gloompi.trace.files import Member, read_traces
@@ -407,16 +409,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_full_disk_in_the_middle_of_a_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full")
     monkeypatch.setattr("gloompi.engine.trace._WRITE_SECONDS", 0.0)
+
+    def full(fd: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def body(ctx: Context) -> None:
         ctx.barrier()
-        (path,) = folder.iterdir()
-        (folder / "whole").write_text(path.read_text())
-        path.unlink()
-        path.symlink_to("/dev/full")
+        monkeypatch.setattr("gloompi.engine.trace.write_all", full)
         for _ in range(3):
             ctx.barrier()  # only the first of them warns
         ctx.ibarrier().wait()
@@ -425,7 +425,7 @@ def test_a_full_disk_in_the_middle_of_a_job(folder: Path, monkeypatch: pytest.Mo
     with pytest.warns(RuntimeWarning) as record:
         run_ranks(1, body)
     assert warned(record) == ["GLOOMPI_TRACE: the trace of rank 0 ends here: [Errno 28] No space left on device"]
-    assert len(calls(folder / "whole", ended=False)) == 1
+    assert len(calls(*folder.iterdir(), ended=False)) == 1
 
 
 def test_a_warning_that_is_an_error_comes_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +440,121 @@ def test_a_warning_that_is_an_error_comes_once(folder: Path, monkeypatch: pytest
         assert [record.state for record in ctx.history()] == ["done"] * 2
 
     run_ranks(1, body)
+
+
+# -- whose files ------------------------------------------------------------------------------------------------------------
+
+
+def ends(run: Callable[[], object]) -> str:
+    """What is said when a rank's trace cannot be written."""
+    with pytest.warns(RuntimeWarning) as record:
+        run()
+    (text,) = warned(record)
+    return text.removeprefix("GLOOMPI_TRACE: the trace of rank 0 ends here: ")
+
+
+def one_barrier() -> None:
+    run_ranks(1, lambda ctx: ctx.barrier())
+
+
+def end_of_trace(path: Path) -> None:
+    """A rank's trace is written to a file of this name."""
+    Trace(path, Peer(0, "node0", 100, "self", "", "", b"0" * 16), 1).end()
+
+
+def test_traces_are_for_this_user_only(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        one_barrier()
+    finally:
+        os.umask(before)
+    (path,) = folder.iterdir()
+    assert [oct(each.stat().st_mode & 0o7777) for each in (folder.parent, folder, path)] == ["0o700", "0o700", "0o600"]
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda path, target: path.symlink_to(target),
+        lambda path, target: path.hardlink_to(target),
+        lambda path, target: path.touch(),
+        lambda path, target: os.mkfifo(path),
+    ],
+)
+def test_a_name_that_is_taken_is_not_written_to(tmp_path: Path, plant: Any) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    plant(tmp_path / "trace", tmp_path / "thesis.txt")
+    assert ends(lambda: end_of_trace(tmp_path / "trace")) == f"[Errno 17] File exists: '{tmp_path}/trace'"
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("plant", "text"),
+    [
+        (lambda path, target: path.symlink_to(target), "[Errno 1] a symbolic link, which is not followed: "),
+        (lambda path, target: path.touch(), "[Errno 17] another file has taken its place: "),
+        (lambda path, target: path.hardlink_to(target), "[Errno 17] another file has taken its place: "),
+    ],
+)
+def test_a_file_that_is_replaced_is_not_written_to(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Any, text: str
+) -> None:
+    monkeypatch.setattr("gloompi.engine.trace._WRITE_SECONDS", 0.0)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    plant(tmp_path / "planted", tmp_path / "thesis.txt")
+    paths = []
+
+    def body(ctx: Context) -> None:
+        ctx.barrier()
+        paths.extend(folder.iterdir())
+        (tmp_path / "planted").rename(paths[0])
+        ctx.barrier()
+        ctx.barrier()
+
+    assert ends(lambda: run_ranks(1, body)) == f"{text}'{paths[0]}'"
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o770, True), (0o1777, False), (0o755, False)])
+def test_a_folder_that_others_can_write_to(folder: Path, mode: int, refused: bool) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    if refused:
+        assert re.search(rf"mode 0{mode:o}: other users can write to it; .*: '{folder}'$", ends(one_barrier))
+    else:
+        one_barrier()
+    assert len(list(folder.iterdir())) == (0 if refused else 1)
+
+
+def test_a_folder_of_another_user(folder: Path) -> None:
+    as_other()
+    folder.mkdir(parents=True)
+    os.chown(folder, OTHER, OTHER)
+    assert re.search(rf"the folder belongs to \S+ \(uid {OTHER}\), .*: '{folder}'$", ends(one_barrier))
+    assert list(folder.iterdir()) == []
+
+
+def test_links_that_another_user_has_planted_are_not_written_to(
+    public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The attack that a review showed, and the same one on the merged trace."""
+    monkeypatch.setenv("GLOOMPI_TRACE", str(public))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for name in ("trace", "trace.json"):
+        run_as_other("ln", "-s", tmp_path / "thesis.txt", public / name)
+    assert ends(lambda: end_of_trace(public / "trace")) == f"[Errno 17] File exists: '{public}/trace'"
+    one_barrier()
+    assert main([str(public)]) == 0, capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert not (public / "trace.json").is_symlink()
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_read(folder: Path, plant: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    one_barrier()
+    plant(folder / "gloompi-0123456789abcdef-0-rank7.json")
+    assert main([str(folder)]) == 1
+    assert re.search(r"^gloompi trace: \[Errno 1\] (no regular file|a symbolic link).*rank7.json'$", capsys.readouterr().err)
 
 
 # -- files that were not written to their end, and others -------------------------------------------------------------------

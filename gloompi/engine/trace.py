@@ -7,6 +7,7 @@ killed rank has written can be read; when a Context or the interpreter ends, its
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..files import make_folder, open_file, open_folder, write_all
 from .recorder import child_name, time_of_day
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class Trace:
     Parameters
     ----------
     path : Path
-        What is there is overwritten.
+        Nothing may be there.
     me : Peer
     size : int
     """
@@ -115,7 +117,8 @@ class Trace:
         self._path: Path | None = path
         self._rank = me.rank
         self._lines: list[str] = []
-        self._begun = self._ended = False  # what the file has of the array
+        self._file: tuple[int, int] | None = None  # device and inode, once it is made
+        self._ended = False  # the file has the end of the array
         self._written = monotonic()
         self._lanes: dict[int, Lanes] = {}
         self._threads: dict[tuple[int, int], int] = {}
@@ -177,23 +180,31 @@ class Trace:
         self._lines.clear()
 
     def _flush(self) -> None:
-        path, lines, begun, ended = self._path, self._lines, self._begun, self._ended
+        path, lines, begun, ended = self._path, self._lines, self._file is not None, self._ended
         if path is None or (ended and not lines):
             return
-        self._lines, self._begun, self._ended = [], True, self._over
+        self._lines, self._ended = [], self._over
         self._written = monotonic()
         text = (_BETWEEN if begun else _BEGIN) + _BETWEEN.join(line.encode() for line in lines) if lines else b""
         try:
-            if not begun:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("r+b" if ended else "ab" if begun else "wb") as file:
-                if ended:
-                    file.seek(-len(_END), os.SEEK_END)
-                file.write(text + (_END if self._over else b""))
+            self._append(path, text + (_END if self._over else b""), len(_END) if ended else 0)
         except OSError as exc:
             # A job that runs is worth more than its trace, and an error here would be this rank's alone.
             self.forsake()
             warnings.warn(f"GLOOMPI_TRACE: the trace of rank {self._rank} ends here: {exc}", RuntimeWarning, stacklevel=2)
+
+    def _append(self, path: Path, text: bytes, replaced: int) -> None:
+        """Append to the file, over its last `replaced` bytes; make it if it is not made yet."""
+        if self._file is None:
+            make_folder(path.parent)
+        flags = os.O_WRONLY | (0 if self._file else os.O_CREAT | os.O_EXCL)
+        with open_folder(path.parent) as folder, open_file(path.name, flags, folder) as fd:
+            found = os.fstat(fd)
+            if self._file not in (None, (found.st_dev, found.st_ino)):
+                raise FileExistsError(errno.EEXIST, "another file has taken its place", path.name)
+            self._file = (found.st_dev, found.st_ino)
+            os.lseek(fd, -replaced, os.SEEK_END)
+            write_all(fd, text)
 
 
 @atexit.register

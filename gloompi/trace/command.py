@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from ..files import open_file, open_folder, write_all
 from ..reports import counted, picture
 from ..stores.remote import extra
 from .files import Event, RankTrace, context_name, read_traces
@@ -17,6 +20,8 @@ __all__ = ["main"]
 
 # Ranks and calls that are listed.
 _MOST = 10
+
+_MERGED = "trace.json"
 
 # Who is late by less, in the median of the calls that it came last to, is as late as anybody.
 _PUNCTUAL_SECONDS = 1e-3
@@ -33,8 +38,12 @@ def main(arguments: list[str]) -> int:
         if not any(trace.events for trace in traces):
             raise ValueError(f"the traces in {options.folder} have no calls")
         found = arrivals(traces)
-        path = options.output or options.folder / "trace.json"
-        merge(traces, path)
+        merged = merge(traces)
+        path = options.output or options.folder / _MERGED
+        if options.output:
+            path.write_text(merged, encoding="utf-8")
+        else:
+            _replace(path, merged.encode())
         print(_report(traces, found))
         print(f"\nAll ranks are in {path}: open it at https://ui.perfetto.dev or in chrome://tracing.")
         if options.plot is not None:
@@ -43,6 +52,15 @@ def main(arguments: list[str]) -> int:
         print(f"gloompi trace: {exc}", file=sys.stderr)
         return 1
     return 0
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file of this user's own, in the place of what has its name: others may have made a link of it."""
+    with open_folder(path.parent) as folder:
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+        with open_file(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder) as fd:
+            write_all(fd, content)
 
 
 def _parser() -> argparse.ArgumentParser:

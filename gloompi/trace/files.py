@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..files import open_file
 from ..foreign import plain
 
 __all__ = ["Event", "Member", "RankTrace", "context_name", "read_traces"]
@@ -158,7 +160,8 @@ def _read(path: Path) -> RankTrace | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    with open_file(path, os.O_RDONLY, anybodys=True) as fd, open(fd, encoding="utf-8", closefd=False) as file:
+        lines = file.read().split("\n")
     for index, line in enumerate(lines):
         text = line.strip().rstrip(",")
         if text in ("", "[", "]"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..engine.trace import Lanes, event, microseconds, note
@@ -13,8 +12,8 @@ from .files import Event, Member, RankTrace, context_name
 __all__ = ["merge"]
 
 
-def merge(traces: Sequence[RankTrace], path: Path) -> None:
-    """Write the calls of all ranks, a process for each rank and a thread for each Context.
+def merge(traces: Sequence[RankTrace]) -> str:
+    """Return the calls of all ranks as the text of a file, a process for each rank and a thread for each Context.
 
     Where calls of a Context overlap there are more threads, and times count from the first call: small numbers are exact.
     """
@@ -26,7 +25,7 @@ def merge(traces: Sequence[RankTrace], path: Path) -> None:
     found: list[dict[str, Any]] = []
     for index, member in enumerate(sorted(calls)):
         found += _process(member, member.rank if unique else index, calls[member], origin)
-    path.write_text(json.dumps({"traceEvents": found, "displayTimeUnit": "ms"}), encoding="utf-8")
+    return json.dumps({"traceEvents": found, "displayTimeUnit": "ms"})
 
 
 def _process(member: Member, process: int, events: Sequence[Event], origin: float) -> list[dict[str, Any]]:
