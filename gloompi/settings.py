@@ -200,9 +200,9 @@ def given() -> dict[str, str]:
     """Return the settings that are set, as they may be shown: without passwords."""
     found = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
     if "GLOOMPI_STORE" in found:
-        from .stores.remote import without_password
+        from .stores.address import shown
 
-        found["GLOOMPI_STORE"] = without_password(found["GLOOMPI_STORE"])
+        found["GLOOMPI_STORE"] = shown(found["GLOOMPI_STORE"])
     return found
 
 

@@ -9,7 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from servers import HOST, Server, free_port, ipv6_loopback, running_etcd, running_redis, running_zookeeper
@@ -25,8 +27,8 @@ from gloompi import (
     TCPStore,
     ZooKeeperStore,
 )
-from gloompi.stores.remote import without_password
-from gloompi.stores.url import SCHEMES, open_store
+from gloompi.stores.address import parse_url, shown
+from gloompi.stores.url import SCHEMES, check_url, open_store
 from gloompi.testing import check_store
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -163,7 +165,7 @@ def test_missing_package(store: type[Store], package: str, extra: str, url: str,
         ("redis://node7:6380/1", "RedisStore('redis://node7:6380/1')"),
         ("redis://user:hunter2@node7/0?socket_timeout=1", "RedisStore('redis://node7/0')"),
         ("rediss://:hunter2@node7:6380", "RedisStore('rediss://node7:6380')"),
-        ("rediss://:hunter2@node7/0?ssl_ca_certs=/home/me@site/ca.pem", "RedisStore('rediss://node7/0')"),
+        ("rediss://:hunter2@node7/0?ssl_ca_certs=/home/me%40site/ca.pem", "RedisStore('rediss://node7/0')"),
         ("etcd://node7:2380", "EtcdStore('http://node7:2380')"),
         ("etcd://[::1]:2380", "EtcdStore('http://[::1]:2380')"),
         ("etcds://node7:2380", "EtcdStore('https://node7:2380')"),
@@ -214,18 +216,35 @@ def test_all_schemes_are_in_the_error_of_an_unknown_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "text"),
     [
         ("file:///scratch/store", "file:///scratch/store"),
         ("file:folder", "file:folder"),
         ("redis://node7:6379/0?password=hunter2", "redis://node7:6379/0"),
         ("redis://:hunter2@node7:6379/0", "redis://node7:6379/0"),
         ("zookeeper://node7:2181,node8:2181/top", "zookeeper://node7:2181,node8:2181/top"),
+        ("file:///scratch/me@site", "file:///scratch/me@site"),
+        ("redis://user:hunter2@[::1]:6379", "redis://[::1]:6379"),
+        ("node7:6379", "node7:6379"),
         ("", ""),
+        # Where anything may be the password, nothing is shown.
+        ("redis://:hunter2", "redis://..."),
+        ("redis://node7:hunter2", "redis://..."),
+        ("redis://hunter2@hunter2@node7", "redis://..."),
+        ("redis://node7/hunter2@node7", "redis://..."),
+        ("redis://node7?hunter2@node7", "redis://..."),
+        ("redis:///hunter2@node7", "redis://..."),
+        ("redis://:hunter@/hunter2@node7/0", "redis://..."),
+        ("file:///scratch#hunter2", "file://..."),
+        ("file://:hunter2@/hunter2@node7", "file://..."),
+        (":hunter2", "..."),
+        ("user:hunter2@node7", "..."),
+        ("redis//:hunter2@node7", "..."),
+        ("hunter2hunter2://node7:port", "..."),
     ],
 )
-def test_url_as_it_may_be_shown(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+def test_url_as_it_may_be_shown(url: str, text: str) -> None:
+    assert shown(url) == text
 
 
 @pytest.mark.parametrize(
@@ -242,6 +261,10 @@ def test_url_as_it_may_be_shown(url: str, shown: str) -> None:
         "redis://:hunter2?hunter2@node7:6379/0",
         "zookeeper://user:hunter2@node7:port",
         "etcd://user:hunter2@node7:port",
+        "etcd://user:hunter2@node7",
+        "etcds://node7/hunter2@node7",
+        "tcp://:hunter2@node7:29500",
+        "redis://node7/hunter2?@",
     ],
 )
 def test_bad_url_does_not_show_its_password(url: str) -> None:
@@ -249,6 +272,85 @@ def test_bad_url_does_not_show_its_password(url: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         open_store(url)
     assert PASSWORD not in str(caught.value)
+
+
+PARTS = ("hunter", "secret")
+SECRETS = [
+    character.join(PARTS)
+    for character in (*map(chr, range(128)), "".join(map(chr, range(128))), "@@", "/@", "?@", "#@", "%40", "%", "%4")
+]
+
+
+def assert_hidden(use: Callable[[], object], url: str) -> None:
+    """What comes of a URL, and what is said about it, shows nothing of its user and password."""
+    told = [shown(url)]
+    try:
+        told += [repr(use())]
+    except (ValueError, RendezvousError) as exc:
+        cause: BaseException | None = exc
+        while cause is not None:
+            told += [repr(cause), str(cause)]
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    assert not any(part in text for part in PARTS for text in told), (url, told)
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, "http", "https", "zk", ""])
+def test_no_password_is_shown_whatever_it_is_made_of(scheme: str) -> None:
+    """Each ASCII character in the middle of user and password, and all of them at once, as they are and quoted."""
+    for secret in SECRETS:
+        for who in (secret, f":{secret}", f"{secret}:{secret}", quote(secret, safe=""), f":{quote(secret, safe='')}"):
+            for rest in ("@127.0.0.1:1", "@127.0.0.1:1/0?ssl_ca_certs=/tmp", "@/folder", "@node7:1,node8:1/top"):
+                url = f"{scheme}://{who}{rest}"
+                assert_hidden(partial(check_url, url), url)
+
+
+@pytest.mark.parametrize(
+    ("make", "url"),
+    [
+        (RedisStore, "rediss://{}@127.0.0.1:1?socket_timeout=1"),
+        (EtcdStore, "http://{}@127.0.0.1:1"),
+        (ZooKeeperStore, "{}@127.0.0.1:1"),
+    ],
+)
+def test_no_store_shows_its_password(make: Callable[[str], Store], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("redis", "etcd3gw", "kazoo"):
+        pytest.importorskip(package)
+    monkeypatch.setattr("gloompi.stores.zookeeper._check_reachable", refuse)  # kazoo would wait for a server
+
+    def use() -> str:
+        with make(found) as store:
+            return repr(store)
+
+    for secret in SECRETS:
+        for who in (f":{secret}", f":{quote(secret, safe='')}"):
+            found = url.format(who)
+            assert_hidden(use, found)
+
+
+def refuse(*arguments: object) -> None:
+    raise ConnectionRefusedError(111, "refused")
+
+
+@pytest.mark.parametrize("secret", [*map(chr, range(1, 128)), "".join(map(chr, range(1, 128))), "100%", "%2F"])
+def test_quoted_password_is_the_one_that_is_used(secret: str) -> None:
+    parts = parse_url(f"redis://{quote(secret, safe='')}:{quote(secret, safe='')}@node7:6379/0")
+    assert (parts.user, parts.password, parts.host, parts.port, parts.path) == (secret, secret, "node7", 6379, "/0")
+    assert str(parts) == "redis://node7:6379/0"
+    assert repr(parts) == "StoreURL('redis://node7:6379/0')"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "path"),
+    [
+        ("zookeeper://node7:2181,[::1]:2182,10.0.0.1/top", (("node7", 2181), ("::1", 2182), ("10.0.0.1", None)), "/top"),
+        ("REDIS://n\u00f6de7", (("n\u00f6de7", None),), ""),
+        ("tcp://[fe80::1%eth0]:7", (("fe80::1%eth0", 7),), ""),
+        ("file:///a%20b", (), "/a%20b"),
+    ],
+)
+def test_parts_of_a_url(url: str, hosts: object, path: str) -> None:
+    parts = parse_url(url)
+    assert (parts.hosts, parts.path, parts.user, parts.password, parts.options) == (hosts, path, None, None, "")
 
 
 def test_option_that_redis_does_not_have() -> None:

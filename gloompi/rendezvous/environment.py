@@ -12,8 +12,8 @@ from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
 from ..settings import value
+from ..stores.address import shown
 from ..stores.prefix import PrefixStore
-from ..stores.remote import without_password
 from ..stores.url import open_store
 from .exchange import Exchange
 from .local import local_exchanges
@@ -99,7 +99,7 @@ def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) ->
     except ValueError as exc:  # what only the package of that store finds
         raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
     except RendezvousError as exc:
-        raise RendezvousError(f"GLOOMPI_STORE={without_password(url)}: {exc.reason}") from exc
+        raise RendezvousError(f"GLOOMPI_STORE={shown(url)}: {exc.reason}") from exc
     with store:
         named = PrefixStore(launcher.job, store) if launcher.job else store
         with exchange_through(named, launcher.rank, launcher.size, secret, deadline) as exchange:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..signatures import public
-from .remote import extra, unreachable, without_password
+from .address import parse_url, shown
+from .remote import extra, unreachable
 from .store import Store
 
 __all__ = ["EtcdStore"]
@@ -52,16 +52,20 @@ class EtcdStore(Store):
         with extra("etcd", "EtcdStore"):
             import etcd3gw
             import etcd3gw.exceptions
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url must be http://host:port or https://host:port, not {without_password(url)!r}")
-        if parts.username is not None:
-            raise ValueError(f"the client of etcd has no passwords: {without_password(url)!r} takes cert= and key= instead")
-        self._shown = without_password(url)
+        try:
+            parts = parse_url(url)
+        except ValueError as exc:
+            raise ValueError(f"url must be http://host:port or https://host:port, not {shown(url)!r}: {exc}") from None
+        if parts.scheme not in ("http", "https") or not parts.host:
+            raise ValueError(f"url must be http://host:port or https://host:port, not {shown(url)!r}")
+        if parts.user is not None:
+            raise ValueError(f"the client of etcd has no passwords: {shown(url)!r} takes cert= and key= instead")
+        if parts.path.strip("/") or parts.options:
+            raise ValueError(f"url must end with the port, not {shown(url)!r} with a path or options")
+        self._shown = shown(url)
         self._error = etcd3gw.exceptions.Etcd3Exception
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self._client = etcd3gw.Etcd3Client(
-            host,
+            f"[{parts.host}]" if ":" in parts.host else parts.host,
             parts.port or 2379,
             protocol=parts.scheme,
             ca_cert=ca_cert,

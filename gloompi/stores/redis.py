@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ..signatures import public
-from .remote import extra, refused, unreachable, without_password
+from .address import parse_url, shown
+from .remote import extra, refused, unreachable
 from .store import Store, number
 
 __all__ = ["RedisStore"]
 
+_DATABASE = re.compile(r"(?:/[0-9]*)?")
 # Seconds for one answer of the server.
 _ANSWER_SECONDS = 10.0
 
@@ -42,11 +45,17 @@ class RedisStore(Store):
         with extra("redis", "RedisStore"):
             import redis
 
-        self._shown = without_password(url)
+        self._shown = shown(url)
         self._errors = redis.RedisError
         self._watch_error = redis.WatchError
         self._response_error = redis.ResponseError
         self._denied = redis.AuthenticationError
+        try:
+            parts = parse_url(url)
+        except ValueError as exc:
+            raise ValueError(f"{self._shown!r} is no URL of a Redis server: {exc}") from None
+        if parts.scheme not in ("redis", "rediss") or not parts.host or not _DATABASE.fullmatch(parts.path):
+            raise ValueError(f"{self._shown!r} is no URL of a Redis server: redis://host:port/db or rediss://host:port/db")
         try:
             self._client: Any = redis.Redis.from_url(
                 url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS, decode_responses=False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
+from .address import StoreURL, parse_url, shown
 from .file import FileStore
-from .remote import without_password
 from .store import Store
 
 __all__ = ["SCHEMES", "check_url", "open_store"]
@@ -35,55 +35,66 @@ class _Scheme(NamedTuple):
     """
 
     form: str
-    fits: Callable[[SplitResult], object]
-    make: Callable[[str, SplitResult, _Serving], Store]
+    fits: Callable[[StoreURL], object]
+    make: Callable[[str, StoreURL, _Serving], Store]
 
 
-def _redis(url: str, parts: SplitResult, serving: _Serving) -> Store:
+def _redis(url: str, parts: StoreURL, serving: _Serving) -> Store:
     from .redis import RedisStore
 
     return RedisStore(url)
 
 
-def _etcd(url: str, parts: SplitResult, serving: _Serving) -> Store:
+def _etcd(url: str, parts: StoreURL, serving: _Serving) -> Store:
     from .etcd import EtcdStore
 
-    return EtcdStore(f"{'https' if parts.scheme == 'etcds' else 'http'}://{parts.netloc}")
+    return EtcdStore(f"{'https' if parts.scheme == 'etcds' else 'http'}://{url.partition('://')[2]}")
 
 
-def _zookeeper(url: str, parts: SplitResult, serving: _Serving) -> Store:
+def _zookeeper(url: str, parts: StoreURL, serving: _Serving) -> Store:
     from .zookeeper import ZooKeeperStore
 
-    return ZooKeeperStore(parts.netloc.rpartition("@")[2] + parts.path)
+    return ZooKeeperStore(url.partition("://")[2])
 
 
-def _file(url: str, parts: SplitResult, serving: _Serving) -> Store:
+def _file(url: str, parts: StoreURL, serving: _Serving) -> Store:
     return FileStore(unquote(parts.path))
 
 
-def _tcp(url: str, parts: SplitResult, serving: _Serving) -> Store:
+def _tcp(url: str, parts: StoreURL, serving: _Serving) -> Store:
     from .tcp import TCPStore  # brings asyncio
 
-    assert parts.hostname is not None
     assert parts.port is not None
     clients, rank, timeout = serving
-    return TCPStore(parts.hostname, parts.port, serve=clients is not None, clients=clients, rank=rank, timeout=timeout)
+    return TCPStore(parts.host, parts.port, serve=clients is not None, clients=clients, rank=rank, timeout=timeout)
 
 
-# RedisStore knows better what else its URLs may have.
+def _has_host(parts: StoreURL) -> bool:
+    return bool(parts.host)
+
+
+def _is_folder(parts: StoreURL) -> bool:
+    return bool(parts.path) and not parts.hosts and parts.user is None and not parts.options
+
+
+def _is_port(parts: StoreURL) -> bool:
+    return parts.port is not None and parts.user is None and not parts.path.strip("/") and not parts.options
+
+
+# Each store knows better what else its URLs may have.
 SCHEMES = {
-    "redis": _Scheme("redis://host:port/db", lambda parts: True, _redis),
-    "rediss": _Scheme("rediss://host:port/db", lambda parts: True, _redis),
-    "file": _Scheme("file:///folder", lambda parts: not parts.netloc and parts.path.startswith("/"), _file),
-    "etcd": _Scheme("etcd://host:port", lambda parts: parts.netloc, _etcd),
-    "etcds": _Scheme("etcds://host:port", lambda parts: parts.netloc, _etcd),
-    "zookeeper": _Scheme("zookeeper://host:port", lambda parts: parts.netloc, _zookeeper),
-    "tcp": _Scheme("tcp://host:port", lambda parts: parts.hostname and parts.port, _tcp),
+    "redis": _Scheme("redis://host:port/db", _has_host, _redis),
+    "rediss": _Scheme("rediss://host:port/db", _has_host, _redis),
+    "file": _Scheme("file:///folder", _is_folder, _file),
+    "etcd": _Scheme("etcd://host:port", _has_host, _etcd),
+    "etcds": _Scheme("etcds://host:port", _has_host, _etcd),
+    "zookeeper": _Scheme("zookeeper://host:port", lambda parts: parts.hosts, _zookeeper),
+    "tcp": _Scheme("tcp://host:port", _is_port, _tcp),
 }
 """The kinds of URLs that there are."""
 
 
-def check_url(url: str) -> SplitResult:
+def check_url(url: str) -> StoreURL:
     """Return the parts of a URL that names a store; opens nothing.
 
     Raises
@@ -91,14 +102,13 @@ def check_url(url: str) -> SplitResult:
     ValueError
         The URL names no store.
     """
+    forms = ", ".join(scheme.form for scheme in SCHEMES.values())
     try:
-        parts = urlsplit(url)
-        _ = parts.port if parts.scheme != "zookeeper" else None
-    except ValueError:
-        raise ValueError(f"{without_password(url)!r} has no port that is a number") from None
+        parts = parse_url(url)
+    except ValueError as exc:
+        raise ValueError(f"{shown(url)!r} ({exc}) names no store; there are: {forms}") from None
     if parts.scheme not in SCHEMES or not SCHEMES[parts.scheme].fits(parts):
-        forms = ", ".join(scheme.form for scheme in SCHEMES.values())
-        raise ValueError(f"{without_password(url)!r} names no store; there are: {forms}")
+        raise ValueError(f"{shown(url)!r} names no store; there are: {forms}")
     return parts
 
 

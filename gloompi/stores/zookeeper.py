@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..signatures import public
+from .address import parse_url
 from .remote import extra, unreachable
 from .store import Store
 
@@ -49,11 +50,17 @@ class ZooKeeperStore(Store):
             from kazoo import exceptions
             from kazoo.client import KazooClient
             from kazoo.handlers.threading import KazooTimeoutError
-        self._hosts = hosts.rpartition("@")[2]
+        try:
+            parts = parse_url(f"zookeeper://{hosts}")
+        except ValueError as exc:
+            raise ValueError(f"hosts must be host:port, or several with commas between them: {exc}") from None
+        if not parts.hosts or parts.options:
+            raise ValueError(f"hosts must be host:port, or several with commas, not {parts.netloc + parts.path!r}")
+        self._hosts = parts.netloc + parts.path
         self._errors = exceptions
         self._late = KazooTimeoutError
         # Whoever has lost its connection has lost its place in the rendezvous: kazoo would try again for ever.
-        self._client: Any = KazooClient(hosts, timeout=_SECONDS, logger=_quiet(), connection_retry={"max_tries": 1})
+        self._client: Any = KazooClient(self._hosts, timeout=_SECONDS, logger=_quiet(), connection_retry={"max_tries": 1})
         try:
             _check_reachable(self._client.hosts)
             self._client.start(_SECONDS)
