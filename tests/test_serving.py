@@ -17,6 +17,7 @@ from servers import HOST, free_port
 
 from gloompi import HashStore, RendezvousError, TCPStore
 from gloompi.stores import serving, tcp
+from gloompi.stores.bounded import BoundedSocket
 from gloompi.stores.serving import ANSWER, answer, greeting, listen, pack, unpack
 from gloompi.transport.interfaces import Interface
 
@@ -436,11 +437,11 @@ def test_client_that_has_gone_does_not_take_a_place(port: int) -> None:
 def test_interrupted_request_ends_the_connection(served: TCPStore, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise its answer would be taken for that to the next request."""
 
-    def interrupted(sock: socket.socket, nbytes: int) -> bytes:
+    def interrupted(sock: BoundedSocket, nbytes: int) -> bytes:
         raise KeyboardInterrupt
 
     with TCPStore(HOST, port) as client:
-        monkeypatch.setattr(tcp, "_receive", interrupted)
+        monkeypatch.setattr(BoundedSocket, "receive", interrupted)
         with pytest.raises(KeyboardInterrupt):
             client.peek(["key"])
         monkeypatch.undo()
@@ -472,6 +473,6 @@ def test_failure_does_not_wait_for_clients(port: int) -> None:
 def test_client_that_is_connected_to_itself_has_found_nobody(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     connect = socket.create_connection
     # What chance does once in some thousand times where the port is one that the kernel gives to clients.
-    monkeypatch.setattr(tcp.socket, "create_connection", lambda address, timeout: connect(address, timeout, address))
+    monkeypatch.setattr(socket, "create_connection", lambda address, timeout: connect(address, timeout, address))
     with pytest.raises(RendezvousError, match=r"Connection refused after 0\.0 s"):
         TCPStore(HOST, port, timeout=0.0)

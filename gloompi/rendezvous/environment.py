@@ -13,6 +13,7 @@ from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
 from ..settings import value
 from ..stores.address import shown
+from ..stores.bounded import within
 from ..stores.prefix import PrefixStore
 from ..stores.url import open_store
 from .exchange import Exchange
@@ -100,7 +101,7 @@ def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) ->
         raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
     except RendezvousError as exc:
         raise RendezvousError(f"GLOOMPI_STORE={shown(url)}: {exc.reason}") from exc
-    with store:
+    with within(deadline), store:
         named = PrefixStore(launcher.job, store) if launcher.job else store
         with exchange_through(named, launcher.rank, launcher.size, secret, deadline) as exchange:
             yield exchange

@@ -10,6 +10,7 @@ from time import monotonic
 from ..deadline import Deadline
 from ..errors import RendezvousError, readable, summary
 from ..foreign import plain
+from ..stores.bounded import within
 from ..stores.prefix import PrefixStore
 from ..stores.store import Store, looks
 from .agreement import MAX_TEXT, agree, earlier_run, forget, forget_trace, missing_ranks
@@ -47,16 +48,17 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
         return
     exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size)
     reason = ""
-    try:
-        session = exchange.open(deadline)
-        yield Signed(exchange, secret, f"{_name_space(store)} {session}".encode())
-    except RendezvousError:
-        raise  # the others have it too, or will have one that says as much
-    except BaseException as exc:
-        reason = summary(exc)
-        raise
-    finally:
-        exchange.leave(reason)
+    with within(deadline):
+        try:
+            session = exchange.open(deadline)
+            yield Signed(exchange, secret, f"{_name_space(store)} {session}".encode())
+        except RendezvousError:
+            raise  # the others have it too, or will have one that says as much
+        except BaseException as exc:
+            reason = summary(exc)
+            raise
+        finally:
+            exchange.leave(reason)
 
 
 class _StoreExchange:

@@ -11,10 +11,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar
 
-from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..files import open_file, open_folder, read_file, write_all
 from ..signatures import public
+from .bounded import budget
 from .folder import StoreFolder, discard, names, place, remove, touch
 from .store import Store, looks
 
@@ -80,11 +80,12 @@ class FileStore(Store):
             def install(folder: int, name: str = name, value: bytes = value) -> bool:
                 return self._install(folder, name, self._look(folder, name)[0], value)
 
-            for _ in looks(Deadline(_SETTLE_SECONDS)):
+            deadline = budget(_SETTLE_SECONDS)
+            for _ in looks(deadline):
                 if self._in_folder(install):
                     break
             else:
-                raise RendezvousError(f"{self!r}: {key!r} was changed by others for {_SETTLE_SECONDS:.0f} s on end")
+                raise RendezvousError(f"{self!r}: {key!r} was changed by others for {deadline.timeout or 0:.0f} s on end")
 
     def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
         _check_length(key, new)
@@ -107,15 +108,17 @@ class FileStore(Store):
 
     def _in_folder(self, change: Callable[[int], Result]) -> Result:
         """Call `change` with the folder's descriptor; once more with a new folder's if somebody removes this one."""
-        for _ in looks(Deadline(_SETTLE_SECONDS)):
+        deadline = budget(_SETTLE_SECONDS)
+        for _ in looks(deadline):
             with suppress(FileNotFoundError), self._folder.open() as folder:
                 return change(folder)
             self._folder.make()
-        raise RendezvousError(f"{self!r} was removed by others for {_SETTLE_SECONDS:.0f} s on end")
+        raise RendezvousError(f"{self!r} was removed by others for {deadline.timeout or 0:.0f} s on end")
 
     def _look(self, folder: int, name: str) -> tuple[str | None, bytes | None]:
         """The version of a key that counts, and its value; None, None if there is none."""
-        for _ in looks(Deadline(_SETTLE_SECONDS)):
+        deadline = budget(_SETTLE_SECONDS)
+        for _ in looks(deadline):
             try:
                 with open_folder(name, folder) as parts:
                     found = _current(parts)
@@ -123,8 +126,9 @@ class FileStore(Store):
                 return None, None
             if found is not None:
                 return found
+        seconds = f"{deadline.timeout or 0:.0f} s"
         raise RendezvousError(
-            f"{self._folder}/{name} had no current value for {_SETTLE_SECONDS:.0f} s; another program may have changed it"
+            f"{self._folder}/{name} had no current value for {seconds}; another program may have changed it"
         )
 
     def _install(self, folder: int, name: str, version: str | None, value: bytes) -> bool:

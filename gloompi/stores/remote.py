@@ -10,6 +10,9 @@ from .store import Store
 
 __all__ = ["extra", "refused", "unreachable"]
 
+# What a server says may be anything, of any length.
+_MAX_SHOWN = 1000
+
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
@@ -22,9 +25,13 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 def unreachable(store: Store, server: str, why: object) -> RendezvousError:
     """The error for a server that does not answer."""
-    return RendezvousError(f"{store!r} cannot be used: {why}; is {server} running there, and is the address right?")
+    return RendezvousError(f"{store!r} cannot be used: {_plain(why)}; is {server} running there, and is the address right?")
 
 
 def refused(store: Store, why: object) -> RendezvousError:
     """The error for a server that answers with one."""
-    return RendezvousError(f"{store!r} refused a request: {why}")
+    return RendezvousError(f"{store!r} refused a request: {_plain(why)}")
+
+
+def _plain(why: object) -> str:
+    return "".join(character if character.isprintable() else "?" for character in str(why)[:_MAX_SHOWN])

@@ -13,6 +13,7 @@ from struct import Struct
 
 from ..deadline import Deadline
 from ..transport.interfaces import select
+from .bounded import MAX_NBYTES
 from .hash import HashStore
 
 __all__ = ["ANSWER", "LENGTH", "Server", "answer", "greeting", "listen", "pack", "unpack"]
@@ -25,7 +26,6 @@ _GREETING_SECONDS = 5.0
 _MAX_STRANGERS = 512
 # Each string of a frame stands behind its length; None has the length -1.
 LENGTH = Struct("<i")
-MAX_NBYTES = 16 * 1024 * 1024
 # First string of an answer; anything else is the text of an error.
 ANSWER = b"ok"
 

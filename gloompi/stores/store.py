@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..deadline import Deadline, check_timeout
 from ..errors import OperationTimeoutError
 from ..signatures import public
+from .bounded import budget, within
 
 __all__ = ["Store", "looks", "number"]
 
@@ -73,7 +74,7 @@ class Store(ABC):
 
     def _change(self, key: str, change: Callable[[bytes | None], bytes], operation: str) -> bytes:
         """Replace a value by what `change` makes of it; return the new one."""
-        deadline = Deadline(self.timeout)
+        deadline = budget(self.timeout)
         while not deadline.expired():  # somebody else got through each time it goes round
             old = self._read([key])[0]
             new = change(old)
@@ -181,7 +182,8 @@ class Store(ABC):
         found: dict[str, bytes] = {}
         missing = list(dict.fromkeys(keys))
         for _ in looks(deadline):
-            values = zip(missing, self._read(missing), strict=True)
+            with within(deadline):
+                values = zip(missing, self._read(missing), strict=True)
             found.update((key, value) for key, value in values if value is not None)
             missing = [key for key in missing if key not in found]
             if not missing:

@@ -16,9 +16,10 @@ from types import TracebackType
 from ..deadline import Deadline, check_timeout
 from ..errors import RendezvousError
 from ..signatures import public
+from .bounded import MAX_NBYTES, BoundedSocket, budget, connect, request
 from .hash import HashStore
 from .remote import unreachable
-from .serving import ANSWER, LENGTH, MAX_NBYTES, Server, answer, greeting, listen, pack, unpack
+from .serving import ANSWER, LENGTH, Server, answer, greeting, listen, pack, unpack
 from .store import Store
 
 __all__ = ["TCPStore"]
@@ -27,8 +28,7 @@ _log = logging.getLogger("gloompi")
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
-_RETRY_SECONDS = 0.05
-_RECEIVED_NBYTES = 256 * 1024
+_RETRY_SECONDS, _INSTANT_SECONDS = 0.05, 1e-3
 # A process that is stopped must not keep the one that serves for ever.
 _LINGER_SECONDS, _FAILURE_SECONDS = 30.0, 1.0
 
@@ -83,7 +83,7 @@ class TCPStore(Store):
         self._greeting = greeting(self._ports[0])
         self._lock = threading.Lock()
         self._server: Server | None = None
-        self._sock: socket.socket | None = None
+        self._sock: BoundedSocket | None = None
         if serve:
             self._items = HashStore()
             try:
@@ -99,7 +99,7 @@ class TCPStore(Store):
         ports = ", ".join(map(str, self._ports))
         return f"TCPStore({self._host!r}, {ports if len(self._ports) == 1 else f'[{ports}]'})"
 
-    def _connect(self, deadline: Deadline) -> socket.socket:
+    def _connect(self, deadline: Deadline) -> BoundedSocket:
         failure: OSError | None = None
         warned = False
         while True:
@@ -131,42 +131,50 @@ class TCPStore(Store):
             f"(getent hosts {self._host}), or give an IP address"
         )
 
-    def _greet(self, port: int, deadline: Deadline) -> socket.socket:
-        sock = socket.create_connection((self._host, port), deadline.before(_CONNECT_SECONDS).timeout or 0.001)
-        try:
-            if sock.getsockname() == sock.getpeername():
-                # The kernel has drawn this very port for a client of its own, and TCP lets both ends open at once.
-                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-            sock.sendall(self._greeting)
-            if _receive(sock, len(self._greeting)) != self._greeting:
-                raise ConnectionError(f"what answers on port {port} is not the store")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(_ANSWER_SECONDS)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def _greet(self, port: int, deadline: Deadline) -> BoundedSocket:
+        with request(deadline.before(_CONNECT_SECONDS).timeout or _INSTANT_SECONDS):
+            sock = BoundedSocket(connect(self._host, port, _CONNECT_SECONDS))
+            try:
+                if sock.getsockname() == sock.getpeername():
+                    # The kernel has drawn this very port for a client of its own, and TCP lets both ends open at once.
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+                sock.settimeout(None)  # the request has its time
+                sock.sendall(self._greeting)
+                if sock.receive(len(self._greeting)) != self._greeting:
+                    raise ConnectionError(f"what answers on port {port} is not the store")
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
 
-    def _ask(self, *request: bytes | None) -> list[bytes | None]:
+    def _ask(self, *parts: bytes | None) -> list[bytes | None]:
         if self._server is not None:
-            status, *result = answer(self._items, list(request))
+            status, *result = answer(self._items, list(parts))
         else:
-            with self._lock:
-                status, *result = self._ask_remote(request)
+            if not self._lock.acquire(timeout=budget(_ANSWER_SECONDS).remaining() or 0.0):
+                raise unreachable(self, "the rank that serves it", "another thread of this process waits for it")
+            try:
+                status, *result = self._ask_remote(parts)
+            finally:
+                self._lock.release()
         if status != ANSWER:
             raise ValueError((status or b"").decode())
         return result
 
-    def _ask_remote(self, request: Sequence[bytes | None]) -> list[bytes | None]:
+    def _ask_remote(self, parts: Sequence[bytes | None]) -> list[bytes | None]:
         if self._sock is None:
             raise RendezvousError(f"{self!r} was closed")
-        packed = pack(request)
+        packed = pack(parts)
         if len(packed) > MAX_NBYTES:
             raise ValueError(f"a request of {len(packed)} bytes; a TCPStore takes up to {MAX_NBYTES}")
         try:
-            self._sock.sendall(packed)
-            (nbytes,) = LENGTH.unpack(_receive(self._sock, LENGTH.size))
-            return _unpacked(_receive(self._sock, nbytes))
+            with request(_ANSWER_SECONDS, MAX_NBYTES + LENGTH.size):
+                self._sock.sendall(packed)
+                (nbytes,) = LENGTH.unpack(self._sock.receive(LENGTH.size))
+                if nbytes > MAX_NBYTES:
+                    raise ConnectionError(f"it has announced an answer of {nbytes} bytes, and may give {MAX_NBYTES}")
+                return _unpacked(self._sock.receive(nbytes))
         except BaseException as exc:
             # An answer that is late would be taken for that to the next request.
             self._sock.close()
@@ -221,14 +229,3 @@ def _unpacked(packed: bytes) -> list[bytes | None]:
     if not strings:
         raise ConnectionError("its answer is empty")
     return strings
-
-
-def _receive(sock: socket.socket, nbytes: int) -> bytes:
-    received = bytearray()
-    while len(received) < nbytes:
-        # Python allocates what is asked for, and what is announced need not come.
-        piece = sock.recv(min(nbytes - len(received), _RECEIVED_NBYTES))
-        if not piece:
-            raise ConnectionError("the connection was closed")
-        received += piece
-    return bytes(received)

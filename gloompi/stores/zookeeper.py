@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
+from ..deadline import Deadline
 from ..signatures import public
 from .address import parse_url
+from .bounded import MAX_NBYTES, BoundedSocket, budget, connect, request
 from .remote import extra, unreachable
 from .store import Store
 
 __all__ = ["ZooKeeperStore"]
 
 _ROOT = "/gloompi"
-# For one answer of a server.
+# For one answer of a server, and for reaching one of its addresses.
 _SECONDS = 10.0
 # A server drops the connection of whoever sends more than its jute.maxbuffer, 1 MiB with everything around the value.
 _MAX_NBYTES = 1_000_000
+_MAX_PACKET = 2 * 1024**2
+# For the goodbye; between two looks at a connection that is being made; no time at all, which sockets cannot have.
+_PARTING_SECONDS, _GLANCE_SECONDS, _INSTANT_SECONDS = 2.0, 0.05, 1e-3
 
 
 @public
@@ -41,8 +47,8 @@ class ZooKeeperStore(Store):
 
     Notes
     -----
-    Connects at once; kazoo keeps threads until `close`.  Values have up to 1,000,000 bytes.  A server takes 60 connections
-    from one host unless its ``maxClientCnxns`` says otherwise.
+    Connects at once; kazoo keeps threads until `close`.  A server has 10 s for an answer, of 16 MiB at most; values have up
+    to 1,000,000 bytes.  A server takes 60 connections from one host unless its ``maxClientCnxns`` says otherwise.
     """
 
     def __init__(self, hosts: str = "127.0.0.1:2181") -> None:
@@ -59,17 +65,17 @@ class ZooKeeperStore(Store):
         self._hosts = parts.netloc + parts.path
         self._errors = exceptions
         self._late = KazooTimeoutError
+        self._handler = _handler()
         # Whoever has lost its connection has lost its place in the rendezvous: kazoo would try again for ever.
-        self._client: Any = KazooClient(self._hosts, timeout=_SECONDS, logger=_quiet(), connection_retry={"max_tries": 1})
+        self._client: Any = KazooClient(
+            self._hosts, timeout=_SECONDS, handler=self._handler, logger=_quiet(), connection_retry={"max_tries": 1}
+        )
         try:
-            _check_reachable(self._client.hosts)
-            self._client.start(_SECONDS)
-        except (OSError, KazooTimeoutError) as exc:
-            self.close()
-            raise unreachable(self, "ZooKeeper", exc) from exc
-        try:
-            with self._asking(), suppress(exceptions.NodeExistsError):
-                self._client.create_async(_ROOT).get(timeout=_SECONDS)
+            with self._asking() as deadline:
+                _check_reachable(self._client.hosts)
+                self._start(deadline)
+                with suppress(exceptions.NodeExistsError):
+                    self._client.create_async(_ROOT).get(timeout=deadline.remaining())
         except BaseException:
             self.close()
             raise
@@ -78,7 +84,7 @@ class ZooKeeperStore(Store):
         return f"ZooKeeperStore({self._hosts!r})"
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self) -> Iterator[Deadline]:
         """Around requests: what kazoo raises when the server has gone becomes a RendezvousError."""
         errors = self._errors
         gone = (
@@ -87,40 +93,54 @@ class ZooKeeperStore(Store):
             errors.SessionExpiredError,
             errors.OperationTimeoutError,
             self._late,
+            OSError,
         )
         try:
-            yield
+            with request(_SECONDS) as deadline:
+                self._handler.begin(deadline)
+                yield deadline
         except gone as exc:
             raise unreachable(self, "ZooKeeper", str(exc) or type(exc).__name__) from exc
 
+    def _start(self, deadline: Deadline) -> None:
+        """As kazoo's own method, which waits without limit for the rest of an answer."""
+        live = self._client.start_async()
+        while not live.wait(deadline.before(_GLANCE_SECONDS).timeout):
+            if self._handler.failure is not None:
+                raise ConnectionError(f"what answers is not ZooKeeper ({self._handler.failure})")
+            if deadline.expired():
+                raise TimeoutError(f"no session within {deadline.timeout or 0:.1f} s")
+
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        with self._asking():
+        with self._asking() as deadline:
             # All are on their way before the first answer is waited for: one round trip.
             asked = [self._client.get_async(_path(key)) for key in keys]
-            return [self._value_of(each) for each in asked]
+            return [self._value_of(each, deadline) for each in asked]
 
-    def _value_of(self, asked: Any) -> bytes | None:
+    def _value_of(self, asked: Any, deadline: Deadline) -> bytes | None:
         try:
-            return bytes(asked.get(timeout=_SECONDS)[0])
+            return bytes(asked.get(timeout=deadline.remaining())[0])
         except self._errors.NoNodeError:
             return None
 
     def _write(self, items: Mapping[str, bytes]) -> None:
         _check_sizes(items)
-        with self._asking():
+        with self._asking() as deadline:
             pending = dict(items)
             while pending:  # a second time for those that are not there yet, a third if another rank deletes them
-                pending = self._refused("set", pending, self._errors.NoNodeError)
-                pending = self._refused("create", pending, self._errors.NodeExistsError)
+                pending = self._refused("set", pending, self._errors.NoNodeError, deadline)
+                pending = self._refused("create", pending, self._errors.NodeExistsError, deadline)
 
-    def _refused(self, request: str, items: Mapping[str, bytes], refusal: type[Exception]) -> dict[str, bytes]:
+    def _refused(
+        self, what: str, items: Mapping[str, bytes], refusal: type[Exception], deadline: Deadline
+    ) -> dict[str, bytes]:
         """Set or create all keys at once; return those for which the server refused it."""
-        method = getattr(self._client, f"{request}_async")
+        method = getattr(self._client, f"{what}_async")
         asked = [(key, value, method(_path(key), value)) for key, value in items.items()]
         refused = {}
         for key, value, answer in asked:
             try:
-                answer.get(timeout=_SECONDS)
+                answer.get(timeout=deadline.remaining())
             except refusal:
                 refused[key] = value
         return refused
@@ -128,37 +148,104 @@ class ZooKeeperStore(Store):
     def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
         _check_sizes({key: new})
         errors = self._errors
-        with self._asking():
+        with self._asking() as deadline:
             try:
                 if old is None:
-                    self._client.create_async(_path(key), new).get(timeout=_SECONDS)
+                    self._client.create_async(_path(key), new).get(timeout=deadline.remaining())
                     return True
-                value, state = self._client.get_async(_path(key)).get(timeout=_SECONDS)
+                value, state = self._client.get_async(_path(key)).get(timeout=deadline.remaining())
                 if value != old:
                     return False
                 # A key that is deleted and made again has its old version numbers: nobody here does that to a counter.
-                self._client.set_async(_path(key), new, version=state.version).get(timeout=_SECONDS)
+                self._client.set_async(_path(key), new, version=state.version).get(timeout=deadline.remaining())
             except (errors.NoNodeError, errors.NodeExistsError, errors.BadVersionError):
                 return False
             return True
 
     def _remove(self, keys: Sequence[str]) -> None:
-        with self._asking():
+        with self._asking() as deadline:
             asked = [self._client.delete_async(_path(key)) for key in keys]
             for each in asked:
                 with suppress(self._errors.NoNodeError):
-                    each.get(timeout=_SECONDS)
+                    each.get(timeout=deadline.remaining())
 
     def close(self) -> None:
-        self._client.stop()
-        self._client.close()
+        # kazoo waits without limit for a server that has not said goodbye in full.
+        timer = threading.Timer(budget(_PARTING_SECONDS).remaining() or 0.0, self._handler.hang_up)
+        timer.start()
+        try:
+            self._client.stop()
+        finally:
+            timer.cancel()
+            timer.join()
+            self._client.close()
+
+
+def _handler() -> Any:
+    """What kazoo connects and runs its threads with, held to the deadline and the length of a request."""
+    from kazoo.handlers.threading import SequentialThreadingHandler
+
+    class Handler(SequentialThreadingHandler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.failure: Exception | None = None
+            self.nbytes = 0  # that the server may still send
+            self._until = Deadline(0.0)
+            self._sock: _Packets | None = None
+
+        def begin(self, deadline: Deadline) -> None:
+            self._until, self.nbytes = deadline, MAX_NBYTES
+
+        def create_connection(self, *arguments: Any, **more: Any) -> _Packets:
+            more["timeout"] = self._until.before(_SECONDS).remaining() or _INSTANT_SECONDS
+            self._sock = _Packets(super().create_connection(*arguments, **more), self)
+            return self._sock
+
+        def spawn(self, call: Callable[[], None]) -> threading.Thread:
+            def run() -> None:
+                try:
+                    call()
+                except Exception as exc:  # on bytes that are no packet; the thread's end is what the others see
+                    self.failure = exc
+
+            thread: threading.Thread = super().spawn(run)
+            return thread
+
+        def hang_up(self) -> None:
+            """End the wait of kazoo's thread for the server."""
+            if self._sock is not None:
+                with suppress(OSError):  # it has ended
+                    self._sock.shutdown(socket.SHUT_RDWR)
+
+    return Handler()
+
+
+class _Packets(BoundedSocket):
+    """A socket from which kazoo reads packets: it asks for as much as the server has announced."""
+
+    def __init__(self, sock: socket.socket, handler: Any) -> None:
+        super().__init__(sock)
+        self._handler = handler
+
+    def recv(self, nbytes: int, *flags: int) -> bytes:
+        if nbytes > _MAX_PACKET:
+            self._refuse(f"a packet of {nbytes} bytes; there are none of more than {_MAX_PACKET}")
+        data = super().recv(nbytes, *flags)
+        self._handler.nbytes -= len(data)
+        if self._handler.nbytes < 0:
+            self._refuse(f"answers of more than {MAX_NBYTES} bytes")
+        return data
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._handler.failure = ConnectionError(why)
+        raise self._handler.failure
 
 
 def _check_reachable(hosts: Sequence[tuple[str, int]]) -> None:
     """Raise the OSError of the last server if none of them can be reached; kazoo would spend its whole budget first."""
     for number, address in enumerate(hosts, 1):
         try:
-            socket.create_connection(address, _SECONDS).close()
+            connect(*address, _SECONDS).close()
             return
         except OSError:
             if number == len(hosts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from hashlib import sha256
@@ -16,6 +17,7 @@ from gloompi.rendezvous.record import RECORD_NBYTES, Record
 from gloompi.rendezvous.securing import _Connection, _Failure
 from gloompi.rendezvous.signing import sign, signing_key
 from gloompi.rendezvous.store import exchange_through
+from gloompi.stores.bounded import BoundedSocket
 from gloompi.stores.hash import HashStore
 from gloompi.stores.serving import ANSWER, LENGTH, MAX_NBYTES, answer, pack, unpack
 from gloompi.stores.store import Store
@@ -168,8 +170,14 @@ class _Line:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def sendall(self, data: bytes) -> None:
+    def gettimeout(self) -> None:
         pass
+
+    def settimeout(self, timeout: float | None) -> None:
+        pass
+
+    def send(self, data: bytes) -> int:
+        return len(data)
 
     def recv(self, nbytes: int) -> bytes:
         bytearray(nbytes)  # as a socket does, before it knows how much there is
@@ -183,7 +191,7 @@ class _Line:
 def _answers(data: bytes) -> None:
     """Frames of what serves the store: the answers to some requests, or an error."""
     store = TCPStore.__new__(TCPStore)
-    vars(store).update(_host="node0", _ports=[7000], _server=None, _sock=_Line(data), _lock=nullcontext())
+    vars(store).update(_host="node0", _ports=[7000], _server=None, _sock=BoundedSocket(_Line(data)), _lock=threading.Lock())
     with suppress(RendezvousError):
         with suppress(ValueError):  # an answer that is the text of an error
             assert len(store._read(["a", "b"])) == 2

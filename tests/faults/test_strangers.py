@@ -48,6 +48,7 @@ from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.errors import AuthenticationError, RendezvousError
 from gloompi.rendezvous import connecting as module
 from gloompi.rendezvous.record import Record
+from gloompi.stores.bounded import BoundedSocket
 from gloompi.stores.serving import pack
 from gloompi.stores.tcp import TCPStore
 from gloompi.transport.endpoint import WHO_NBYTES, Endpoint, Peer
@@ -616,7 +617,7 @@ def test_case_23_a_store_that_makes_no_sense(what: str, rank: int) -> None:
 @pytest.mark.parametrize(
     ("answer", "shown"),
     [
-        (struct.pack("<i", 2**31 - 1), "the connection was closed"),
+        (struct.pack("<i", 2**31 - 1), "it has announced an answer of 2147483647 bytes, and may give 16777216"),
         (struct.pack("<i", -1), "its answer is empty"),
         (struct.pack("<ii", 4, 5), "its answer is none: a string of 5 bytes does not fit"),
         (pack([b"ok", b"1"]), "it has given 1 values for 2 keys"),
@@ -627,7 +628,7 @@ def test_case_23_a_served_store_whose_answer_is_none(answer: bytes, shown: str) 
     theirs, mine = socket.socketpair()
     with theirs, mine:
         store = TCPStore.__new__(TCPStore)
-        vars(store).update(_host="node0", _ports=[7000], _server=None, _sock=mine, _lock=threading.Lock())
+        vars(store).update(_host="node0", _ports=[7000], _server=None, _sock=BoundedSocket(mine), _lock=threading.Lock())
         theirs.sendall(answer)
         theirs.shutdown(socket.SHUT_WR)
         with little_memory(), pytest.raises(RendezvousError) as caught:
