@@ -468,6 +468,23 @@ def test_wrong_password(redis_tls_server: Server, caplog: pytest.LogCaptureFixtu
     assert PASSWORD not in told
 
 
+def test_redis_with_the_certificate_of_another_host(redis_tls_server: Server) -> None:
+    """Its authority is trusted, its name is 127.0.0.1; redis-py before version 6 does not compare unless it is told to."""
+    url = secured(redis_tls_server).replace(f"@{HOST}:", "@localhost:")
+    with RedisStore(url) as store:
+        with pytest.raises(RendezvousError, match=r"certificate is not valid for 'localhost'|doesn't match 'localhost'"):
+            store.peek(["key"])
+        assert store._client.connection_pool.connection_kwargs["ssl_check_hostname"] is True
+    with RedisStore(f"{url}&ssl_check_hostname=false") as store:  # whoever says so
+        assert store.peek(["key"]) == [None]
+
+
+def test_redis_whose_certificate_is_not_looked_at(redis_tls_server: Server) -> None:
+    url = f"rediss://:{redis_tls_server.password}@localhost:{redis_tls_server.port}/0"
+    with RedisStore(f"{url}?ssl_cert_reqs=none") as store:
+        assert store.peek(["key"]) == [None]
+
+
 def test_redis_that_refuses(redis_server: Server) -> None:
     with RedisStore(f"{redis_server.url}/99") as store:
         with pytest.raises(RendezvousError, match="DB index is out of range"):

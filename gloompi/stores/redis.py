@@ -7,10 +7,11 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qs
 
 from ..errors import RendezvousError
 from ..signatures import public
-from .address import parse_url, shown
+from .address import StoreURL, parse_url, shown
 from .bounded import BoundedSocket, connect, request
 from .remote import extra, refused, unreachable
 from .store import Store, number
@@ -71,6 +72,7 @@ class RedisStore(Store):
                 socket_connect_timeout=_ANSWER_SECONDS,
                 retry=Retry(NoBackoff(), 0),  # redis-py's own has no deadline
                 decode_responses=False,
+                **_identity(parts),
             )
             self._client.connection_pool.make_connection()
         except (ValueError, TypeError) as exc:
@@ -139,6 +141,12 @@ class RedisStore(Store):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _identity(parts: StoreURL) -> dict[str, bool]:
+    """The option that has the certificate be for this host, which is not redis-py's own choice before version 6."""
+    unchecked = "none" in parse_qs(parts.options).get("ssl_cert_reqs", [])  # there is nothing to compare then
+    return {"ssl_check_hostname": True} if parts.scheme == "rediss" and not unchecked else {}
 
 
 def _is_value(value: object) -> bool:
