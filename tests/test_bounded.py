@@ -20,7 +20,8 @@ from gloompi import Context, FileStore, HashStore, RendezvousError, Store
 from gloompi.deadline import Deadline
 from gloompi.stores import bounded
 from gloompi.stores.bounded import MAX_NBYTES, BoundedSocket, budget, connect, request, within
-from gloompi.stores.serving import LENGTH, greeting, pack
+from gloompi.stores.greeting import line
+from gloompi.stores.serving import LENGTH, pack
 from gloompi.stores.url import open_store
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -101,8 +102,8 @@ def tcp(says: bytes, dripped: bytes | None = b"x") -> Talk:
     """A TCPStore's server that answers its first request as it should, and says something in answer to the next."""
 
     def talk(connection: socket.socket, port: int) -> None:
-        exactly(connection, len(greeting(port)))
-        connection.sendall(greeting(port))
+        exactly(connection, len(line(port, b"")))
+        connection.sendall(line(port, b""))
         exactly(connection, *LENGTH.unpack(exactly(connection, LENGTH.size)))
         connection.sendall(pack([b"ok"]))
         connection.recv(65536)

@@ -302,7 +302,7 @@ def test_store_comes_before_the_master(tmp_path: Path) -> None:
 def test_secret_file(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.touch(0o600)
-    path.write_text("correct horse")
+    path.write_text("correct horse battery staple")
     assert run(2, variables=by_hand(2, GLOOMPI_SECRET_FILE=str(path))) == met(2)
 
 
@@ -312,8 +312,25 @@ def test_secret_files_that_differ(tmp_path: Path) -> None:
     def rank(number: int) -> dict[str, Any]:
         path = tmp_path / str(number)
         path.touch(0o600)
-        path.write_text(f"correct horse {number}")
-        return alone(RANK=str(number), GLOOMPI_SECRET_FILE=str(path), **variables)
+        path.write_text(f"correct horse battery {number}")
+        return alone(1, 8.0, RANK=str(number), GLOOMPI_SECRET_FILE=str(path), **variables)
+
+    with ThreadPoolExecutor(2) as pool:
+        zero, one = pool.map(rank, range(2))
+    # Rank 1 does not even get to the store.
+    assert zero["error"] == one["error"] == "RendezvousError"
+    assert "rank 1 of 2 has not shown up" in zero["text"]
+    assert "cannot be the rank of this job: it has another secret (secret=, GLOOMPI_SECRET_FILE)" in one["text"]
+    assert one["seconds"] < 7.5
+
+
+def test_secret_files_that_differ_over_another_store(tmp_path: Path) -> None:
+    def rank(number: int) -> dict[str, Any]:
+        path = tmp_path / f"secret {number}"
+        path.touch(0o600)
+        path.write_text(f"correct horse battery {number}")
+        variables = {"RANK": str(number), "WORLD_SIZE": "2", "GLOOMPI_STORE": f"file://{tmp_path}/store"}
+        return alone(GLOOMPI_SECRET_FILE=str(path), **variables)
 
     with ThreadPoolExecutor(2) as pool:
         for number, found in enumerate(pool.map(rank, range(2))):

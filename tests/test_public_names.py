@@ -137,7 +137,7 @@ STORES = {
     "HashStore": "()",
     "PrefixStore": "(prefix, store)",
     "RedisStore": "(url='redis://127.0.0.1:6379/0')",
-    "TCPStore": "(host, port, *, serve=False, clients=None, rank=None, timeout=300.0)",
+    "TCPStore": "(host, port, *, serve=False, clients=None, rank=None, secret=None, timeout=300.0)",
     "ZooKeeperStore": "(hosts='127.0.0.1:2181')",
 }
 STORE_SIGNATURES = {

@@ -9,6 +9,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from ipaddress import ip_interface
 from time import monotonic
 
@@ -16,12 +17,15 @@ import pytest
 from servers import HOST, free_port
 
 from gloompi import HashStore, RendezvousError, TCPStore
-from gloompi.stores import serving, tcp
+from gloompi.stores import server, serving, tcp
 from gloompi.stores.bounded import BoundedSocket
-from gloompi.stores.serving import ANSWER, answer, greeting, listen, pack, unpack
+from gloompi.stores.greeting import NONCE_NBYTES, line
+from gloompi.stores.serving import ANSWER, answer, listen, pack, unpack
 from gloompi.transport.interfaces import Interface
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+SECRET = b"sixteen bytes at least"
 
 # -- frames -------------------------------------------------------------------------------------------------------------
 
@@ -60,8 +64,8 @@ def test_bytes_that_are_no_frame(packed: bytes, text: str) -> None:
 
 
 def test_greeting() -> None:
-    assert greeting(29500) == b"gloompi store 1 29500\n"
-    assert greeting(1) == b"gloompi store 1     1\n"
+    assert line(29500, b"") == b"gloompi store 2 29500 open\n"
+    assert line(1, b"secret") == b"gloompi store 2     1 hmac\n"
 
 
 def test_answers() -> None:
@@ -171,7 +175,7 @@ def rest(sock: socket.socket) -> bytes:
     [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # TLS
-        b"gloompi store 2 29500\n" + bytes(50),
+        b"gloompi store 3 29500 open\n" + bytes(50),
         bytes(22),
         b"\xff" * 100_000,
     ],
@@ -185,7 +189,7 @@ def test_stranger_that_does_not_greet_is_dropped(served: TCPStore, port: int, sa
 
 @pytest.mark.parametrize("says", [b"", b"g", b"gloompi store 1"])
 def test_silent_stranger_is_dropped(served: TCPStore, port: int, says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_GREETING_SECONDS", 0.2)
+    monkeypatch.setattr(server, "_GREETING_SECONDS", 0.2)
     with connected(port) as stranger, TCPStore(HOST, port) as client:
         stranger.sendall(says)
         assert client.add("counter", 1) == 1
@@ -207,8 +211,8 @@ def test_silent_stranger_is_dropped(served: TCPStore, port: int, says: bytes, mo
 )  # fmt: skip
 def test_client_that_sends_no_request_is_dropped(served: TCPStore, port: int, frame: bytes) -> None:
     with connected(port) as stranger, TCPStore(HOST, port) as client:
-        stranger.sendall(greeting(port) + frame)
-        assert rest(stranger) == greeting(port)
+        stranger.sendall(line(port, b"") + frame)
+        assert rest(stranger) == line(port, b"")
         assert client.add("counter", 1) == 1
 
 
@@ -216,7 +220,7 @@ def test_client_that_sends_no_request_is_dropped(served: TCPStore, port: int, fr
 def test_client_that_hangs_up_in_the_middle(served: TCPStore, port: int, frame: bytes) -> None:
     with TCPStore(HOST, port) as client:
         with connected(port) as stranger:
-            stranger.sendall(greeting(port) + frame)
+            stranger.sendall(line(port, b"") + frame)
             assert client.add("counter", 1) == 1
         assert client.add("counter", 1) == 2
 
@@ -239,7 +243,7 @@ def test_client_that_does_not_read_its_answers(port: int) -> None:
     with TCPStore(HOST, port, serve=True, timeout=0.3) as served:
         served.set("key", value)
         with connected(port) as stranger, TCPStore(HOST, port) as client:
-            stranger.sendall(greeting(port) + pack([b"read", *[b"key"] * 8]) * 4)
+            stranger.sendall(line(port, b"") + pack([b"read", *[b"key"] * 8]) * 4)
             assert client.get("key", 5.0) == value
             client.close()
             served.close()
@@ -287,11 +291,11 @@ def test_same_port_again(port: int) -> None:
 
 
 def test_listening_ends_with_the_last_expected_client(port: int) -> None:
-    with TCPStore(HOST, port, serve=True, clients=2):
-        with connected(port) as stranger, TCPStore(HOST, port) as one:
+    with TCPStore(HOST, port, serve=True, clients=2, secret=SECRET):
+        with connected(port) as stranger, TCPStore(HOST, port, secret=SECRET) as one:
             stranger.sendall(b"no client\n" * 10)
             assert rest(stranger) == b""  # and is not counted
-            with TCPStore(HOST, port) as two:
+            with TCPStore(HOST, port, secret=SECRET) as two:
                 assert (one.add("counter", 1), two.add("counter", 1)) == (1, 2)
                 with pytest.raises(ConnectionRefusedError):
                     connected(port)
@@ -393,7 +397,7 @@ def test_answer_that_is_late_is_not_taken_for_the_next(monkeypatch: pytest.Monke
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.sendall(greeting(port) + pack([ANSWER]))
+                connection.sendall(line(port, b"") + pack([ANSWER]))
                 assert done.wait(20.0)
                 connection.sendall(pack([ANSWER, b"late"]))
 
@@ -422,13 +426,14 @@ def test_value_that_is_too_long_says_so(served: TCPStore, port: int) -> None:
 
 
 def test_client_that_has_gone_does_not_take_a_place(port: int) -> None:
-    with TCPStore(HOST, port, serve=True, clients=2):
-        TCPStore(HOST, port, rank=1).close()
-        with TCPStore(HOST, port, rank=1) as first, TCPStore(HOST, port, rank=1) as again:
+    with TCPStore(HOST, port, serve=True, clients=2, secret=SECRET):
+        member = partial(TCPStore, HOST, port, secret=SECRET)
+        member(rank=1).close()
+        with member(rank=1) as first, member(rank=1) as again:
             assert (first.peek(["key"]), again.peek(["key"])) == ([None], [None])
             with connected(port) as stranger:
-                stranger.sendall(greeting(port))  # and nothing more
-                with TCPStore(HOST, port, rank=2) as other:
+                stranger.sendall(line(port, SECRET) + bytes(NONCE_NBYTES))  # and nothing more
+                with member(rank=2) as other:
                     assert other.peek(["key"]) == [None]
                     with pytest.raises(ConnectionRefusedError):
                         connected(port)
@@ -456,7 +461,7 @@ def test_interrupted_close_ends_the_thread(port: int, monkeypatch: pytest.Monkey
     server = TCPStore(HOST, port, serve=True)
     with TCPStore(HOST, port):
         with monkeypatch.context() as patch:
-            patch.setattr(serving.threading.Event, "wait", interrupted)
+            patch.setattr(threading.Event, "wait", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 server.close()
         with pytest.raises(ConnectionRefusedError):

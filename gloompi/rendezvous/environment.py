@@ -96,7 +96,7 @@ def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) ->
     serving = url.lower().startswith("tcp:") and launcher.rank == 0
     clients = launcher.size - 1 if serving else None
     try:
-        store = open_store(url, clients=clients, rank=launcher.rank, timeout=deadline.remaining())
+        store = open_store(url, clients=clients, rank=launcher.rank, secret=secret or None, timeout=deadline.remaining())
     except ValueError as exc:  # what only the package of that store finds
         raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
     except RendezvousError as exc:
@@ -123,7 +123,7 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
     ports = [each for each in range(int(port) + taken, int(port) + taken + _PORTS) if 0 < each < 65536]
     if not ports:
         raise RendezvousError(f"MASTER_PORT={port} leaves rank 0 no port to serve on; 1 to {65535 - taken} would")
-    from ..stores.tcp import TCPStore  # brings asyncio
+    from ..stores.tcp import TCPStore
 
     try:
         store = TCPStore(
@@ -132,6 +132,7 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
             serve=launcher.rank == 0,
             clients=launcher.size - 1,
             rank=launcher.rank,
+            secret=secret or None,
             timeout=deadline.remaining(),
         )
     except RendezvousError as exc:

@@ -76,6 +76,7 @@ class _StoreExchange:
             _log.debug("rank %d: clearing up after an earlier run of %d ranks in %r", rank, earlier[1], store)
             self._clear_up(earlier[0], _ROUNDS, earlier[1], deadline)
         self._session = agree(store, rank, self.size, deadline)
+        store._met()
         _log.debug("rank %d of %d: session agreed on in %r", rank, self.size, store)
         return self._session
 

@@ -52,5 +52,8 @@ class PrefixStore(Store):
     def _add(self, key: str, n: int) -> int:
         return self._store._add(self._prefix + key, n)
 
+    def _met(self) -> None:
+        self._store._met()
+
     def _append(self, key: str, value: bytes) -> None:
         self._store._append(self._prefix + key, value)

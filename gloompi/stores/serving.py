@@ -1,47 +1,103 @@
-"""The side of a TCPStore that serves: its frames, what it answers, and the thread that does so."""
+"""The side of a TCPStore that serves: its frames, what it answers, how much it keeps, and where it listens."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
+import os
 import socket
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from struct import Struct
 
-from ..deadline import Deadline
+from ..settings import INTERFACES, value
 from ..transport.interfaces import select
 from .bounded import MAX_NBYTES
 from .hash import HashStore
 
-__all__ = ["ANSWER", "LENGTH", "Server", "answer", "greeting", "listen", "pack", "unpack"]
+__all__ = [
+    "ANSWER",
+    "LENGTH",
+    "MAX_NBYTES",
+    "MAX_STRINGS",
+    "REFUSAL",
+    "ServedStore",
+    "answer",
+    "listen",
+    "pack",
+    "packed_nbytes",
+    "unpack",
+]
 
 _log = logging.getLogger("gloompi")
 
-# Seconds until a stranger that does not greet is dropped.
-_GREETING_SECONDS = 5.0
-# How many may be about to greet.
-_MAX_STRANGERS = 512
 # Each string of a frame stands behind its length; None has the length -1.
 LENGTH = Struct("<i")
-# First string of an answer; anything else is the text of an error.
-ANSWER = b"ok"
+# In a frame of 16 MiB there would be millions, each of which costs time to take out and memory to keep.
+MAX_STRINGS = 1 << 16
+# First string of an answer: what was asked for follows, or why there is no room; anything else is the text of an error.
+ANSWER, REFUSAL = b"ok", b"refused"
+
+# What is kept, with what each key costs beside its own length: a rendezvous of 10,000 ranks takes 60,000 keys and 10 MB.
+_MAX_KEYS, _MAX_KEPT, _KEY_NBYTES = 1 << 18, 64 * 1024**2, 128
 
 
-def greeting(port: int) -> bytes:
-    """What either side says first: neither takes another program for a store, nor a store that was meant for another port.
+class FullError(ValueError):
+    """The store holds as much as it may."""
 
-    Two jobs whose lists of ports overlap would meet otherwise.
-    """
-    return f"gloompi store 1 {port:5d}\n".encode()
+
+class ServedStore(HashStore):
+    """A store in memory that holds no more than a limit, whoever writes to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nbytes = 0
+
+    def _write(self, items: Mapping[str, bytes]) -> None:
+        with self._lock:
+            self._admit(items)
+            self._items.update(items)
+
+    def _swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        with self._lock:
+            if self._items.get(key) != old:
+                return False
+            self._admit({key: new})
+            self._items[key] = new
+            return True
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        with self._lock:
+            for key in keys:
+                gone = self._items.pop(key, None)
+                if gone is not None:
+                    self._nbytes -= _cost(key, gone)
+
+    def _admit(self, items: Mapping[str, bytes]) -> None:
+        fresh = sum(key not in self._items for key in items)
+        replaced = sum(_cost(key, self._items[key]) for key in items if key in self._items)
+        nbytes = self._nbytes - replaced + sum(_cost(key, value) for key, value in items.items())
+        if len(self._items) + fresh > _MAX_KEYS or nbytes > _MAX_KEPT:
+            raise FullError(
+                f"no room: the store has {len(self._items)} keys of {self._nbytes} bytes, and takes up to {_MAX_KEYS} keys "
+                f"and {_MAX_KEPT} bytes"
+            )
+        self._nbytes = nbytes
+
+
+def _cost(key: str, value: bytes) -> int:
+    return len(key) + len(value) + _KEY_NBYTES
 
 
 def pack(strings: Sequence[bytes | None]) -> bytes:
     """A frame: the length of all, then each byte string behind its own length."""
     packed = b"".join(LENGTH.pack(-1) if each is None else LENGTH.pack(len(each)) + each for each in strings)
     return LENGTH.pack(len(packed)) + packed
+
+
+def packed_nbytes(strings: Sequence[bytes | None]) -> int:
+    """The length of a frame without its first length."""
+    return sum(LENGTH.size + len(each or b"") for each in strings)
 
 
 def unpack(packed: bytes) -> list[bytes | None]:
@@ -57,6 +113,8 @@ def unpack(packed: bytes) -> list[bytes | None]:
     while at < len(packed):
         if at + LENGTH.size > len(packed):
             raise ValueError("a length is cut off")
+        if len(strings) == MAX_STRINGS:
+            raise ValueError(f"more than {MAX_STRINGS} strings")
         (nbytes,) = LENGTH.unpack_from(packed, at)
         at += LENGTH.size
         if nbytes < -1 or at + nbytes > len(packed):
@@ -74,6 +132,13 @@ def answer(store: HashStore, request: Sequence[bytes | None]) -> list[bytes | No
     ValueError
         It is no request.
     """
+    try:
+        return _done(store, request)
+    except FullError as exc:
+        return [REFUSAL, str(exc).encode()]
+
+
+def _done(store: HashStore, request: Sequence[bytes | None]) -> list[bytes | None]:
     match request:
         case [b"read", *keys]:
             return [ANSWER, *store._read(list(map(_text, keys)))]
@@ -86,6 +151,8 @@ def answer(store: HashStore, request: Sequence[bytes | None]) -> list[bytes | No
         case [b"add", key, bytes(n)]:
             try:
                 return [ANSWER, b"%d" % store._add(_text(key), int(n))]
+            except FullError:
+                raise
             except ValueError as exc:
                 return [str(exc).encode()]
         case [b"append", key, bytes(value)]:
@@ -105,7 +172,8 @@ def listen(host: str, ports: Sequence[int]) -> list[socket.socket]:
     """Listen on the first free port, on the addresses of this host that `host` names.
 
     A name that /etc/hosts maps to loopback, or to an address that is not this host's own (NAT), does not tell where others
-    will come from: then it is every address of this host, each by a socket of its own.
+    will come from: then it is every address that the ranks of the job may use (GLOOMPI_SOCKET_IFNAME), each by a socket of
+    its own.
 
     Raises
     ------
@@ -113,13 +181,14 @@ def listen(host: str, ports: Sequence[int]) -> list[socket.socket]:
         All ports are taken, or the name cannot be resolved.
     """
     named = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
-    here = [str(address.ip) for _, address in select(None) if not address.ip.is_link_local]
+    here = _addresses(None)
     addresses = [each for each in named if each in here or ip_address(each).is_loopback]
     literal = host in named or host == "localhost"
     if not addresses:
-        _log.info("%s is no address of this host; serving the store on all that it has", host)
+        _log.info("%s is no address of this host; serving the store on all that the job may use", host)
     if not addresses or (not literal and all(ip_address(each).is_loopback for each in addresses)):
-        addresses += [each for each in here if each not in addresses]
+        chosen = next((value(name) for name in INTERFACES if os.environ.get(name)), None)
+        addresses += [each for each in _addresses(chosen) if each not in addresses]
     failure: OSError | None = None
     for port in ports:
         sockets: list[socket.socket] = []
@@ -142,115 +211,5 @@ def listen(host: str, ports: Sequence[int]) -> list[socket.socket]:
     raise OSError(errno.EADDRINUSE, f"cannot serve a store on port {shown} of {', '.join(addresses)}: {failure}")
 
 
-class Server:
-    """A thread that answers requests to a store until it is closed.
-
-    Parameters
-    ----------
-    sockets : list of socket
-        Listening; the server's from now on.
-    port : int
-        The port that the store is known by, the first of those that were tried.
-    clients : int or None
-        Stop listening when so many of different names are connected: one that comes later means the next store here.
-    """
-
-    def __init__(self, store: HashStore, sockets: list[socket.socket], port: int, clients: int | None) -> None:
-        self._store = store
-        self._sockets = sockets
-        self._greeting = greeting(port)
-        self._expected = clients
-        self._listening: list[asyncio.Server] = []
-        self._strangers = 0
-        self._clients: dict[asyncio.StreamWriter, bytes] = {}  # with the names that they joined by
-        self._closing = False
-        self._alone = threading.Event()
-        self._stop = asyncio.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="gloompi store", daemon=True)
-        self._thread.start()
-
-    def close(self, deadline: Deadline) -> None:
-        """Wait until the clients have gone, stop listening, end the thread."""
-        if not self._thread.is_alive():
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._begin_to_close)
-            self._alone.wait(deadline.remaining())
-        finally:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
-
-    # -- in the thread --------------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._main())
-        finally:
-            self._loop.close()
-
-    async def _main(self) -> None:
-        # What asyncio has to say is about strangers, such as one that finds no file descriptor free.
-        self._loop.set_exception_handler(lambda _, context: _log.debug("store: %s", context.get("message")))
-        for sock in self._sockets:
-            self._listening.append(await asyncio.start_server(self._serve, sock=sock))
-        await self._stop.wait()
-        self._stop_listening()
-        for writer in self._clients:
-            writer.transport.abort()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if not await self._greet(reader):
-                return
-            self._clients[writer] = b""
-            writer.write(self._greeting)
-            while True:
-                (nbytes,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                if not 0 < nbytes <= MAX_NBYTES:
-                    return
-                match unpack(await reader.readexactly(nbytes)):
-                    case [b"join", bytes(name)]:
-                        self._join(writer, name)
-                        writer.write(pack([ANSWER]))
-                    case request:
-                        writer.write(pack(answer(self._store, request)))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, ValueError, asyncio.CancelledError):
-            pass  # it has gone, or talks another language: there is nobody to tell
-        finally:
-            self._clients.pop(writer, None)
-            writer.close()
-            self._tell_if_alone()
-
-    async def _greet(self, reader: asyncio.StreamReader) -> bool:
-        if self._strangers >= _MAX_STRANGERS:
-            return False
-        self._strangers += 1
-        try:
-            return await asyncio.wait_for(reader.readexactly(len(self._greeting)), _GREETING_SECONDS) == self._greeting
-        finally:
-            self._strangers -= 1
-
-    def _join(self, writer: asyncio.StreamWriter, name: bytes) -> None:
-        # All at the same time: one that has gone, or is there twice, does not take another's place.
-        self._clients[writer] = name
-        if len(set(self._clients.values()) - {b""}) == self._expected:
-            self._stop_listening()
-
-    def _begin_to_close(self) -> None:
-        self._closing = True
-        self._tell_if_alone()
-
-    def _tell_if_alone(self) -> None:
-        if self._closing and not self._clients:
-            self._alone.set()
-
-    def _stop_listening(self) -> None:
-        for server in self._listening:
-            server.close()
-        self._listening.clear()
+def _addresses(pattern: str | None) -> list[str]:
+    return [str(address.ip) for _, address in select(pattern) if not address.ip.is_link_local]

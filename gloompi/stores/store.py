@@ -82,6 +82,9 @@ class Store(ABC):
                 return new
         raise OperationTimeoutError(operation, deadline.timeout or 0.0, f"others kept changing {key!r} in {self!r}")
 
+    def _met(self) -> None:  # noqa: B027 - a server goes on
+        """Take note that all ranks which were to come are there: nobody else needs to find this store."""
+
     # -- for users ------------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes) -> None:

@@ -10,16 +10,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from time import sleep
+from time import monotonic, sleep
 from types import TracebackType
 
 from ..deadline import Deadline, check_timeout
 from ..errors import RendezvousError
 from ..signatures import public
 from .bounded import MAX_NBYTES, BoundedSocket, budget, connect, request
-from .hash import HashStore
-from .remote import unreachable
-from .serving import ANSWER, LENGTH, Server, answer, greeting, listen, pack, unpack
+from .greeting import SecretError, greet
+from .remote import refused, unreachable
+from .server import Server
+from .serving import ANSWER, LENGTH, MAX_STRINGS, REFUSAL, ServedStore, answer, listen, pack, unpack
 from .store import Store
 
 __all__ = ["TCPStore"]
@@ -28,6 +29,8 @@ _log = logging.getLogger("gloompi")
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
+# What has another secret may be left of an earlier job, for so long.
+_DIFFERS_SECONDS = 5.0
 _RETRY_SECONDS, _INSTANT_SECONDS = 0.05, 1e-3
 # A process that is stopped must not keep the one that serves for ever.
 _LINGER_SECONDS, _FAILURE_SECONDS = 30.0, 1.0
@@ -46,9 +49,13 @@ class TCPStore(Store):
     serve : bool
         Whether this process serves; then `close` waits until the others have closed theirs, 30 s at most.
     clients : int, optional
-        For the process that serves: stop listening when so many others are connected.  Default: go on until `close`.
+        For the process that serves: so many others are expected.  With a secret, listening ends when they are connected;
+        without, anybody could claim to be one of them, and it ends when the ranks of a Context have met, or with `close`.
     rank : int, optional
         Of a process that does not serve: counts as one client however often it connects.
+    secret : bytes or str, optional
+        The same for all: whoever does not have it gets nothing from the store, not even an answer.  Default: the content of
+        the file that GLOOMPI_SECRET_FILE names; without one whoever can reach the port can read and write.
     timeout : float, optional
         Default budget for waiting, and for reaching the process that serves; seconds.
 
@@ -58,11 +65,14 @@ class TCPStore(Store):
         Nobody serves there within the budget, or `host` cannot be resolved.
     OSError
         All ports are taken.
+    TypeError, ValueError
+        `port` or `secret` has no meaning.
 
     Notes
     -----
-    Serving takes a thread, until `close`.  Nothing is authenticated: whoever can reach the port can read and write.  The
-    records of a rendezvous with a secret are safe nevertheless.
+    Serving takes a thread, until `close`.  Requests and answers have up to 16 MiB and 65,536 keys and values, the store up
+    to 262,144 keys and 64 MiB; it serves `clients` + 64 connections, or 1024 if it does not know how many come.  Nothing is
+    encrypted.
     """
 
     def __init__(
@@ -73,6 +83,7 @@ class TCPStore(Store):
         serve: bool = False,
         clients: int | None = None,
         rank: int | None = None,
+        secret: bytes | str | None = None,
         timeout: float | None = Store.timeout,
     ) -> None:
         self.timeout = check_timeout(timeout)
@@ -80,17 +91,20 @@ class TCPStore(Store):
         self._ports = [port] if isinstance(port, int) else list(port)
         if not self._ports or not all(0 < each < 65536 for each in self._ports):
             raise ValueError(f"port must be one or several of 1-65535, not {port!r}")
-        self._greeting = greeting(self._ports[0])
+        from ..rendezvous.secret import shared_secret
+
+        self._secret = shared_secret(secret)
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._sock: BoundedSocket | None = None
         if serve:
-            self._items = HashStore()
+            self._items = ServedStore()
             try:
                 listeners = listen(self._host, self._ports)
             except (socket.gaierror, UnicodeError) as exc:
                 raise self._unresolved(exc) from exc
-            self._server = Server(self._items, listeners, self._ports[0], clients)
+            self._server = Server(self._items, listeners, self._ports[0], clients, self._secret)
+            self._server.start()
         else:
             self._sock = self._connect(Deadline(self.timeout))
             self._ask(b"join", (token_hex(8) if rank is None else str(rank)).encode())
@@ -100,16 +114,18 @@ class TCPStore(Store):
         return f"TCPStore({self._host!r}, {ports if len(self._ports) == 1 else f'[{ports}]'})"
 
     def _connect(self, deadline: Deadline) -> BoundedSocket:
-        failure: OSError | None = None
         warned = False
+        differs: float | None = None  # since when
         while True:
+            failure: OSError | None = None
             for port in self._ports:
                 try:
                     return self._greet(port, deadline)
                 except UnicodeError as exc:
                     raise self._unresolved(exc) from exc
                 except OSError as exc:
-                    failure = exc
+                    if not isinstance(failure, SecretError):  # which says most
+                        failure = exc
             if isinstance(failure, socket.gaierror):
                 error = self._unresolved(failure)
                 if deadline.expired():
@@ -117,7 +133,15 @@ class TCPStore(Store):
                 if not warned:  # it may become known in time, or be misspelt
                     _log.warning("%s; trying on", error.reason)
                     warned = True
-            elif deadline.expired():
+                sleep(_RETRY_SECONDS)
+                continue
+            if not isinstance(failure, SecretError):
+                differs = None
+            elif differs is None:
+                differs = monotonic()
+            elif monotonic() - differs > _DIFFERS_SECONDS:
+                raise RendezvousError(f"what serves {self!r} cannot be the rank of this job: {failure}") from failure
+            if deadline.expired():
                 raise RendezvousError(
                     f"nobody serves {self!r}: {failure} after {deadline.timeout or 0:.1f} s; the rank that serves is late, "
                     f"has died or is behind a firewall, or host and port are wrong"
@@ -139,9 +163,7 @@ class TCPStore(Store):
                     # The kernel has drawn this very port for a client of its own, and TCP lets both ends open at once.
                     raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
                 sock.settimeout(None)  # the request has its time
-                sock.sendall(self._greeting)
-                if sock.receive(len(self._greeting)) != self._greeting:
-                    raise ConnectionError(f"what answers on port {port} is not the store")
+                greet(sock, self._ports[0], self._secret)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except BaseException:
                 sock.close()
@@ -158,6 +180,8 @@ class TCPStore(Store):
                 status, *result = self._ask_remote(parts)
             finally:
                 self._lock.release()
+        if status == REFUSAL:
+            raise refused(self, b"".join(each or b"" for each in result).decode(errors="replace"))
         if status != ANSWER:
             raise ValueError((status or b"").decode())
         return result
@@ -165,6 +189,8 @@ class TCPStore(Store):
     def _ask_remote(self, parts: Sequence[bytes | None]) -> list[bytes | None]:
         if self._sock is None:
             raise RendezvousError(f"{self!r} was closed")
+        if len(parts) > MAX_STRINGS:
+            raise ValueError(f"a request of {len(parts)} keys and values; a TCPStore takes up to {MAX_STRINGS}")
         packed = pack(parts)
         if len(packed) > MAX_NBYTES:
             raise ValueError(f"a request of {len(packed)} bytes; a TCPStore takes up to {MAX_NBYTES}")
@@ -203,6 +229,10 @@ class TCPStore(Store):
 
     def _append(self, key: str, value: bytes) -> None:
         self._ask(b"append", key.encode(), value)
+
+    def _met(self) -> None:
+        if self._server is not None:
+            self._server.stop_listening()
 
     def close(self) -> None:
         """Disconnect; the process that serves waits until the others have, 30 s at most, and stops serving."""

@@ -18,6 +18,7 @@ class _Serving(NamedTuple):
 
     clients: int | None
     rank: int | None
+    secret: bytes | str | None
     timeout: float | None
 
 
@@ -62,11 +63,10 @@ def _file(url: str, parts: StoreURL, serving: _Serving) -> Store:
 
 
 def _tcp(url: str, parts: StoreURL, serving: _Serving) -> Store:
-    from .tcp import TCPStore  # brings asyncio
+    from .tcp import TCPStore
 
     assert parts.port is not None
-    clients, rank, timeout = serving
-    return TCPStore(parts.host, parts.port, serve=clients is not None, clients=clients, rank=rank, timeout=timeout)
+    return TCPStore(parts.host, parts.port, serve=serving.clients is not None, **serving._asdict())
 
 
 def _has_host(parts: StoreURL) -> bool:
@@ -113,7 +113,12 @@ def check_url(url: str) -> StoreURL:
 
 
 def open_store(
-    url: str, *, clients: int | None = None, rank: int | None = None, timeout: float | None = Store.timeout
+    url: str,
+    *,
+    clients: int | None = None,
+    rank: int | None = None,
+    secret: bytes | str | None = None,
+    timeout: float | None = Store.timeout,
 ) -> Store:
     """Open the store that a URL names.
 
@@ -124,7 +129,7 @@ def open_store(
         ``tcp://``.
     clients : int, optional
         For ``tcp://``: this process serves the store to so many others.
-    rank, timeout
+    rank, secret, timeout
         For ``tcp://``: see `TCPStore`.
 
     Raises
@@ -135,4 +140,4 @@ def open_store(
         The store's package is missing; the text names the extra.
     """
     parts = check_url(url)
-    return SCHEMES[parts.scheme].make(url, parts, _Serving(clients, rank, timeout))
+    return SCHEMES[parts.scheme].make(url, parts, _Serving(clients, rank, secret, timeout))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from hashlib import sha256
 from importlib.util import find_spec
+from select import EPOLLIN
 
 from gloompi.deadline import Deadline
 from gloompi.errors import RendezvousError
@@ -18,8 +20,9 @@ from gloompi.rendezvous.securing import _Connection, _Failure
 from gloompi.rendezvous.signing import sign, signing_key
 from gloompi.rendezvous.store import exchange_through
 from gloompi.stores.bounded import BoundedSocket
-from gloompi.stores.hash import HashStore
-from gloompi.stores.serving import ANSWER, LENGTH, MAX_NBYTES, answer, pack, unpack
+from gloompi.stores.greeting import NONCE_NBYTES, PROOF_NBYTES, greet, line
+from gloompi.stores.server import Server
+from gloompi.stores.serving import ANSWER, LENGTH, MAX_NBYTES, ServedStore, answer, pack, unpack
 from gloompi.stores.store import Store
 from gloompi.stores.tcp import TCPStore
 from gloompi.transport.certificate import make_certificate
@@ -140,7 +143,7 @@ def _store_seeds() -> list[bytes]:
 
 def _requests(data: bytes) -> None:
     """Frames of a client that has greeted: answered, or it is dropped."""
-    store, position = HashStore(), 0
+    store, position = ServedStore(), 0
     with suppress(ValueError):
         while len(data) - position >= LENGTH.size:
             (nbytes,) = LENGTH.unpack_from(data, position)
@@ -203,6 +206,86 @@ def _answers(data: bytes) -> None:
             store._append("a", b"1")
 
 
+class _Wire(_Line):
+    """A connection that the server has accepted."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        super().__init__(data)
+        self.step = step
+        self.told = b""
+        self.open = True
+
+    def fileno(self) -> int:
+        return 1000 if self.open else -1
+
+    def recv(self, nbytes: int) -> bytes:
+        return super().recv(min(nbytes, self.step))
+
+    def send(self, data: bytes) -> int:
+        self.told += data
+        return len(data)
+
+    def getpeername(self) -> tuple[str, int]:
+        return "127.0.0.1", 7
+
+    def close(self) -> None:
+        self.open = False
+
+
+class _Nothing:
+    """An epoll that watches nothing."""
+
+    def register(self, fd: int, mask: int) -> None:
+        pass
+
+    modify = register
+
+    def unregister(self, fd: int) -> None:
+        pass
+
+
+def _served(data: bytes) -> None:
+    """Whether there is a secret, how long the pieces are, and what a stranger says from the first byte on.
+
+    LINE and SECRET stand for the lines with and without one.
+    """
+    secret = _SECRET if data and data[0] & 1 else b""
+    says = data[1:].replace(b"LINE", line(7000, b"")).replace(b"SECRET", line(7000, _SECRET))
+    store, wire = ServedStore(), _Wire(says, 1 + (data[0] >> 1 if data else 0))
+    server = Server(store, [], 7000, 1, secret)
+    try:
+        server._epoll.close()
+        vars(server).update(_epoll=_Nothing(), _told=float("inf"))
+        server._meet(wire)
+        (client,) = server._clients.values()
+        while wire.open:
+            assert client.mask == EPOLLIN
+            server._attend(client, EPOLLIN)
+            assert len(client.received) <= max(MAX_NBYTES, len(says))
+            server._serve(server._quick)
+            server._serve(server._slow)
+        if secret:
+            assert not store._items
+            assert len(wire.told) <= len(line(7000, b"")) + NONCE_NBYTES
+        assert not server._clients
+        assert not server._strangers
+        assert not server._places
+    finally:
+        server._waker = os.close(server._waker) or -1
+
+
+def _greetings(data: bytes) -> None:
+    """What answers a client on the store's port: with a secret, nothing that can be made up does."""
+    secret = _SECRET if data and data[0] & 1 else b""
+    answers = data[1:].replace(b"LINE", line(7000, secret)).replace(b"OTHER", line(7000, b"" if secret else _SECRET))
+    try:
+        greet(BoundedSocket(_Line(answers)), 7000, secret)
+    except OSError:
+        return
+    assert not secret
+    assert answers.startswith(line(7000, b""))
+
+
 # -- certificates ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +321,22 @@ def _certificate_seeds() -> list[bytes]:
     ]
 
 
+_ALL = b"".join(map(pack, _REQUESTS))
 STORE_TARGETS = {
+    "served": Target(
+        _served,
+        [
+            *(bytes([step]) + b"LINE" + pack([b"join", b"1"]) + _ALL for step in (0, 8, 254)),
+            b"\xfeLINE" + LENGTH.pack(MAX_NBYTES) + bytes(100),
+            *(bytes([step]) + b"SECRET" + bytes(NONCE_NBYTES + PROOF_NBYTES) + _ALL for step in (1, 9, 255)),
+            b"\xffLINE" + _ALL,
+            b"\xfeSECRET" + _ALL,
+        ],
+    ),
+    "greeting": Target(
+        _greetings,
+        [b"\0LINE", b"\1LINE" + bytes(NONCE_NBYTES + PROOF_NBYTES), b"\1OTHER", b"\0OTHER", b"\1LINE" + bytes(NONCE_NBYTES)],
+    ),
     "store": Target(_store, _store_seeds()),
     "requests": Target(_requests, [pack(each) for each in _REQUESTS] + [b"".join(map(pack, _REQUESTS))]),
     "answers": Target(
