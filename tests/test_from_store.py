@@ -18,7 +18,18 @@ import pytest
 from launch import JOBS, reports
 from servers import HOST, free_port
 
-from gloompi import Context, FileStore, HashStore, PrefixStore, RendezvousError, Store
+from gloompi import (
+    Context,
+    EtcdStore,
+    FileStore,
+    HashStore,
+    PrefixStore,
+    RedisStore,
+    RendezvousError,
+    Store,
+    TCPStore,
+    ZooKeeperStore,
+)
 from gloompi.deadline import Deadline
 from gloompi.rendezvous import mesh
 from gloompi.rendezvous.record import RECORD_NBYTES
@@ -356,3 +367,51 @@ def test_two_jobs_at_once_in_one_redis(redis_server: object) -> None:
     for ranks, total in zip(jobs, [111.0, 1111.0], strict=True):
         pids = [process.pid for process in ranks]
         assert finish(ranks) == [{"rank": rank, "total": total, "pids": pids} for rank in range(len(ranks))]
+
+
+# -- who else may be there ----------------------------------------------------------------------------------------------
+
+
+class Served(HashStore):
+    """A store that others can use too."""
+
+    _exposed = "whoever likes"
+
+
+@pytest.mark.parametrize(("secret", "told"), [(None, 1), (SECRET, 0)])
+def test_what_others_can_do_is_said_once(
+    secret: str | None, told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gloompi.rendezvous.store._told", set())
+    shared = PrefixStore("a", PrefixStore("b", Served()))
+    for _ in range(2):
+        assert meet(2, lambda rank: total(shared, rank, 2, secret=secret)) == [11.0] * 2
+    assert len(caplog.messages) == told
+    if told:
+        assert caplog.messages[0].startswith(
+            "the ranks have no secret, and meet in Served(): whoever likes can pose as a rank, rank 0 too, read and change "
+            "what "
+            "the ranks send each other, and execute code on them, because they unpickle what ranks send; give all ranks a "
+        )
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+def test_what_others_can_do_to_a_store_that_a_rank_serves(
+    secret: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gloompi.rendezvous.store._told", set())
+    port = free_port()
+
+    def run(rank: int) -> float:
+        with TCPStore(HOST, port, serve=rank == 0, rank=rank or None, secret=secret) as store:
+            return total(store, rank, 2)  # which has no secret of its own
+
+    assert meet(2, run) == [11.0] * 2
+    (told,) = caplog.messages
+    assert ("whoever can reach its port, or takes it before rank 0 does, can" in told) == (secret is None)
+
+
+def test_stores_that_others_can_use_say_so(tmp_path: Path) -> None:
+    for kind in (RedisStore, EtcdStore, ZooKeeperStore):
+        assert kind._exposed == "whoever can use that server, or is between it and a rank,"
+    assert (HashStore._exposed, FileStore._exposed) == ("", "")  # the folder's modes say who

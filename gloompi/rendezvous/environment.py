@@ -25,9 +25,6 @@ __all__ = ["exchange_from_env"]
 
 _log = logging.getLogger("gloompi")
 
-# Ports from MASTER_PORT on that rank 0 tries: the first may be taken by torchrun's own store, or by the program's.
-_PORTS = 4
-
 _ADVICE = (
     "this mpi4py's MPI does not know that launcher (srun --mpi=list; the mpiexec of that MPI), or WORLD_SIZE is missing; "
     "GLOOMPI_STORE=URL does without MPI"
@@ -118,17 +115,17 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
             f"RANK={launcher.rank} and WORLD_SIZE={launcher.size} are set, but MASTER_ADDR={address!r} and "
             f"MASTER_PORT={port!r} do not say where rank 0 is; set them, or GLOOMPI_STORE=URL"
         )
-    # torchrun's agent listens on MASTER_PORT itself, with a protocol of its own.
-    taken = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    ports = [each for each in range(int(port) + taken, int(port) + taken + _PORTS) if 0 < each < 65536]
-    if not ports:
+    # torchrun's agent listens on MASTER_PORT itself, with a protocol of its own, and says so. Nobody else may: whoever has
+    # the port could be taken for rank 0, and if rank 0 served on the next one, he would get those who look there first.
+    taken = launcher.name == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not 0 < int(port) + taken < 65536:
         raise RendezvousError(f"MASTER_PORT={port} leaves rank 0 no port to serve on; 1 to {65535 - taken} would")
     from ..stores.tcp import TCPStore
 
     try:
         store = TCPStore(
             address,
-            ports,
+            int(port) + taken,
             serve=launcher.rank == 0,
             clients=launcher.size - 1,
             rank=launcher.rank,

@@ -46,6 +46,8 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
     if size == 1:
         yield local_exchanges(1)[0]
         return
+    if rank == 0 and not secret:
+        _warn_of_others(store)
     exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size)
     reason = ""
     with within(deadline):
@@ -59,6 +61,26 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
             raise
         finally:
             exchange.leave(reason)
+
+
+_told: set[type[Store]] = set()
+
+
+def _warn_of_others(store: Store) -> None:
+    """Say once for each kind of store what others can do where the ranks have no secret."""
+    kind, inner = type(store), store
+    while isinstance(inner, PrefixStore):
+        inner = inner._store
+        kind = type(inner)
+    if store._exposed and kind not in _told:
+        _told.add(kind)
+        _log.warning(
+            "the ranks have no secret, and meet in %r: %s can pose as a rank, rank 0 too, read and change what the ranks "
+            "send each other, and execute code on them, because they unpickle what ranks send; give all ranks a secret "
+            "(GLOOMPI_SECRET_FILE, secret=), or let them meet in a folder of yours (file:///...)",
+            inner,
+            store._exposed,
+        )
 
 
 class _StoreExchange:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..signatures import public
 from .address import parse_url, shown
 from .bounded import BoundedSocket, connect, request
-from .remote import extra, unreachable
+from .remote import USERS, extra, unreachable
 from .store import Store
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class EtcdStore(Store):
     Connects at the first use.  A server that cannot be reached is a RendezvousError.  It has 10 s for an answer, of 16 MiB
     at most; no redirection is followed.
     """
+
+    _exposed = USERS
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class PrefixStore(Store):
         self._prefix = quote(prefix, safe="", errors="surrogateescape") + "/"
         self._shown = prefix
         self._store = store
+        self._exposed = store._exposed
         self.timeout = store.timeout
 
     def __repr__(self) -> str:

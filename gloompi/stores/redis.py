@@ -13,7 +13,7 @@ from ..errors import RendezvousError
 from ..signatures import public
 from .address import StoreURL, parse_url, shown
 from .bounded import BoundedSocket, connect, request
-from .remote import extra, refused, unreachable
+from .remote import USERS, extra, refused, unreachable
 from .store import Store, number
 
 __all__ = ["RedisStore"]
@@ -46,6 +46,8 @@ class RedisStore(Store):
     Connects at the first use.  A server that cannot be reached, or refuses the password, is a RendezvousError.  It has 10 s
     for an answer, of 16 MiB at most.  With ``rediss://`` its certificate has to be valid and for this host.
     """
+
+    _exposed = USERS
 
     def __init__(self, url: str = "redis://127.0.0.1:6379/0") -> None:
         with extra("redis", "RedisStore"):

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from ..errors import RendezvousError
 from .store import Store
 
-__all__ = ["extra", "refused", "unreachable"]
+__all__ = ["USERS", "extra", "refused", "unreachable"]
+
+# See `Store._exposed`.
+USERS = "whoever can use that server, or is between it and a rank,"
 
 # What a server says may be anything, of any length.
 _MAX_SHOWN = 1000

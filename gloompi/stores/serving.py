@@ -208,7 +208,11 @@ def listen(host: str, ports: Sequence[int]) -> list[socket.socket]:
                 raise
             failure = exc
     shown = ", ".join(map(str, ports))
-    raise OSError(errno.EADDRINUSE, f"cannot serve a store on port {shown} of {', '.join(addresses)}: {failure}")
+    raise OSError(
+        errno.EADDRINUSE,
+        f"cannot serve a store on port {shown} of {', '.join(addresses)}: {failure}; end the program that listens there "
+        f"(ss -ltnp), or choose another port",
+    )
 
 
 def _addresses(pattern: str | None) -> list[str]:

@@ -53,6 +53,8 @@ class Store(ABC):
     """
 
     timeout: float | None = 300.0
+    # For people: who can read and write this store beside the ranks, where that is not for the file system to decide.
+    _exposed = ""
 
     @abstractmethod
     def _read(self, keys: Sequence[str]) -> list[bytes | None]: ...

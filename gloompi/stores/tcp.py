@@ -29,6 +29,8 @@ _log = logging.getLogger("gloompi")
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
+# See `Store._exposed`.
+_ANYBODY = "whoever can reach its port, or takes it before rank 0 does,"
 # What has another secret may be left of an earlier job, for so long.
 _DIFFERS_SECONDS = 5.0
 _RETRY_SECONDS, _INSTANT_SECONDS = 0.05, 1e-3
@@ -94,6 +96,7 @@ class TCPStore(Store):
         from ..rendezvous.secret import shared_secret
 
         self._secret = shared_secret(secret)
+        self._exposed = "whoever is between two ranks" if self._secret else _ANYBODY
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._sock: BoundedSocket | None = None

@@ -14,7 +14,7 @@ from ..deadline import Deadline
 from ..signatures import public
 from .address import parse_url
 from .bounded import MAX_NBYTES, BoundedSocket, budget, connect, request
-from .remote import extra, unreachable
+from .remote import USERS, extra, unreachable
 from .store import Store
 
 __all__ = ["ZooKeeperStore"]
@@ -50,6 +50,8 @@ class ZooKeeperStore(Store):
     Connects at once; kazoo keeps threads until `close`.  A server has 10 s for an answer, of 16 MiB at most; values have up
     to 1,000,000 bytes.  A server takes 60 connections from one host unless its ``maxClientCnxns`` says otherwise.
     """
+
+    _exposed = USERS
 
     def __init__(self, hosts: str = "127.0.0.1:2181") -> None:
         with extra("zookeeper", "ZooKeeperStore"):
