@@ -219,7 +219,7 @@ def _check_rendezvous(client: Callable[[], AbstractContextManager[Store]]) -> No
     def meet(rank: int) -> None:
         with client() as store:
             with Context.from_store(
-                store, rank, _RANKS, secret="contract", timeout=_TIMEOUT, connect_timeout=_TIMEOUT
+                store, rank, _RANKS, secret="contract of stores", timeout=_TIMEOUT, connect_timeout=_TIMEOUT
             ) as ctx:
                 totals[rank] = float(ctx.allreduce(np.float64(rank + 1)))
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_folder", "make_folder", "open_file", "open_folder", "ownership", "read_file", "write_all"]
+__all__ = ["check_folder", "make_folder", "open_file", "open_folder", "ownership", "read_file", "read_trusted", "write_all"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe without a writer would be waited for, and a terminal would become this process's.
@@ -147,13 +147,48 @@ def read_file(name: str | os.PathLike[str], limit: int, folder: int | None = Non
         As `open_file`, or the file is longer (EFBIG).
     """
     with open_file(name, os.O_RDONLY, folder) as fd:
-        content = bytearray()
-        # What is there counts, not what the size says: it may grow meanwhile.
-        while piece := os.read(fd, min(_PIECE_NBYTES, limit + 1 - len(content))):
-            content += piece
-            if len(content) > limit:
-                raise OSError(errno.EFBIG, f"more than the {limit} bytes that a file of this kind has", os.fspath(name))
-        return bytes(content)
+        return _content(fd, limit, name)
+
+
+def read_trusted(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a file, of `limit` bytes at most, that only this user and root can have written; links are followed.
+
+    Raises
+    ------
+    PermissionError
+        It is no regular file, it belongs to another user than this one and root, or others can write to it or replace it.
+    OSError
+        It cannot be read, or is longer (EFBIG).
+    """
+    path = os.fspath(path)
+    fd = os.open(path, os.O_RDONLY | (_FILE & ~os.O_NOFOLLOW))
+    try:
+        found, parent = os.fstat(fd), os.path.dirname(path) or "."
+        around = os.stat(parent)
+        text = ""
+        if not stat.S_ISREG(found.st_mode):
+            text = f"no regular file: {ownership(found)}"
+        elif found.st_uid not in (0, os.geteuid()):
+            text = f"the file {ownership(found)}, and this process is {_user(os.geteuid())}; make one of your own"
+        elif found.st_mode & _WRITABLE_BY_OTHERS:
+            text = f"the file {ownership(found)}: other users can write to it; chmod go-w, and write a new secret"
+        elif around.st_mode & _WRITABLE_BY_OTHERS and not around.st_mode & stat.S_ISVTX:
+            text = f"the folder {parent!r} {ownership(around)}: other users can put a file in its place; chmod go-w"
+        if text:
+            raise PermissionError(errno.EPERM, text, path)
+        return _content(fd, limit, path)
+    finally:
+        os.close(fd)
+
+
+def _content(fd: int, limit: int, name: str | os.PathLike[str]) -> bytes:
+    content = bytearray()
+    # What is there counts, not what the size says: it may grow meanwhile.
+    while piece := os.read(fd, min(_PIECE_NBYTES, limit + 1 - len(content))):
+        content += piece
+        if len(content) > limit:
+            raise OSError(errno.EFBIG, f"more than the {limit} bytes that a file of this kind has", os.fspath(name))
+    return bytes(content)
 
 
 def write_all(fd: int, content: bytes) -> None:

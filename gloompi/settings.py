@@ -23,6 +23,7 @@ __all__ = [
     "Setting",
     "check",
     "given",
+    "long_enough",
     "ports",
     "reachable",
     "transport",
@@ -35,6 +36,10 @@ PREFIX = "GLOOMPI_"
 TRANSPORTS = ("auto", "tcp", "unix")
 # The interface setting of a job may be there under another library's name.
 INTERFACES = ("GLOOMPI_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+# Of its bytes; and no file of a secret is longer.
+_MIN_SECRET, _MAX_SECRET = 16, 64 * 1024
 
 
 class Setting(NamedTuple):
@@ -137,14 +142,22 @@ def _url(source: str, text: str) -> str:
 
 
 def _secret(source: str, path: str) -> bytes:
+    from .files import read_trusted
+
     try:
-        with open(path, "rb") as file:
-            content = file.read().strip()
+        content = read_trusted(path, _MAX_SECRET).strip()
     except OSError as exc:
         raise OSError(exc.errno, f"cannot read the file that {source} names: {exc.strerror}", path) from exc
     if not content:
         raise ValueError(f"{source}={path}: the file is empty; fill it with random text: openssl rand -hex 32")
-    return content
+    return long_enough(f"{source}={path}: the secret", content)
+
+
+def long_enough(source: str, secret: bytes) -> bytes:
+    """Return a secret; ValueError if whoever reads what is signed with it could find it by trying."""
+    if len(secret) < _MIN_SECRET:
+        raise ValueError(f"{source} has {len(secret)} bytes and needs {_MIN_SECRET}, at random: openssl rand -hex 32")
+    return secret
 
 
 SETTINGS = {

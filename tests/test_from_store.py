@@ -154,7 +154,10 @@ def test_same_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("secrets", [["a", "b"], [None, "b"], ["a", None], ["a", "a", "b"], ["a", "b", "b"]])
+A, B = "a" * 16, "b" * 16
+
+
+@pytest.mark.parametrize("secrets", [[A, B], [None, B], [A, None], [A, A, B], [A, B, B]])
 def test_different_secrets(secrets: list[str | None]) -> None:
     store, size = HashStore(), len(secrets)
     found = meet(size, lambda rank: total(store, rank, size, secret=secrets[rank]))

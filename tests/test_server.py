@@ -116,8 +116,9 @@ def test_who_has_another_secret_is_told(
         with pytest.raises(RendezvousError, match=re.escape(f"cannot be the rank of this job: {text}")) as caught:
             TCPStore(HOST, port, secret=asks, timeout=20.0)
         with pytest.raises(RendezvousError, match=re.escape(text)):
-            TCPStore(HOST, port, secret=asks, timeout=0.0)
-        (told,) = caplog.messages  # one in a second, of all attempts
+            TCPStore(HOST, port, secret=asks, timeout=0.9)
+        told, *more = caplog.messages
+        assert len(more) <= 2  # one in a second, of all attempts
         assert re.match(r"who connects to the store from 127\.0\.0\.1 port \d+ (has|does not know)", told)
         assert SECRET.decode() not in str(caught.value)
         assert OTHER.decode() not in str(caught.value)
@@ -129,22 +130,25 @@ def test_server_that_has_another_secret_is_refused() -> None:
     asked: list[bytes] = []
 
     def serve() -> None:
-        with listener.accept()[0] as sock:
-            said = line(port, SECRET)
-            exactly(sock, len(said) + NONCE_NBYTES)
-            sock.sendall(said + bytes(NONCE_NBYTES))
-            exactly(sock, PROOF_NBYTES)
-            sock.sendall(bytes(PROOF_NBYTES))
-            asked.append(sock.recv(1000))
+        said = line(port, SECRET)
+        with suppress(OSError):
+            while True:
+                with listener.accept()[0] as sock:
+                    exactly(sock, len(said) + NONCE_NBYTES)
+                    sock.sendall(said + bytes(NONCE_NBYTES))
+                    exactly(sock, PROOF_NBYTES)
+                    sock.sendall(bytes(PROOF_NBYTES))
+                    asked.append(sock.recv(1000))
 
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(RendezvousError, match="it has another secret"):
-            TCPStore(HOST, port, secret=SECRET, timeout=0.0)
+            TCPStore(HOST, port, secret=SECRET, timeout=0.5)
+        listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-    assert asked == [b""]
+    assert set(asked) == {b""}
 
 
 REQUEST = pack([b"write", b"key", b"value"])

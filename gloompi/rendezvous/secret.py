@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 
-from ..settings import value
+from ..settings import long_enough, value
 
 __all__ = ["shared_secret"]
 
@@ -21,16 +21,16 @@ def shared_secret(secret: bytes | str | None) -> bytes:
     Raises
     ------
     TypeError, ValueError
-        The secret is neither bytes nor str, or is empty.
+        The secret is neither bytes nor str, or has fewer than 16 bytes.
     OSError
-        The file cannot be read.
+        The file cannot be read, or somebody else can have written it.
     """
     if secret is not None:
         if not isinstance(secret, bytes | str):
             raise TypeError(f"secret must be bytes or str, not {type(secret).__name__}")
         if not secret:
             raise ValueError("secret must not be empty; None is no secret")
-        return secret.encode() if isinstance(secret, str) else secret
+        return long_enough("secret", secret.encode() if isinstance(secret, str) else secret)
     content: bytes = value(_VARIABLE, b"")
     if content:
         path = os.environ[_VARIABLE]

@@ -1,0 +1,113 @@
+"""The secret that ranks share: long enough, and in a file that nobody else can have written."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from other_user import OTHER, run_as_other
+
+from gloompi import Context, HashStore, TCPStore
+from gloompi.rendezvous.secret import shared_secret
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+SECRET = b"sixteen bytes at least"
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "secret"
+    path.write_bytes(SECRET + b"\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("GLOOMPI_SECRET_FILE", str(path))
+    return path
+
+
+def refused(error: type[Exception], text: str) -> None:
+    """Every way to take the file's secret raises this, which shows nothing of it, before anything is opened or written."""
+    store = HashStore()
+    for use in (
+        lambda: shared_secret(None),
+        lambda: Context.from_store(store, 0, 2),
+        lambda: Context.from_env(),
+        lambda: TCPStore("127.0.0.1", 1, timeout=0.0),
+    ):
+        with pytest.raises(error, match=text) as caught:
+            use()
+        assert "sixteen" not in str(caught.value)
+    assert store._items == {}
+
+
+@pytest.mark.parametrize("secret", [b"x" * 15, "4711", "x" * 15, b"x"])
+def test_short_secret(secret: bytes | str, secret_file: Path) -> None:
+    """The word 4711 was found from one signed record in 0.12 s."""
+    with pytest.raises(ValueError, match=rf"^secret has {len(secret)} bytes and needs 16, at random: openssl rand -hex 32$"):
+        Context.from_store(HashStore(), 0, 2, secret=secret)
+    secret_file.write_bytes((secret if isinstance(secret, bytes) else secret.encode()) + b"  \n")
+    refused(ValueError, rf"the secret has {len(secret)} bytes and needs 16, at random: openssl rand -hex 32")
+
+
+def test_secret_that_is_long_enough(secret_file: Path) -> None:
+    assert shared_secret(None) == SECRET
+    assert shared_secret("é" * 8) == ("é" * 8).encode()
+    assert shared_secret(b"x" * 16) == b"x" * 16
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777])
+def test_file_that_others_can_write_to(mode: int, secret_file: Path) -> None:
+    secret_file.chmod(mode)
+    owner = rf"the file belongs to .* \(uid {os.geteuid()}\), mode 0{mode:o}"
+    refused(PermissionError, f"names: {owner}: other users can write to it; chmod go-w, and")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777])
+def test_file_that_others_can_replace(mode: int, secret_file: Path) -> None:
+    secret_file.parent.chmod(mode)
+    refused(
+        PermissionError, rf"the folder '{re.escape(str(secret_file.parent))}' belongs to .*: other users can put a file in"
+    )
+    secret_file.parent.chmod(mode | 0o1000)
+    assert shared_secret(None) == SECRET
+
+
+def test_file_of_somebody_else(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = public / "secret"
+    run_as_other("sh", "-c", f"umask 022; echo {SECRET.decode()} > {path}")
+    monkeypatch.setenv("GLOOMPI_SECRET_FILE", str(path))
+    refused(PermissionError, rf"names: the file belongs to .*\(?uid {OTHER}\)?, mode 0644, and this process is")
+
+
+def test_link_to_a_file_of_somebody_else(public: Path, secret_file: Path) -> None:
+    path = public / "theirs"
+    run_as_other("sh", "-c", f"umask 022; echo {SECRET.decode()} > {path}")
+    secret_file.unlink()
+    secret_file.symlink_to(path)
+    refused(PermissionError, rf"uid {OTHER}")
+
+
+def test_link_to_a_file_of_ones_own(secret_file: Path) -> None:
+    """As Kubernetes mounts secrets."""
+    secret_file.rename(secret_file.with_name("hidden"))
+    secret_file.symlink_to("hidden")
+    assert shared_secret(None) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (os.mkfifo, "no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        (lambda path: path.mkdir(), "no regular file"),
+        (lambda path: path.write_bytes(bytes(65537)), "more than the 65536 bytes"),
+    ],
+)
+def test_what_is_no_file_of_a_secret(make: Callable[[Path], None], text: str, secret_file: Path) -> None:
+    secret_file.unlink()
+    make(secret_file)
+    if secret_file.is_file():
+        secret_file.chmod(0o600)
+    refused(OSError, text)
