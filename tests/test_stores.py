@@ -491,6 +491,68 @@ def test_redis_that_refuses(redis_server: Server) -> None:
             store.peek(["key"])
 
 
+def test_zookeeper_user_has_nodes_of_his_own(zookeeper_server: Server) -> None:
+    """Nobody else can read, write or delete them, whether he gives another password, another user or none."""
+    from kazoo.client import KazooClient
+    from kazoo.exceptions import NoAuthError
+
+    with ZooKeeperStore(f"me:hunter2@{zookeeper_server.url}") as store:
+        assert "hunter2" not in repr(store)
+        store.set("key", b"value")
+        with ZooKeeperStore(f"me:hunter2@{zookeeper_server.url}") as again, ZooKeeperStore(zookeeper_server.url) as nobody:
+            assert again.peek(["key"]) == [b"value"]
+            assert nobody.peek(["key"]) == [None]
+        with pytest.raises(
+            RendezvousError, match=r"refused a request: this user has no right to /gloompi-me \(NoAuthError\)"
+        ):
+            ZooKeeperStore(f"me:hunter3@{zookeeper_server.url}")
+        stranger = KazooClient(zookeeper_server.url, auth_data=[("digest", "you:hunter2")])
+        stranger.start()
+        try:
+            for attack in (
+                lambda: stranger.get("/gloompi-me/key=key"),
+                lambda: stranger.set("/gloompi-me/key=key", b"mine"),
+                lambda: stranger.delete("/gloompi-me/key=key"),
+                lambda: stranger.create("/gloompi-me/key=another", b"mine"),
+            ):
+                with pytest.raises(NoAuthError):
+                    attack()
+        finally:
+            stranger.stop()
+            stranger.close()
+        store.delete(["key"])
+
+
+def test_zookeeper_node_that_somebody_else_has_made(zookeeper_server: Server) -> None:
+    """Beforehand, open to all, so that he could replace what the ranks write there."""
+    from kazoo.client import KazooClient
+
+    stranger = KazooClient(zookeeper_server.url)
+    stranger.start()
+    try:
+        stranger.create("/gloompi-her")
+        with pytest.raises(
+            RendezvousError, match="others have rights to the node /gloompi-her, which somebody else has made"
+        ):
+            ZooKeeperStore(f"her:hunter2@{zookeeper_server.url}")
+    finally:
+        stranger.stop()
+        stranger.close()
+
+
+def test_zookeeper_path_that_is_not_there(zookeeper_server: Server) -> None:
+    with pytest.raises(RendezvousError, match="the path behind the hosts is not there"):
+        ZooKeeperStore(f"{zookeeper_server.url}/no/such/path")
+
+
+@pytest.mark.parametrize("who", ["me", "me:", ":hunter2", "a%3Ab:hunter2"])
+def test_zookeeper_user_without_a_name_or_a_password(who: str) -> None:
+    pytest.importorskip("kazoo")
+    with pytest.raises(ValueError, match="a user of ZooKeeper has a name without a colon, and a password") as caught:
+        ZooKeeperStore(f"{who}@node7:2181")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_zookeeper_that_is_lost_at_once_leaves_nothing(zookeeper_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from kazoo.client import KazooClient
     from kazoo.exceptions import ConnectionLoss

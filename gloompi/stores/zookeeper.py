@@ -14,7 +14,7 @@ from ..deadline import Deadline
 from ..signatures import public
 from .address import parse_url
 from .bounded import MAX_NBYTES, BoundedSocket, budget, connect, request
-from .remote import USERS, extra, unreachable
+from .remote import USERS, extra, refused, unreachable
 from .store import Store
 
 __all__ = ["ZooKeeperStore"]
@@ -31,24 +31,29 @@ _PARTING_SECONDS, _GLANCE_SECONDS, _INSTANT_SECONDS = 2.0, 0.05, 1e-3
 
 @public
 class ZooKeeperStore(Store):
-    """A store in a ZooKeeper ensemble; each key is a node below ``/gloompi``.
+    """A store in a ZooKeeper ensemble; each key is a node below ``/gloompi``, or a user's own such node.
 
     Parameters
     ----------
     hosts : str
-        ``"host:port"``, or several with commas between them.
+        ``"[user:password@]host:port"``, or several with commas between them, and a path that is there already.
 
     Raises
     ------
     ImportError
         The package kazoo is missing: ``pip install 'gloompi[zookeeper]'``.
     RendezvousError
-        No server answers within 10 s.
+        No server answers within 10 s, or the path is not there.
+    ValueError
+        `hosts` has no meaning.
 
     Notes
     -----
     Connects at once; kazoo keeps threads until `close`.  A server has 10 s for an answer, of 16 MiB at most; values have up
     to 1,000,000 bytes.  A server takes 60 connections from one host unless its ``maxClientCnxns`` says otherwise.
+
+    A user is authenticated by ZooKeeper's digest scheme, and nobody else can read or write his nodes; without one, everybody
+    can.  There is no TLS: who reads the network reads the password too.
     """
 
     _exposed = USERS
@@ -58,26 +63,45 @@ class ZooKeeperStore(Store):
             from kazoo import exceptions
             from kazoo.client import KazooClient
             from kazoo.handlers.threading import KazooTimeoutError
+            from kazoo.security import make_digest_acl
         try:
             parts = parse_url(f"zookeeper://{hosts}")
         except ValueError as exc:
             raise ValueError(f"hosts must be host:port, or several with commas between them: {exc}") from None
         if not parts.hosts or parts.options:
             raise ValueError(f"hosts must be host:port, or several with commas, not {parts.netloc + parts.path!r}")
+        credentials: dict[str, Any] = {}
+        self._root = _ROOT
+        if parts.user is not None:
+            if not parts.user or not parts.password or ":" in parts.user:
+                raise ValueError(f"a user of ZooKeeper has a name without a colon, and a password: {parts.netloc!r}")
+            acl = [make_digest_acl(parts.user, parts.password, all=True)]
+            credentials = {"auth_data": [("digest", f"{parts.user}:{parts.password}")], "default_acl": acl}
+            self._root = f"{_ROOT}-{quote(parts.user, safe='')}"
         self._hosts = parts.netloc + parts.path
         self._errors = exceptions
         self._late = KazooTimeoutError
         self._handler = _handler()
         # Whoever has lost its connection has lost its place in the rendezvous: kazoo would try again for ever.
         self._client: Any = KazooClient(
-            self._hosts, timeout=_SECONDS, handler=self._handler, logger=_quiet(), connection_retry={"max_tries": 1}
+            self._hosts,
+            timeout=_SECONDS,
+            handler=self._handler,
+            logger=_quiet(),
+            connection_retry={"max_tries": 1},
+            **credentials,
         )
         try:
             with self._asking() as deadline:
                 _check_reachable(self._client.hosts)
                 self._start(deadline)
                 with suppress(exceptions.NodeExistsError):
-                    self._client.create_async(_ROOT).get(timeout=deadline.remaining())
+                    self._client.create_async(self._root).get(timeout=deadline.remaining())
+                if credentials:
+                    # Whoever may delete in a node may put nodes of his own in the place of those in it.
+                    found, _ = self._client.get_acls_async(self._root).get(timeout=deadline.remaining())
+                    if found != credentials["default_acl"]:
+                        raise refused(self, f"others have rights to the node {self._root}, which somebody else has made")
         except BaseException:
             self.close()
             raise
@@ -103,6 +127,10 @@ class ZooKeeperStore(Store):
                 yield deadline
         except gone as exc:
             raise unreachable(self, "ZooKeeper", str(exc) or type(exc).__name__) from exc
+        except errors.NoNodeError as exc:
+            raise refused(self, "the path behind the hosts is not there") from exc
+        except (errors.NoAuthError, errors.AuthFailedError) as exc:
+            raise refused(self, f"this user has no right to {self._root} ({type(exc).__name__})") from exc
 
     def _start(self, deadline: Deadline) -> None:
         """As kazoo's own method, which waits without limit for the rest of an answer."""
@@ -116,7 +144,7 @@ class ZooKeeperStore(Store):
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
         with self._asking() as deadline:
             # All are on their way before the first answer is waited for: one round trip.
-            asked = [self._client.get_async(_path(key)) for key in keys]
+            asked = [self._client.get_async(self._path(key)) for key in keys]
             return [self._value_of(each, deadline) for each in asked]
 
     def _value_of(self, asked: Any, deadline: Deadline) -> bytes | None:
@@ -138,7 +166,7 @@ class ZooKeeperStore(Store):
     ) -> dict[str, bytes]:
         """Set or create all keys at once; return those for which the server refused it."""
         method = getattr(self._client, f"{what}_async")
-        asked = [(key, value, method(_path(key), value)) for key, value in items.items()]
+        asked = [(key, value, method(self._path(key), value)) for key, value in items.items()]
         refused = {}
         for key, value, answer in asked:
             try:
@@ -153,23 +181,27 @@ class ZooKeeperStore(Store):
         with self._asking() as deadline:
             try:
                 if old is None:
-                    self._client.create_async(_path(key), new).get(timeout=deadline.remaining())
+                    self._client.create_async(self._path(key), new).get(timeout=deadline.remaining())
                     return True
-                value, state = self._client.get_async(_path(key)).get(timeout=deadline.remaining())
+                value, state = self._client.get_async(self._path(key)).get(timeout=deadline.remaining())
                 if value != old:
                     return False
                 # A key that is deleted and made again has its old version numbers: nobody here does that to a counter.
-                self._client.set_async(_path(key), new, version=state.version).get(timeout=deadline.remaining())
+                self._client.set_async(self._path(key), new, version=state.version).get(timeout=deadline.remaining())
             except (errors.NoNodeError, errors.NodeExistsError, errors.BadVersionError):
                 return False
             return True
 
     def _remove(self, keys: Sequence[str]) -> None:
         with self._asking() as deadline:
-            asked = [self._client.delete_async(_path(key)) for key in keys]
+            asked = [self._client.delete_async(self._path(key)) for key in keys]
             for each in asked:
                 with suppress(self._errors.NoNodeError):
                     each.get(timeout=deadline.remaining())
+
+    def _path(self, key: str) -> str:
+        # A slash would make a node within a node, which has to be there first; "." and ".." are no names.
+        return f"{self._root}/key=" + quote(key, safe="")
 
     def close(self) -> None:
         # kazoo waits without limit for a server that has not said goodbye in full.
@@ -258,11 +290,6 @@ def _check_sizes(items: Mapping[str, bytes]) -> None:
     for key, value in items.items():
         if len(value) > _MAX_NBYTES:
             raise ValueError(f"the value of {key!r} has {len(value)} bytes; ZooKeeper takes up to {_MAX_NBYTES}")
-
-
-def _path(key: str) -> str:
-    # A slash would make a node within a node, which has to be there first; "." and ".." are no names.
-    return f"{_ROOT}/key=" + quote(key, safe="")
 
 
 def _quiet() -> logging.Logger:
