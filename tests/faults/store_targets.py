@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from hashlib import sha256
 from importlib.util import find_spec
 from select import EPOLLIN
