@@ -70,6 +70,7 @@ def test_a_large_message_goes_on_while_another_context_is_waited_on(device: dict
 def test_it_goes_on_whatever_other_threads_do_and_however_it_is_waited(device: dict[str, object], beside: str) -> None:
     def body(a: Context, b: Context) -> None:
         if a.rank == 1:
+            sleep(0.2)  # by now the other one has asked, and sleeps for as long as its budget lasts
             out = np.empty(LARGE)
             a.recv(out, 0)
             assert (out == np.arange(LARGE)).all()
