@@ -19,6 +19,7 @@ __all__ = ["check_store"]
 
 _TIMEOUT = 30.0
 _RANKS = 4
+_SHARED = "contract of stores"
 _CHANGES = 20  # by each of four clients at once
 
 
@@ -218,9 +219,7 @@ def _check_rendezvous(client: Callable[[], AbstractContextManager[Store]]) -> No
 
     def meet(rank: int) -> None:
         with client() as store:
-            with Context.from_store(
-                store, rank, _RANKS, secret="contract of stores", timeout=_TIMEOUT, connect_timeout=_TIMEOUT
-            ) as ctx:
+            with Context.from_store(store, rank, _RANKS, secret=_SHARED, timeout=_TIMEOUT, connect_timeout=_TIMEOUT) as ctx:
                 totals[rank] = float(ctx.allreduce(np.float64(rank + 1)))
 
     _in_threads(meet)

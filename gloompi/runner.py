@@ -87,7 +87,7 @@ def _run(source: str | bytes, path: str) -> None:
     main.__builtins__ = builtins  # type: ignore[attr-defined]
     if path != "<string>":
         main.__file__ = path
-    exec(compile(source, path, "exec"), vars(main))
+    exec(compile(source, path, "exec"), vars(main))  # the user's program # nosec B102
 
 
 def _end(exc: BaseException, code: int) -> NoReturn:

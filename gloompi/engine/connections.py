@@ -401,7 +401,9 @@ class Connections:
 
     def _explain(self, error: GloompiError) -> None:
         """Let the error's traceback end with the calls that led to it (from Python 3.11 on)."""
-        text = tail([entry for conversation in self._conversations for entry in self.calls(conversation)], monotonic())
+        text = tail(
+            [entry for conversation in tuple(self._conversations) for entry in self.calls(conversation)], monotonic()
+        )
         if text:
             note(error, text)
 
@@ -417,7 +419,7 @@ class Connections:
         with ExitStack() as steps:  # the last first
             if self._trace is not None:
                 steps.callback(self._trace.end)
-            for conversation in self._conversations:
+            for conversation in tuple(self._conversations):
                 steps.callback(conversation.cut_off, type(self.error).__name__)
             steps.callback(self._clear)
             steps.callback(self._poller.close)

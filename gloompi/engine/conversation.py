@@ -90,7 +90,7 @@ class Conversation:
     def _ended(self, task: Task) -> None:
         if task in self._tasks:
             self._tasks.discard(task)
-            self._begun[task.thread].discard(task)
+            self._begun.get(task.thread, set()).discard(task)
             self._record(task)
 
     def _record(self, task: Task) -> None:
@@ -102,7 +102,7 @@ class Conversation:
     def cut_off(self, failure: str) -> None:
         """What is under way will not end any more."""
         tasks, self._tasks, self._begun = self._tasks, set(), {}
-        for task in tasks:
+        for task in tuple(tasks):  # another thread may be about to add one
             self.recorder.failed(task, failure)
 
     def entries(self, current: Iterable[Task] = ()) -> list[Entry]:

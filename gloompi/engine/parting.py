@@ -76,7 +76,7 @@ class Parting(Connections):
         OperationTimeoutError, PeerLostError, MismatchError
             As `close`.
         """
-        if all(other.freed for other in self._conversations if other is not conversation):
+        if all(other.freed for other in tuple(self._conversations) if other is not conversation):
             self.close(deadline)
             return
         channels = (conversation.messages, conversation.collectives)

@@ -13,7 +13,7 @@ from hashlib import sha256
 
 __all__ = ["Certificate", "is_described", "make_certificate"]
 
-_MEMORY = "/dev/shm"
+_MEMORY = "/dev/shm"  # of this process alone, see below # nosec B108
 
 # Which certificate is right is known by its digest, and it is forgotten after the rendezvous: hosts whose clocks differ
 # need not agree on when it is valid. RFC 5280, 4.1.2.5, has the end as that of what does not expire.
