@@ -61,7 +61,7 @@ def test_a_second_thread_waits_and_says_for_whom() -> None:
 
     in_thread(other).join(20)
     name = threading.current_thread().name
-    reason = f"thread {name!r} is in allreduce #1 on the same Context, and lets nobody in"
+    reason = f"thread {name!r} is in allreduce #1 on the same Context, which serves one at a time"
     assert [str(exc) for exc in caught] == [f"send timed out after 0.1 s: {reason}"]
     turn.give()
 
@@ -84,8 +84,8 @@ def test_nobody_is_waited_for_at_the_interpreters_end(monkeypatch: pytest.Monkey
         with pytest.raises(OperationTimeoutError) as caught:
             turn.take(Deadline(limit), "close", doing)
         assert str(caught.value) == (
-            "close timed out after 0.0 s: thread 'holder' is in allreduce #1 on the same Context, and lets nobody in, "
-            "and stands still at the interpreter's end"
+            "close timed out after 0.0 s: thread 'holder' is in allreduce #1 on the same Context, which serves one at a "
+            "time, and stands still at the interpreter's end"
         )
     assert time.monotonic() - began < 5
     go.set()

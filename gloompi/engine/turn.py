@@ -79,7 +79,7 @@ class Turn:
             ending = sys.is_finalizing()
             if not self._queue_up(me, 0.0 if ending else deadline.remaining()):
                 name = next((thread.name for thread in threading.enumerate() if thread.ident == holder), "?")
-                reason = f"thread {name!r} is in {doing() or 'a call'} on the same Context, and lets nobody in"
+                reason = f"thread {name!r} is in {doing()} on the same Context, which serves one at a time"
                 if ending:
                     reason += ", and stands still at the interpreter's end"
                 raise OperationTimeoutError(what, 0.0 if ending else deadline.timeout or 0.0, reason)
