@@ -40,7 +40,7 @@ _MAX_DIALING = 64
 # Connections that have not authenticated yet; beyond it the oldest is dropped.
 _MAX_UNKNOWN = 512
 # Connections taken from the listening sockets a second, beyond one from each rank and those that are kept. Where 16 threads
-# made strangers as fast as they could, each cost 35 us: this is a seventh of a core. No scanner of networks comes near it.
+# made strangers as fast as they could, each cost 35 us: so a seventh of a core. No scanner of networks comes near it.
 _RATE = 4000.0
 # Taken at a time: a flood of strangers must not keep us from the handshakes of those we know.
 _BATCH = 16
