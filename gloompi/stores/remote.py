@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import RendezvousError
+from ..foreign import plain
 from .store import Store
 
 __all__ = ["USERS", "extra", "refused", "unreachable"]
@@ -28,13 +29,10 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 def unreachable(store: Store, server: str, why: object) -> RendezvousError:
     """The error for a server that does not answer."""
-    return RendezvousError(f"{store!r} cannot be used: {_plain(why)}; is {server} running there, and is the address right?")
+    said = plain(str(why), _MAX_SHOWN)
+    return RendezvousError(f"{store!r} cannot be used: {said}; is {server} running there, and is the address right?")
 
 
 def refused(store: Store, why: object) -> RendezvousError:
     """The error for a server that answers with one."""
-    return RendezvousError(f"{store!r} refused a request: {_plain(why)}")
-
-
-def _plain(why: object) -> str:
-    return "".join(character if character.isprintable() else "?" for character in str(why)[:_MAX_SHOWN])
+    return RendezvousError(f"{store!r} refused a request: {plain(str(why), _MAX_SHOWN)}")
