@@ -190,9 +190,8 @@ class Poller:
         """Get ready to sleep; the seconds for which to."""
         self.prepare_sleep()
         now = monotonic()
-        seconds = min(max(0.0, self.due - now), _LONGEST_SECONDS if timeout is None else timeout, _LONGEST_SECONDS)
-        self._until = now + seconds
-        return seconds
+        self._until = min(self.due, now + (_LONGEST_SECONDS if timeout is None else min(timeout, _LONGEST_SECONDS)))
+        return max(0.0, self._until - now)
 
     def remind(self, pressing: bool) -> None:
         """Have the thread that sleeps do what has come up since: when it is due, or, if it is pressing, at once."""
