@@ -460,8 +460,11 @@ def over_a_store(n: int, *program: object, **more: str) -> list[Done]:
     return [Done(rank.args, rank.returncode, *output) for rank, output in zip(ranks, outputs, strict=True)]
 
 
-def test_over_a_store() -> None:
-    ranks = over_a_store(3, JOBS / "ailing_rank.py", "none", "0")
+def test_over_a_store(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"  # without one, rank 0 says what others can do
+    secret.write_text("0123456789abcdef0123456789abcdef\n")
+    secret.chmod(0o600)
+    ranks = over_a_store(3, JOBS / "ailing_rank.py", "none", "0", GLOOMPI_SECRET_FILE=str(secret))
     assert [(rank.returncode, rank.stderr) for rank in ranks] == [(0, "")] * 3
     first, second, *_ = ranks[0].stdout.splitlines()
     assert first.startswith("3 ranks on 1 host; ")

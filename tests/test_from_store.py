@@ -199,7 +199,7 @@ def test_file_that_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, con
     )
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
 def test_file_that_others_may_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:

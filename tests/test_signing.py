@@ -179,7 +179,7 @@ def over_a_store(secrets: list[bytes]) -> list[object]:
 @pytest.mark.parametrize("way", [over_local, over_a_store])
 def test_different_secrets_in_one_process(way: Callable[[list[bytes]], list[object]]) -> None:
     assert way([SECRET, SECRET]) == [11.0, 11.0]
-    for rank, error in enumerate(way([SECRET, b"another"])):
+    for rank, error in enumerate(way([SECRET, b"another secret of them"])):
         assert isinstance(error, RendezvousError)
         assert (error.rank, error.reason) == (1 - rank, UNSIGNED)
 

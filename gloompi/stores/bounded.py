@@ -9,13 +9,15 @@ the system does, and a file system that does not answer.
 from __future__ import annotations
 
 import io
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["MAX_NBYTES", "BoundedSocket", "budget", "connect", "request", "within"]
 
@@ -95,6 +97,8 @@ def connect(host: str, port: int, seconds: float) -> socket.socket:
     OSError
         None of them can be reached; that of the last one.
     """
+    import socket  # all stores come by here, and most have no use for it
+
     current = _current.get()
     deadline = budget(None) if current is None else current.deadline
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
