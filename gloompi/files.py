@@ -21,6 +21,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _PIECE_NBYTES = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+# Links on one way; Linux follows as many.
+_MOST_LINKS = 40
 
 
 def ownership(found: os.stat_result) -> str:
@@ -150,6 +152,33 @@ def read_file(name: str | os.PathLike[str], limit: int, folder: int | None = Non
         return _content(fd, limit, name)
 
 
+def _folders(path: str) -> Iterator[str]:
+    """The folders on the way to a file, from its own up to the root, and those on the way to what links stand for."""
+    left = [os.path.abspath(path), os.path.realpath(path)]
+    for _ in range(_MOST_LINKS):
+        if not left:
+            return
+        place = left.pop()
+        while True:
+            if os.path.islink(place):
+                left.append(os.path.abspath(os.path.join(os.path.dirname(place), os.readlink(place))))
+            folder = os.path.dirname(place)
+            if folder == place:
+                break
+            yield folder
+            place = folder
+
+
+def _replaceable(folder: str) -> str:
+    """Why others can put something else in the place of what is in a folder; empty if they cannot."""
+    found = os.stat(folder)
+    if found.st_uid not in (0, os.geteuid()):
+        return f"the folder {folder!r} {ownership(found)}, who can put a file in its place"
+    if found.st_mode & _WRITABLE_BY_OTHERS and not found.st_mode & stat.S_ISVTX:
+        return f"the folder {folder!r} {ownership(found)}: other users can put a file in its place; chmod go-w"
+    return ""
+
+
 def read_trusted(path: str | os.PathLike[str], limit: int) -> bytes:
     """Read a file, of `limit` bytes at most, that only this user and root can have written; links are followed.
 
@@ -163,17 +192,15 @@ def read_trusted(path: str | os.PathLike[str], limit: int) -> bytes:
     path = os.fspath(path)
     fd = os.open(path, os.O_RDONLY | (_FILE & ~os.O_NOFOLLOW))
     try:
-        found, parent = os.fstat(fd), os.path.dirname(path) or "."
-        around = os.stat(parent)
-        text = ""
+        found, text = os.fstat(fd), ""
         if not stat.S_ISREG(found.st_mode):
             text = f"no regular file: {ownership(found)}"
         elif found.st_uid not in (0, os.geteuid()):
             text = f"the file {ownership(found)}, and this process is {_user(os.geteuid())}; make one of your own"
         elif found.st_mode & _WRITABLE_BY_OTHERS:
             text = f"the file {ownership(found)}: other users can write to it; chmod go-w, and write a new secret"
-        elif around.st_mode & _WRITABLE_BY_OTHERS and not around.st_mode & stat.S_ISVTX:
-            text = f"the folder {parent!r} {ownership(around)}: other users can put a file in its place; chmod go-w"
+        else:
+            text = next(filter(None, map(_replaceable, _folders(path))), "")
         if text:
             raise PermissionError(errno.EPERM, text, path)
         return _content(fd, limit, path)

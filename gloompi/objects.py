@@ -84,7 +84,7 @@ def encode(obj: Any, pickler: Pickler = PICKLE) -> Array:
     """Return the bytes of an object, a 1-d uint8 array."""
     data, parts = pickler.dumps(obj)
     buffers = [_raw(part) for part in parts]
-    if not buffers:
+    if not buffers and memoryview(data)[:8] != _MAGIC:  # no pickle begins so, what another pickler makes may
         return np.frombuffer(data, np.uint8)
     words = np.array([len(data), len(buffers), *map(len, buffers)], _WORD)
     places = _places(words)

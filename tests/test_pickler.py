@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from launch import run_job
 
 import gloompi
 from gloompi import Context, HashStore, Pickler
+from gloompi.objects import decode, encode
 from gloompi.testing import RankError, run_ranks
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -206,3 +208,10 @@ def test_what_is_no_pickler(pickler: Any) -> None:
 def test_no_objects_with_the_face_of_mpi4py() -> None:
     for found in run_job(2, "no_pickles.py", env={"GLOOMPI_PICKLE": "off"}):
         assert found == {"rank": found["rank"], "refused": [REFUSED] * found["tried"], "tried": 9, "total": 2.0}
+
+
+@pytest.mark.parametrize("rest", [b"", b"x" * 100, struct.pack("<QQ", 5, 0) + b"x" * 100, b"\xff" * 40])
+def test_what_a_pickler_makes_may_begin_as_a_message_with_buffers(rest: bytes) -> None:
+    own = Pickler(lambda obj: (obj, ()), lambda data, _: bytes(data))
+    obj = b"\0gloompi" + rest
+    assert decode(encode(obj, own).data, own) == obj

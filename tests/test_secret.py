@@ -74,6 +74,34 @@ def test_file_that_others_can_replace(mode: int, secret_file: Path) -> None:
     assert shared_secret(None) == SECRET
 
 
+@pytest.mark.parametrize("how", ["a folder of somebody else", "a link", "a folder above", "a link to a folder"])
+def test_file_that_others_can_put_another_in_the_place_of(how: str, secret_file: Path) -> None:
+    folder, open_ = secret_file.parent, secret_file.parent / "open"
+    open_.mkdir()
+    open_.chmod(0o777)
+    if how == "a folder of somebody else":
+        if os.geteuid():
+            pytest.skip("needs root, to give a folder to another user")
+        os.chown(folder, OTHER, -1)
+    elif how == "a link":
+        secret_file.rename(open_ / "secret")
+        secret_file.symlink_to(open_ / "secret")
+    else:
+        inner = open_ / "inner"
+        inner.mkdir(mode=0o700)
+        secret_file.rename(inner / "secret")
+        if how == "a folder above":
+            os.environ["GLOOMPI_SECRET_FILE"] = str(inner / "secret")
+        else:
+            (folder / "way").symlink_to(inner)
+            os.environ["GLOOMPI_SECRET_FILE"] = str(folder / "way" / "secret")
+    refused(PermissionError, "can put a file in")
+
+
+def test_secret_that_is_no_utf8_is_shown_by_no_error() -> None:
+    assert len(shared_secret("sixteen bytes at least \udc80")) > 16
+
+
 def test_file_of_somebody_else(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = public / "secret"
     run_as_other("sh", "-c", f"umask 022; echo {SECRET.decode()} > {path}")

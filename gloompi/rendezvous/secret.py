@@ -30,7 +30,7 @@ def shared_secret(secret: bytes | str | None) -> bytes:
             raise TypeError(f"secret must be bytes or str, not {type(secret).__name__}")
         if not secret:
             raise ValueError("secret must not be empty; None is no secret")
-        return long_enough("secret", secret.encode() if isinstance(secret, str) else secret)
+        return long_enough("secret", secret.encode(errors="surrogatepass") if isinstance(secret, str) else secret)
     content: bytes = value(_VARIABLE, b"")
     if content:
         path = os.environ[_VARIABLE]

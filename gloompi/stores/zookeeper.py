@@ -75,6 +75,8 @@ class ZooKeeperStore(Store):
         if parts.user is not None:
             if not parts.user or not parts.password or ":" in parts.user:
                 raise ValueError(f"a user of ZooKeeper has a name without a colon, and a password: {parts.netloc!r}")
+            if not (parts.user + parts.password).isprintable():  # nor would an error of kazoo's keep the password to itself
+                raise ValueError("name and password of a user of ZooKeeper are characters that can be printed")
             acl = [make_digest_acl(parts.user, parts.password, all=True)]
             credentials = {"auth_data": [("digest", f"{parts.user}:{parts.password}")], "default_acl": acl}
             self._root = f"{_ROOT}-{quote(parts.user, safe='')}"
