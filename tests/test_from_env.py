@@ -7,15 +7,20 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 from launch import JOBS, reports, run_job
 from servers import HOST, Server, free_port, ipv6_loopback
+
+from gloompi import Context, RendezvousError
+from gloompi.stores.greeting import line
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -423,3 +428,31 @@ def test_master_address_may_be_spelled_in_several_ways() -> None:
         zero = pool.submit(run, 1, variables={**variables, "MASTER_ADDR": HOST})
         one = pool.submit(run, 2, first=1, variables={**variables, "MASTER_ADDR": "localhost"})
         assert zero.result() + one.result() == met(2)
+
+
+@pytest.mark.parametrize("way", ["MASTER_ADDR", "tcp", "zookeeper"])
+def test_a_server_that_falls_silent_is_waited_for_no_longer_than_connect_timeout(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as taken:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection = taken.enter_context(listener.accept()[0])
+                    if way != "zookeeper":
+                        connection.sendall(line(port, b""))
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        for name, text in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, text)
+        if way != "MASTER_ADDR":
+            monkeypatch.setenv("GLOOMPI_STORE", f"{way}://127.0.0.1:{port}")
+        began = monotonic()
+        with pytest.raises(RendezvousError):
+            Context.from_env(connect_timeout=1.0)
+        assert monotonic() - began < 8  # 1 s, 2 s of grace, and a busy machine; 10 and 30 were their own
+        listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        server.join(20)

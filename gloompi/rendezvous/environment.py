@@ -93,7 +93,8 @@ def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) ->
     serving = url.lower().startswith("tcp:") and launcher.rank == 0
     clients = launcher.size - 1 if serving else None
     try:
-        store = open_store(url, clients=clients, rank=launcher.rank, secret=secret or None, timeout=deadline.remaining())
+        with within(deadline):
+            store = open_store(url, clients=clients, rank=launcher.rank, secret=secret or None, timeout=deadline.remaining())
     except ValueError as exc:  # what only the package of that store finds
         raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
     except RendezvousError as exc:
@@ -123,19 +124,20 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
     from ..stores.tcp import TCPStore
 
     try:
-        store = TCPStore(
-            address,
-            int(port) + taken,
-            serve=launcher.rank == 0,
-            clients=launcher.size - 1,
-            rank=launcher.rank,
-            secret=secret or None,
-            timeout=deadline.remaining(),
-        )
+        with within(deadline):
+            store = TCPStore(
+                address,
+                int(port) + taken,
+                serve=launcher.rank == 0,
+                clients=launcher.size - 1,
+                rank=launcher.rank,
+                secret=secret or None,
+                timeout=deadline.remaining(),
+            )
     except RendezvousError as exc:
         raise RendezvousError(f"MASTER_ADDR={address}, MASTER_PORT={port}: {exc.reason}") from exc
     # The store is this job's own: it needs no prefix, which spellings of MASTER_ADDR could tell apart.
-    with store, exchange_through(store, launcher.rank, launcher.size, secret, deadline) as exchange:
+    with within(deadline), store, exchange_through(store, launcher.rank, launcher.size, secret, deadline) as exchange:
         yield exchange
 
 
