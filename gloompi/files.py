@@ -21,8 +21,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _PIECE_NBYTES = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-# Links on one way; Linux follows as many.
-_MOST_LINKS = 40
 
 
 def ownership(found: os.stat_result) -> str:
@@ -53,12 +51,17 @@ def make_folder(path: Path) -> bool:
     return True
 
 
+def _is_open_to_others(found: os.stat_result) -> bool:
+    """Return whether others can change what the names in a folder stand for."""
+    return bool(found.st_mode & _WRITABLE_BY_OTHERS) and not found.st_mode & stat.S_ISVTX
+
+
 def check_folder(found: os.stat_result, path: str | os.PathLike[str]) -> None:
     """Raise PermissionError unless the folder is this user's, and others cannot change what its names stand for."""
     mine = os.geteuid()
     if found.st_uid != mine:
         text = f"the folder {ownership(found)}, and this process is {_user(mine)}; take one of your own (mktemp -d)"
-    elif found.st_mode & _WRITABLE_BY_OTHERS and not found.st_mode & stat.S_ISVTX:
+    elif _is_open_to_others(found):
         text = f"the folder {ownership(found)}: other users can write to it; chmod go-w, or take one of your own (mktemp -d)"
     else:
         return
@@ -154,19 +157,18 @@ def read_file(name: str | os.PathLike[str], limit: int, folder: int | None = Non
 
 def _folders(path: str) -> Iterator[str]:
     """The folders on the way to a file, from its own up to the root, and those on the way to what links stand for."""
-    left = [os.path.abspath(path), os.path.realpath(path)]
-    for _ in range(_MOST_LINKS):
-        if not left:
-            return
+    left, seen = [os.path.abspath(path), os.path.realpath(path)], set()
+    while left:
         place = left.pop()
-        while True:
-            if os.path.islink(place):
-                left.append(os.path.abspath(os.path.join(os.path.dirname(place), os.readlink(place))))
-            folder = os.path.dirname(place)
-            if folder == place:
-                break
+        if place in seen:
+            continue
+        seen.add(place)
+        folder = os.path.dirname(place)
+        if os.path.islink(place):
+            left.append(os.path.abspath(os.path.join(folder, os.readlink(place))))
+        if folder not in seen:
             yield folder
-            place = folder
+        left.append(folder)
 
 
 def _replaceable(folder: str) -> str:
@@ -174,7 +176,7 @@ def _replaceable(folder: str) -> str:
     found = os.stat(folder)
     if found.st_uid not in (0, os.geteuid()):
         return f"the folder {folder!r} {ownership(found)}, who can put a file in its place"
-    if found.st_mode & _WRITABLE_BY_OTHERS and not found.st_mode & stat.S_ISVTX:
+    if _is_open_to_others(found):
         return f"the folder {folder!r} {ownership(found)}: other users can put a file in its place; chmod go-w"
     return ""
 

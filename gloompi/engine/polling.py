@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
@@ -17,6 +16,7 @@ from time import monotonic, sleep
 
 from ..transport.liveness import Vigil
 from ..transport.pair import Pair
+from .alarm import Alarm
 from .turn import Turn
 
 __all__ = ["Poller", "sleep_on"]
@@ -78,10 +78,8 @@ class Poller:
         self.prompt = min(self.patience, _PROMPT_SECONDS)
         self._spins = -1.0 if crowded else _SPIN_SECONDS
         self._epoll = select.epoll()
-        # Keeps `wake` from writing to a descriptor that `close` has given back; a signal may come inside of it.
-        self._gate = threading.RLock()
-        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._alarm, select.EPOLLIN)
+        self._alarm = Alarm()
+        self._epoll.register(self._alarm.fd, select.EPOLLIN)
         self._woken = woken
         self._sleeping = self._closing = False
         self._until = 0.0  # it sleeps, by `time.monotonic`
@@ -179,7 +177,7 @@ class Poller:
                 sleep_on([self._epoll.fileno(), *beside], seconds)
                 return self._epoll.poll(0)
             ready = self._epoll.poll(seconds)
-            if not ready or turn.try_resume() or any(fd == self._alarm for fd, _ in ready):
+            if not ready or turn.try_resume() or any(fd == self._alarm.fd for fd, _ in ready):
                 return ready
             # Another thread is at it, and would lose more by a change of threads for each message than this one gains.
             sleep(aside)
@@ -205,10 +203,9 @@ class Poller:
         for fd, event in ready:
             pair = self._pairs.get(fd)
             if pair is None:
-                if fd == self._alarm:
+                if fd == self._alarm.fd:
                     if not self._sleeping:  # else it is for the thread that does, which would not see it any more
-                        with suppress(BlockingIOError):  # two threads may have been told
-                            os.eventfd_read(fd)
+                        self._alarm.hush()
                         moved = True
                     self._woken()
                 continue  # or a pair that an earlier event in this list has closed
@@ -259,16 +256,14 @@ class Poller:
         """
         self._skipped += 1
         if self._skipped > _MOST_SKIPPED or monotonic() > self.stale:
-            if self._alarm < 0:
+            if self._alarm.fd < 0:
                 return False  # an algorithm goes on to its next wait when the engine breaks
             self.poll(0)
         return not self.writing
 
     def wake(self) -> None:
         """From another thread or a signal handler: have `woken` called by the thread that polls."""
-        with self._gate:
-            if self._alarm >= 0:
-                os.eventfd_write(self._alarm, 1)
+        self._alarm.ring()
 
     def close(self) -> None:
         """Close the descriptors: at once, or where another thread sleeps on them, when that has woken up."""
@@ -284,15 +279,12 @@ class Poller:
 
     def close_in_child(self) -> None:
         """Close the descriptors in a forked process, which has none of the other threads."""
-        self._gate = threading.RLock()
+        self._alarm.renew_gate()
         self._sleeping = False
         self.close()
 
     def _close(self) -> None:
-        with self._gate:
-            alarm, self._alarm = self._alarm, -1
-            if alarm >= 0:
-                os.close(alarm)
+        self._alarm.close()
         self._epoll.close()
 
 

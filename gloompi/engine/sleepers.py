@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .alarm import Alarm
 from .polling import Poller, sleep_on
 from .turn import Turn
 
@@ -107,25 +107,16 @@ class Sleepers:
             event.set()
 
 
-class _Bell:
-    """An event that is waited for together with descriptors."""
+class _Bell(Alarm):
+    """An event for a thread that sleeps, which descriptors that become readable wake as well."""
 
-    __slots__ = ("_beside", "_fd", "_gate")
+    __slots__ = ("_beside",)
 
     def __init__(self, beside: Sequence[int]) -> None:
+        super().__init__()
         self._beside = beside
-        self._gate = threading.RLock()  # keeps `set` from a descriptor that `close` has given back
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def set(self) -> None:
-        with self._gate:
-            if self._fd >= 0:
-                os.eventfd_write(self._fd, 1)
+    set = Alarm.ring
 
     def wait(self, seconds: float | None) -> None:
-        sleep_on([self._fd, *self._beside], seconds)
-
-    def close(self) -> None:
-        with self._gate:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        sleep_on([self.fd, *self._beside], seconds)

@@ -92,16 +92,15 @@ def _over_mpi(launcher: Launcher | None, secret: bytes, deadline: Deadline) -> I
 def _through(url: str, launcher: Launcher, secret: bytes, deadline: Deadline) -> Iterator[Exchange]:
     serving = url.lower().startswith("tcp:") and launcher.rank == 0
     clients = launcher.size - 1 if serving else None
-    try:
-        with within(deadline):
+    with within(deadline):
+        try:
             store = open_store(url, clients=clients, rank=launcher.rank, secret=secret or None, timeout=deadline.remaining())
-    except ValueError as exc:  # what only the package of that store finds
-        raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
-    except RendezvousError as exc:
-        raise RendezvousError(f"GLOOMPI_STORE={shown(url)}: {exc.reason}") from exc
-    with within(deadline), store:
+        except ValueError as exc:  # what only the package of that store finds
+            raise ValueError(f"GLOOMPI_STORE: {exc}") from exc
+        except RendezvousError as exc:
+            raise RendezvousError(f"GLOOMPI_STORE={shown(url)}: {exc.reason}") from exc
         named = PrefixStore(launcher.job, store) if launcher.job else store
-        with exchange_through(named, launcher.rank, launcher.size, secret, deadline) as exchange:
+        with store, exchange_through(named, launcher.rank, launcher.size, secret, deadline) as exchange:
             yield exchange
 
 
@@ -123,8 +122,8 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
         raise RendezvousError(f"MASTER_PORT={port} leaves rank 0 no port to serve on; 1 to {65535 - taken} would")
     from ..stores.tcp import TCPStore
 
-    try:
-        with within(deadline):
+    with within(deadline):
+        try:
             store = TCPStore(
                 address,
                 int(port) + taken,
@@ -134,11 +133,11 @@ def _through_rank_zero(launcher: Launcher, secret: bytes, deadline: Deadline) ->
                 secret=secret or None,
                 timeout=deadline.remaining(),
             )
-    except RendezvousError as exc:
-        raise RendezvousError(f"MASTER_ADDR={address}, MASTER_PORT={port}: {exc.reason}") from exc
-    # The store is this job's own: it needs no prefix, which spellings of MASTER_ADDR could tell apart.
-    with within(deadline), store, exchange_through(store, launcher.rank, launcher.size, secret, deadline) as exchange:
-        yield exchange
+        except RendezvousError as exc:
+            raise RendezvousError(f"MASTER_ADDR={address}, MASTER_PORT={port}: {exc.reason}") from exc
+        # The store is this job's own: it needs no prefix, which spellings of MASTER_ADDR could tell apart.
+        with store, exchange_through(store, launcher.rank, launcher.size, secret, deadline) as exchange:
+            yield exchange
 
 
 def _shown(variables: dict[str, str]) -> str:
