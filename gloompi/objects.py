@@ -45,7 +45,7 @@ _SHORT_NBYTES = 1024
 @public
 @dataclass(frozen=True)
 class Pickler:
-    """How objects become bytes, and bytes objects.
+    """A way to make bytes of objects, and objects of bytes.
 
     Whoever receives pickled objects executes what their sender has chosen.  ``Context.from_mpi(pickler=...)`` and its like
     take another way than `pickle`'s own; all ranks have to take the same.

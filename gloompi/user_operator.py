@@ -97,7 +97,7 @@ _OPERANDS = ((1, 2), (2, 1)), ((1, 0), (0, 1)), ((1, 1),)
 
 
 def _same(dtype: np.dtype[Any], one: int, other: int) -> bool:
-    """Whether the dtype has no two elements for two numbers, as bool has none for 1 and 2."""
+    """Return whether the dtype has no two elements for two numbers, as bool has none for 1 and 2."""
     return one_element(dtype, one).tobytes() == one_element(dtype, other).tobytes()
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 from launch import mpiexec
+
+from gloompi import Context
+from gloompi.engine.engine import Engine
+from gloompi.transport.endpoint import Peer
 
 pytest_plugins = ["servers", "other_user"]
 
@@ -51,3 +56,15 @@ def nothing_leaks() -> Iterator[None]:
     yield
     assert len(os.listdir("/proc/self/fd")) == files
     assert threading.active_count() == threads
+
+
+@pytest.fixture
+def ranks() -> Iterator[tuple[Context, socket.socket]]:
+    """Rank 0 of two, and the other end of its connection to rank 1."""
+    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    ctx = Context(Engine(0, peers, [None, mine]), 10.0)
+    with theirs:
+        yield ctx, theirs
+    ctx.abort("over")

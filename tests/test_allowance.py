@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from clock import Clock
 
 from gloompi.rendezvous import allowance
 from gloompi.rendezvous.allowance import Allowance
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

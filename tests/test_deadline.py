@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from clock import Clock
 
 from gloompi import deadline as module
 from gloompi.deadline import Deadline, check_timeout
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clock import Clock
 
 from gloompi import Context, Device, PeerLostError, Request
 from gloompi.deadline import Deadline
@@ -28,14 +29,6 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 PEER = Peer(3, "node7", 4121, "tcp", "10.0.0.4:40112")
 IDLE = State(retransmits=0, probes=0, unacked=0, sent=9.0, heard=9.0)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Line:

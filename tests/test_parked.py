@@ -6,7 +6,6 @@ import gc
 import random
 import socket
 import weakref
-from collections.abc import Iterator
 from itertools import permutations
 from time import monotonic
 
@@ -15,11 +14,9 @@ import pytest
 
 from gloompi import Context, Device
 from gloompi.engine import messages
-from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES
 from gloompi.testing import run_ranks
-from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header
 from gloompi.transport.pair import Pair
 
@@ -247,18 +244,6 @@ def test_a_message_that_is_pushed_finds_the_receive_that_asks_for_it(matched: st
 
 
 # -- what is announced for lack of credit ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ranks() -> Iterator[tuple[Context, socket.socket]]:
-    """Rank 0 of two, and the other end of its connection to rank 1."""
-    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
-    mine, theirs = socket.socketpair()
-    mine.setblocking(False)
-    ctx = Context(Engine(0, peers, [None, mine]), 10.0)
-    with theirs:
-        yield ctx, theirs
-    ctx.abort("over")
 
 
 def begun(ctx: Context, count: int) -> list[weakref.ref[object]]:

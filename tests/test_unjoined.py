@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
@@ -14,11 +14,9 @@ import pytest
 from gloompi import Context, Device, MismatchError, PeerLostError
 from gloompi.engine import messages
 from gloompi.engine.channel import REMEMBERED
-from gloompi.engine.engine import Engine
 from gloompi.engine.fingerprint import fingerprint
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES, MOST_NBYTES
 from gloompi.testing import run_ranks
-from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import Kind, pack_header
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -120,18 +118,6 @@ def test_ranks_that_disagree_in_a_context_that_one_has_later() -> None:
 
 
 # -- peers that send more than ranks do -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ranks() -> Iterator[tuple[Context, socket.socket]]:
-    """Rank 0 of two, and the other end of its connection to rank 1."""
-    peers = [Peer(0, "node0", 100, "unix", "a"), Peer(1, "node1", 101, "unix", "b")]
-    mine, theirs = socket.socketpair()
-    mine.setblocking(False)
-    ctx = Context(Engine(0, peers, [None, mine]), 10.0)
-    with theirs:
-        yield ctx, theirs
-    ctx.abort("over")
 
 
 FLOODS: dict[str, Callable[[int], bytes]] = {

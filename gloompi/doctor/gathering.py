@@ -32,7 +32,7 @@ def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
 
 
 def _shown(told: Any) -> Any:
-    """What a rank has told, with its texts as they may be shown."""
+    """Return the findings of a rank, with their texts as they may be shown."""
     if isinstance(told, str):
         return plain(told, _TEXT_LENGTH)
     if isinstance(told, list):

@@ -72,7 +72,7 @@ class Conversation:
         return not self._tasks and not self.messages.held
 
     def has_begun(self, thread: int) -> bool:
-        """Whether a request that this thread has begun is under way."""
+        """Return whether a request that this thread has begun is under way."""
         return bool(self._begun.get(thread))
 
     def note(self, task: Task) -> None:

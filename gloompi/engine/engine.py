@@ -268,7 +268,7 @@ class Engine(Parting):
         self._current = task
 
     def concerns(self, thread: int) -> bool:
-        """Whether a thread has begun something here that is under way, and is not inside a call."""
+        """Return whether a thread has begun something here that is under way, and is not inside a call."""
         if self.error is not None or self.turn.busy == thread or thread in self.turn.resting:
             return False
         return bool(self._poller.writing) or any(each.has_begun(thread) for each in tuple(self._conversations))

@@ -72,7 +72,7 @@ class Handover:
         raise NotImplementedError
 
     def _overdrawn(self, link: Link, nbytes: int) -> bool:
-        """Whether a peer has sent more without asking than it may: then it is lost."""
+        """Return whether a peer has sent more without asking than it may: then it is lost."""
         raise NotImplementedError
 
     def _announce(self, send: Send, large: bool) -> None:

@@ -57,7 +57,7 @@ def _state(operation: Operation, name: str, peers: Sequence[Peer]) -> str:
 
 
 def _missing(operation: Operation, name: str) -> str:
-    """What the peer may not have done: of a collective all make the same call, of a message each its own."""
+    """Say what the peer may not have done: of a collective all make the same call, of a message each its own."""
     assert isinstance(operation, Receive | Probe | Send)
     if operation.channel.collective:
         return f"not entered {name}"

@@ -168,7 +168,7 @@ class Task(Awaited):
             self._ready.append(self)
 
     def fail(self, failure: Exception) -> None:
-        """What an awaited operation has computed has failed: end with that when it is this task's turn."""
+        """End with the failure of what an awaited operation has computed, when it is this task's turn."""
         self._way.close()
         self._way = _failing(failure)
         self._pending, self.awaited = 0, ()

@@ -55,7 +55,7 @@ class Unjoined:
         return self._announced.pop((channel, rank, number), None)
 
     def knows(self, number: int) -> bool:
-        """Whether anything waits for the Context of a channel."""
+        """Return whether anything waits for the Context of a channel."""
         return number & ~1 in self._frames
 
     def take(self, number: int) -> list[Parked]:

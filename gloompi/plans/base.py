@@ -57,7 +57,7 @@ class PlanBase:
 
     @property
     def pickler(self) -> Pickler:
-        """How objects become bytes.
+        """The way to make bytes of objects.
 
         Raises
         ------

@@ -26,7 +26,7 @@ _SCHEME = re.compile(r"[A-Za-z]{1,12}(?=://)")
 
 @dataclass(frozen=True, repr=False)
 class StoreURL:
-    """What a URL says; as text, what of it may be shown.
+    """The parts of a URL; as text, those of them that may be shown.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ _PIECE_NBYTES = 256 * 1024
 
 
 class _Request:
-    """What is left to one request."""
+    """The time and the bytes that are left to one request."""
 
     __slots__ = ("deadline", "limit", "nbytes")
 

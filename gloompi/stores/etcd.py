@@ -147,7 +147,7 @@ def _base64(data: bytes) -> str:
 
 
 def _adapter() -> HTTPAdapter:
-    """What requests connects with: sockets that keep to the request, no redirections, nothing that is to be unpacked."""
+    """The connections of requests: sockets that keep to the request, no redirections, nothing that is to be unpacked."""
     from requests.adapters import HTTPAdapter
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.connection import HTTPConnection, HTTPSConnection

@@ -51,7 +51,7 @@ def _is_place(name: str) -> bool:
 
 
 def names(folder: int) -> list[str]:
-    """What is in the folder of a key; not what NFS makes of files that are gone.
+    """Return the names in the folder of a key; not what NFS makes of files that are gone.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def touch(name: str, folder: int) -> None:
 
 
 def _has_parts_alone(folder: int) -> bool:
-    """Whether all that is in the folder of a key has names, kind and owner of what a store makes there."""
+    """Return whether all in the folder of a key has names, kind and owner of what a store makes there."""
     for name in names(folder):
         if not _PART.fullmatch(name):
             return False
@@ -205,7 +205,7 @@ class StoreFolder:
 
 
 def _is_own(name: str, folder: int) -> bool:
-    """Whether something in an unmarked folder can have been made by no other than a store."""
+    """Return whether something in an unmarked folder can have been made by no other than a store."""
     if name == _MARKER or _NFS.fullmatch(name):
         return True
     try:

@@ -25,7 +25,7 @@ NONCE_NBYTES = PROOF_NBYTES = 32
 
 
 def line(port: int, secret: bytes) -> bytes:
-    """What either side says first; it ends with how it goes on, and has the same length with and without a secret.
+    """The first words of either side; they end with how it goes on, and have the same length with and without a secret.
 
     Two jobs whose lists of ports overlap would meet if the port that the store is known by were not in it.
     """
@@ -33,7 +33,7 @@ def line(port: int, secret: bytes) -> bytes:
 
 
 def proof(secret: bytes, side: str, said: bytes, nonces: bytes) -> bytes:
-    """What only a side can say that has the secret."""
+    """The words that only a side has that has the secret."""
     return hmac.digest(secret, f"gloompi store {side} ".encode() + said + nonces, "sha256")
 
 
@@ -41,7 +41,7 @@ same = hmac.compare_digest
 
 
 class SecretError(ConnectionError):
-    """What answers is a store of this port, but has another secret."""
+    """A store of this port answers, but has another secret."""
 
 
 def greet(sock: BoundedSocket, port: int, secret: bytes) -> None:

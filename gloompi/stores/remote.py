@@ -1,4 +1,4 @@
-"""What stores that talk to a server have in common: optional packages and failures."""
+"""Parts of all stores that talk to a server: optional packages and failures."""
 
 from __future__ import annotations
 

@@ -302,7 +302,7 @@ class Server:
                 return  # others are to be read too
 
     def _is_line(self, said: bytearray) -> bool:
-        """Whether it may become one, as far as it goes: nobody has to wait for the rest of something else."""
+        """Return whether it may become one, as far as it goes: nobody has to wait for the rest of something else."""
         return self._line.startswith(said) or self._other_line.startswith(said)
 
     def _take_line(self, client: _Client, said: bytes) -> None:
@@ -365,7 +365,7 @@ class Server:
     # Places for what is not small.
 
     def _has_place(self, client: _Client, resume: Callable[[], None]) -> bool:
-        """Whether it has one now; otherwise `resume` is called when it has."""
+        """Return whether it has one now; otherwise `resume` is called when it has."""
         if client in self._places or len(self._places) < _PLACES:
             self._places.add(client)
             return True

@@ -218,7 +218,7 @@ class ZooKeeperStore(Store):
 
 
 def _handler() -> Any:
-    """What kazoo connects and runs its threads with, held to the deadline and the length of a request."""
+    """The sockets and threads of kazoo, held to the deadline and the length of a request."""
     from kazoo.handlers.threading import SequentialThreadingHandler
 
     class Handler(SequentialThreadingHandler):  # type: ignore[misc]

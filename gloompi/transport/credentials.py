@@ -29,7 +29,7 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 def is_own_user_known() -> bool:
-    """Whether the number of this process's user stands for no other user as well."""
+    """Return whether the number of this process's user stands for no other user as well."""
     return os.geteuid() != _overflow_uid() or _has_number_for_all()
 
 
@@ -42,7 +42,7 @@ def _overflow_uid() -> int:
 
 
 def _has_number_for_all() -> bool:
-    """Whether every user of the host has a number in this process's namespace."""
+    """Return whether every user of the host has a number in this process's namespace."""
     try:
         with open("/proc/self/uid_map") as file:
             return sum(int(line.split()[2]) for line in file) == _ALL_UIDS
