@@ -961,7 +961,11 @@ def test_a_child_that_is_closed_inside_a_call_ends_after_it(monkeypatch: pytest.
         before = state(ctx)
         assert ctx.allreduce(np.full(3, ctx.rank), op=add).tolist() == [1, 1, 1]
         assert inside == [False] * (ctx.rank == 0)  # not yet: a receive is under way
+        if ctx.rank == 1:
+            ctx.barrier()  # rank 0 is closed by what it receives: it sends first
         busy.send(np.array([ctx.rank + 5.0]), 1 - ctx.rank)
+        if ctx.rank == 0:
+            ctx.barrier()
         request.wait()
         assert received == [6 - ctx.rank]
         if ctx.rank == 1:
