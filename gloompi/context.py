@@ -106,16 +106,9 @@ class Context(Operations):
             `comm` is not a communicator, is null or freed, or is an inter-communicator; `secret` is empty, or no text.
         """
         from .rendezvous.mpi import exchange_over
-        from .rendezvous.secret import shared_secret
 
         budget, deadline = _budgets(device, timeout, connect_timeout, pickler)
-        shared, trouble = b"", None
-        try:
-            shared = shared_secret(secret)
-        except (OSError, ValueError) as exc:
-            if secret is not None:
-                raise
-            trouble = exc  # of the file: MPI connects the ranks already, so all can be told
+        shared, trouble = _secret(secret)
         with exchange_over(comm, shared, deadline) as exchange:
             return cls._from_exchange(exchange, device, budget, deadline, shared, trouble, pickler)
 
@@ -159,8 +152,8 @@ class Context(Operations):
         OSError
             The file that GLOOMPI_SECRET_FILE names cannot be read.
         """
-        from .rendezvous.secret import shared_secret
         from .rendezvous.store import exchange_through
+        from .secret import shared_secret
         from .stores.store import Store
 
         if not isinstance(store, Store):
@@ -202,18 +195,18 @@ class Context(Operations):
         Raises
         ------
         RendezvousError
-            The ranks did not find each other, or the environment does not say how they can.
+            The ranks did not find each other, or the environment does not say how they can.  Over MPI, a secret that cannot
+            be read is one of the reasons.
         ValueError, ImportError, OSError
             GLOOMPI_STORE names no store, the store's package is missing, the file that GLOOMPI_SECRET_FILE names cannot be
             read, or rank 0 cannot listen.
         """
         from .rendezvous.environment import exchange_from_env
-        from .rendezvous.secret import shared_secret
 
         budget, deadline = _budgets(device, timeout, connect_timeout, pickler)
-        shared = shared_secret(secret)
-        with exchange_from_env(shared, deadline) as exchange:
-            return cls._from_exchange(exchange, device, budget, deadline, shared, pickler=pickler)
+        shared, trouble = _secret(secret)
+        with exchange_from_env(shared, deadline, trouble) as exchange:
+            return cls._from_exchange(exchange, device, budget, deadline, shared, trouble, pickler)
 
     @classmethod
     def _from_exchange(
@@ -407,3 +400,15 @@ def _budgets(
     if pickler is not None and not isinstance(pickler, Pickler):
         raise TypeError(f"pickler must be a gloompi.Pickler, not {type(pickler).__name__}")
     return check_timeout(timeout), Deadline(check_timeout(connect_timeout, "connect_timeout"))
+
+
+def _secret(secret: bytes | str | None) -> tuple[bytes, Exception | None]:
+    """The secret as bytes, and what is wrong with its file: where MPI connects the ranks already, all can be told."""
+    from .secret import shared_secret
+
+    try:
+        return shared_secret(secret), None
+    except (OSError, ValueError) as exc:
+        if secret is not None:
+            raise
+        return b"", exc

@@ -11,7 +11,7 @@ from .contract import check_store
 from .deadline import Deadline
 from .errors import GloompiError, summary
 from .rendezvous.local import local_exchanges
-from .rendezvous.secret import shared_secret
+from .secret import shared_secret
 from .transport.device import Device
 
 __all__ = ["RankError", "check_store", "run_ranks"]

@@ -11,7 +11,7 @@ import pytest
 from other_user import OTHER, run_as_other
 
 from gloompi import Context, HashStore, TCPStore
-from gloompi.rendezvous.secret import shared_secret
+from gloompi.secret import shared_secret
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 

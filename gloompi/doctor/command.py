@@ -18,8 +18,8 @@ from ..errors import GloompiError, RendezvousError
 from ..launcher import started_by
 from ..rendezvous.environment import exchange_from_env
 from ..rendezvous.exchange import Exchange
-from ..rendezvous.secret import shared_secret
 from ..reports import picture
+from ..secret import shared_secret
 from ..settings import SETTINGS
 from ..stores.remote import extra
 from .examination import Examination

@@ -31,8 +31,13 @@ _ADVICE = (
 )
 
 
-def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManager[Exchange]:
+def exchange_from_env(
+    secret: bytes, deadline: Deadline, trouble: Exception | None = None
+) -> AbstractContextManager[Exchange]:
     """An exchange between the processes that the launcher has started together; `secret` signs their records.
+
+    `trouble` is why this rank has no secret although it should: raised here, unless an MPI launcher has connected it with
+    the others already, so that all can be told.
 
     In this order: the store that GLOOMPI_STORE names, with the launcher's rank and size; torchrun's RANK, WORLD_SIZE,
     MASTER_ADDR and MASTER_PORT; the communicator of an MPI launcher; the same four variables set by hand; MPI.COMM_WORLD,
@@ -54,6 +59,8 @@ def exchange_from_env(secret: bytes, deadline: Deadline) -> AbstractContextManag
             f"RANK={os.environ['RANK']!r} and WORLD_SIZE={os.environ['WORLD_SIZE']!r} must be numbers, the first below the "
             f"second"
         )
+    if trouble is not None and (url or launcher is None or not launcher.mpi):
+        raise trouble
     if url:
         if launcher is None:
             raise RendezvousError(

@@ -93,7 +93,7 @@ class TCPStore(Store):
         self._ports = [port] if isinstance(port, int) else list(port)
         if not self._ports or not all(0 < each < 65536 for each in self._ports):
             raise ValueError(f"port must be one or several of 1-65535, not {port!r}")
-        from ..rendezvous.secret import shared_secret
+        from ..secret import shared_secret
 
         self._secret = shared_secret(secret)
         self._exposed = "whoever is between two ranks" if self._secret else _ANYBODY

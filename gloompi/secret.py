@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 
-from ..settings import long_enough, value
+from .settings import long_enough, value
 
 __all__ = ["shared_secret"]
 
