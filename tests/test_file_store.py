@@ -432,6 +432,14 @@ def test_folder_with_one_thing_of_the_users_is_refused(folder: Path, name: str) 
     assert (folder / name / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["key=2024", "sha256=" + "0" * 64])
+def test_empty_folder_of_the_users_is_no_key(folder: Path, name: str) -> None:
+    (folder / name).mkdir(parents=True)
+    with pytest.raises(FileExistsError, match=f"no FileStore's, '{name}' is in it"):
+        FileStore(folder)
+    assert os.listdir(folder) == [name]
+
+
 def test_marked_folder_with_things_of_the_users(folder: Path) -> None:
     FileStore(folder)
     held = papers(folder)

@@ -398,20 +398,42 @@ def test_what_others_can_do_is_said_once(
         )
 
 
-@pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize(
+    ("ranks", "stores", "text"),
+    [
+        (
+            None,
+            None,
+            "the ranks have no secret, and meet in {}: whoever can reach its port, or takes it before rank 0 does, can",
+        ),
+        (None, SECRET, "the ranks have no secret, and meet in {}: whoever is between two ranks can pose as a rank,"),
+        (
+            SECRET,
+            None,
+            "the ranks have a secret, {} has none: whoever can reach its port, or takes it before rank 0 does, can keep the "
+            "ranks from meeting; give it the same (TCPStore(secret=...), or GLOOMPI_SECRET_FILE)",
+        ),
+        (SECRET, SECRET, None),
+    ],
+)
 def test_what_others_can_do_to_a_store_that_a_rank_serves(
-    secret: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ranks: str | None,
+    stores: str | None,
+    text: str | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gloompi.rendezvous.store._told", set())
     port = free_port()
 
     def run(rank: int) -> float:
-        with TCPStore(HOST, port, serve=rank == 0, rank=rank or None, secret=secret) as store:
-            return total(store, rank, 2)  # which has no secret of its own
+        with TCPStore(HOST, port, serve=rank == 0, rank=rank or None, secret=stores) as store:
+            return total(PrefixStore("job", store), rank, 2, secret=ranks)
 
     assert meet(2, run) == [11.0] * 2
-    (told,) = caplog.messages
-    assert ("whoever can reach its port, or takes it before rank 0 does, can" in told) == (secret is None)
+    assert len(caplog.messages) == (text is not None)
+    if text is not None:
+        assert caplog.messages[0].startswith(text.format(f"TCPStore('{HOST}', {port})"))
 
 
 def test_stores_that_others_can_use_say_so(tmp_path: Path) -> None:

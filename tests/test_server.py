@@ -17,7 +17,7 @@ from servers import HOST, free_port
 from gloompi import Context, RendezvousError, TCPStore
 from gloompi.stores import server, serving, tcp
 from gloompi.stores.bounded import MAX_NBYTES
-from gloompi.stores.greeting import NONCE_NBYTES, PROOF_NBYTES, line, proof
+from gloompi.stores.greeting import NONCE_NBYTES, PROOF_NBYTES, SecretError, line, proof
 from gloompi.stores.serving import LENGTH, MAX_STRINGS, ServedStore, pack, unpack
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -149,6 +149,22 @@ def test_server_that_has_another_secret_is_refused() -> None:
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert set(asked) == {b""}
+
+
+def test_last_try_that_is_cut_short_does_not_hide_another_secret(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def greet(sock: object, port: int, secret: bytes) -> None:
+        tries.append(port)
+        if len(tries) > 1:
+            sleep(0.6)
+            raise TimeoutError("no whole answer within 0.1 s")
+        raise SecretError("it has another secret")
+
+    monkeypatch.setattr(tcp, "greet", greet)
+    with socket.create_server((HOST, port)), pytest.raises(RendezvousError, match=r"it has another secret after 0\.5 s"):
+        TCPStore(HOST, port, secret=SECRET, timeout=0.5)
+    assert len(tries) == 2
 
 
 REQUEST = pack([b"write", b"key", b"value"])
@@ -292,6 +308,18 @@ def test_store_does_not_grow_without_limit(port: int, monkeypatch: pytest.Monkey
         store.multi_set({f"counter {n}": b"" for n in range(5)})
         with pytest.raises(RendezvousError, match="no room"):
             store.add("another", 1)
+
+
+def test_value_is_no_longer_than_an_answer(port: int) -> None:
+    with TCPStore(HOST, port, serve=True, timeout=1.0) as served, TCPStore(HOST, port) as store:
+        served.set("long", bytes(serving._MAX_VALUE))
+        assert len(store.get("long")) == serving._MAX_VALUE
+        for add in (store, served):
+            with pytest.raises(
+                RendezvousError, match=r"refused a request: a value of 16777207 bytes; a TCPStore keeps up to"
+            ):
+                add.append("long", b"x")
+        store.close()
 
 
 def test_cost_of_what_is_kept_is_exact() -> None:
@@ -496,3 +524,26 @@ def test_large_requests_keep_nobody_waiting(what: str, port: int) -> None:
                 thread.join()
 
         assert max(taken) < 1.5, sorted(taken)[-5:]  # 8.8 s, when a frame had no limit of strings
+
+
+def test_who_has_asked_for_much_comes_after_the_others(
+    port: int, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little they ask for: what it costs is seen when it is done."""
+
+    def answer(store: ServedStore, request: list[bytes | None]) -> list[bytes | None]:
+        if request[0] == b"append":
+            sleep(0.02)
+        return serving.answer(store, request)
+
+    monkeypatch.setattr(server, "answer", answer)
+    with TCPStore(HOST, port, serve=True, clients=100, timeout=1.0), TCPStore(HOST, port) as store:
+        strangers = [opened.enter_context(client(port)) for _ in range(60)]
+        for stranger in strangers:
+            assert ask(stranger, b"append", b"key", b"x") == [b"ok"]
+        for stranger in strangers:
+            stranger.sendall(pack([b"append", b"key", b"x"]))
+        began = monotonic()
+        store.add("counter", 1)
+        assert monotonic() - began < 0.6  # 1.2 s, in the order in which they came
+        store.close()

@@ -46,8 +46,8 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
     if size == 1:
         yield local_exchanges(1)[0]
         return
-    if rank == 0 and not secret:
-        _warn_of_others(store)
+    if rank == 0:
+        _warn_of_others(store, bool(secret))
     exchange = _StoreExchange(PrefixStore("gloompi", store), rank, size)
     reason = ""
     with within(deadline):
@@ -66,21 +66,30 @@ def exchange_through(store: Store, rank: int, size: int, secret: bytes, deadline
 _told: set[type[Store]] = set()
 
 
-def _warn_of_others(store: Store) -> None:
-    """Say once for each kind of store what others can do where the ranks have no secret."""
+def _warn_of_others(store: Store, signed: bool) -> None:
+    """Say once for each kind of store what others can do where the ranks, or the store, have no secret."""
     kind, inner = type(store), store
     while isinstance(inner, PrefixStore):
         inner = inner._store
         kind = type(inner)
-    if store._exposed and kind not in _told:
-        _told.add(kind)
+    if kind in _told or not (inner._unguarded if signed else inner._exposed):
+        return
+    _told.add(kind)
+    if signed:
         _log.warning(
-            "the ranks have no secret, and meet in %r: %s can pose as a rank, rank 0 too, read and change what the ranks "
-            "send each other, and execute code on them, because they unpickle what ranks send; give all ranks a secret "
-            "(GLOOMPI_SECRET_FILE, secret=), or let them meet in a folder of yours (file:///...)",
+            "the ranks have a secret, %r has none: %s can keep the ranks from meeting; give it the same (%s)",
             inner,
-            store._exposed,
+            inner._exposed,
+            inner._unguarded,
         )
+        return
+    _log.warning(
+        "the ranks have no secret, and meet in %r: %s can pose as a rank, rank 0 too, read and change what the ranks "
+        "send each other, and execute code on them, because they unpickle what ranks send; give all ranks a secret "
+        "(GLOOMPI_SECRET_FILE, secret=), or let them meet in a folder of yours (file:///...)",
+        inner,
+        inner._exposed,
+    )
 
 
 class _StoreExchange:

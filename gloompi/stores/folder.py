@@ -210,7 +210,10 @@ def _is_own(name: str, folder: int) -> bool:
         return True
     try:
         with open_folder(name, folder) as parts:
-            return (_is_place(name) or _UNFINISHED.fullmatch(name) is not None) and _has_parts_alone(parts)
+            if not _has_parts_alone(parts):
+                return False
+            # The folder of a key is never empty, but while it is made or deleted.
+            return _UNFINISHED.fullmatch(name) is not None or (_is_place(name) and bool(names(parts)))
     except FileNotFoundError:  # gone already
         return True
     except OSError:

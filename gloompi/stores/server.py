@@ -1,10 +1,11 @@
 """The thread in which a process serves its TCPStore: one loop for all clients, in slices that no one of them can stretch.
 
 A client has one request under way, and is read again when it has its answer.  Small requests are served in the order in
-which they came, larger ones after them, for some milliseconds until the sockets are looked at again.  A frame or an answer
-that is not small needs one of a few places, for which clients queue: that bounds the memory of all of them together, and
-whoever dawdles in a place that others wait for is dropped.  Strangers, who have not greeted, have places of their own, so
-that they do not take those of the ranks, and are dropped sooner when all are taken.
+which they came, after them larger ones and those of clients whose last one took long, for some milliseconds until the
+sockets are looked at again.  A frame or an answer that is not small needs one of a few places, for which clients queue: that
+bounds the memory of all of them together, and whoever dawdles in a place that others wait for is dropped.  Strangers, who
+have not greeted, have places of their own, so that they do not take those of the ranks, and are dropped sooner when all are
+taken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from time import monotonic
 from ..deadline import Deadline
 from .bounded import MAX_NBYTES
 from .greeting import NONCE_NBYTES, PROOF_NBYTES, line, proof, same
+from .places import Places
 from .serving import ANSWER, LENGTH, REFUSAL, ServedStore, answer, pack, packed_nbytes, unpack
 
 __all__ = ["Server"]
@@ -42,6 +44,8 @@ _IDLE_SECONDS = 900.0
 _TRANSFER_SECONDS, _DAWDLING_SECONDS = 30.0, 5.0
 # A frame beyond the first is served after others; one beyond the second takes one of so many places.
 _QUICK_NBYTES, _SMALL_NBYTES, _PLACES = 4096, 64 * 1024, 4
+# Who has asked for something that took longer is served after others next time, however little it asks for then.
+_QUICK_SECONDS = 1e-3
 _REPORT_SECONDS = 1.0
 _SLICE_SECONDS = 0.02
 _TICK_SECONDS = 0.1
@@ -58,6 +62,8 @@ class _Client:
         When it came, began with a request or an answer, or had the last one.
     moving : bool
         A request or an answer is on its way.
+    slow : bool
+        Its last request took long.
     name : bytes
         By which it has joined; empty before.
     need : int
@@ -66,13 +72,13 @@ class _Client:
 
     __slots__ = (
         *("ending", "greeted", "mask", "moving", "name", "need", "nonces", "outgoing", "received", "request", "since"),
-        *("sock", "then"),
+        *("slow", "sock", "then"),
     )
 
     def __init__(self, sock: socket.socket, now: float) -> None:
         self.sock = sock
         self.since = now
-        self.greeted = self.moving = self.ending = False
+        self.greeted = self.moving = self.ending = self.slow = False
         self.mask = 0
         self.need = 0
         self.then: Callable[[_Client, bytes], None]
@@ -109,8 +115,7 @@ class Server:
         self._strangers = 0
         self._quick: deque[_Client] = deque()
         self._slow: deque[_Client] = deque()
-        self._places: set[_Client] = set()
-        self._queue: deque[tuple[_Client, Callable[[], None]]] = deque()
+        self._places: Places[_Client] = Places(_PLACES)
         self._closing = self._stopping = self._deaf = False
         self._looked = 0.0
         self._told = -_REPORT_SECONDS
@@ -185,7 +190,7 @@ class Server:
         """Seconds until somebody may be late."""
         if self._quick or self._slow:
             return 0.0
-        if self._strangers or self._queue or not self._accepting:
+        if self._strangers or self._places.wanted or not self._accepting:
             return _TICK_SECONDS
         return 10 * _TICK_SECONDS if self._clients else None
 
@@ -241,7 +246,7 @@ class Server:
             elif not client.moving:
                 limit = idle
             else:
-                limit = _DAWDLING_SECONDS if self._queue and client in self._places else _TRANSFER_SECONDS
+                limit = _DAWDLING_SECONDS if self._places.delays(client) else _TRANSFER_SECONDS
             if now - client.since > limit:
                 self._drop(client)
         if not self._accepting and self._strangers < _MAX_STRANGERS:
@@ -255,7 +260,7 @@ class Server:
         self._epoll.unregister(client.sock.fileno())
         client.sock.close()
         client.moving = False
-        self._release(client)
+        self._places.release(client)
 
     # What they say, unit by unit.
 
@@ -360,28 +365,21 @@ class Server:
     def _take_body(self, client: _Client, packed: bytes) -> None:
         client.request = packed
         self._watch(client, 0)
-        (self._quick if len(packed) <= _QUICK_NBYTES else self._slow).append(client)
+        (self._slow if client.slow or len(packed) > _QUICK_NBYTES else self._quick).append(client)
 
-    # Places for what is not small.
+    def _has_place(self, client: _Client, go_on: Callable[[], None]) -> bool:
+        """Return whether it has a place for what is not small; if not, it goes on when it has."""
 
-    def _has_place(self, client: _Client, resume: Callable[[], None]) -> bool:
-        """Return whether it has one now; otherwise `resume` is called when it has."""
-        if client in self._places or len(self._places) < _PLACES:
-            self._places.add(client)
+        def resume() -> None:
+            client.moving, client.since = True, monotonic()
+            go_on()
+
+        if self._places.take(client):
             return True
         self._watch(client, 0)
         client.moving = False
-        self._queue.append((client, resume))
+        self._places.queue(client, resume)
         return False
-
-    def _release(self, client: _Client) -> None:
-        self._places.discard(client)
-        while self._queue and len(self._places) < _PLACES:
-            following, resume = self._queue.popleft()
-            if following.sock.fileno() >= 0:
-                self._places.add(following)
-                following.moving, following.since = True, monotonic()
-                resume()
 
     # What they get.
 
@@ -396,12 +394,14 @@ class Server:
                     self._drop(client)
 
     def _answer(self, client: _Client) -> None:
+        began = monotonic()
         match unpack(client.request):
             case [b"join", bytes(name)]:
                 self._join(client, name)
                 found: list[bytes | None] = [ANSWER]
             case request:
                 found = answer(self._store, request)
+        client.slow = monotonic() - began > _QUICK_SECONDS
         nbytes = packed_nbytes(found)
         if nbytes > MAX_NBYTES:
             found = [REFUSAL, f"an answer of {nbytes} bytes; a TCPStore gives up to {MAX_NBYTES}".encode()]
@@ -430,5 +430,5 @@ class Server:
             self._drop(client)
         else:
             client.outgoing, client.moving, client.since = None, False, monotonic()
-            self._release(client)
+            self._places.release(client)
             self._expect(client, LENGTH.size, self._take_length)

@@ -42,6 +42,10 @@ ANSWER, REFUSAL = b"ok", b"refused"
 _MAX_KEYS, _MAX_KEPT, _KEY_NBYTES = 1 << 18, 64 * 1024**2, 128
 
 
+# A longer value could not be read: it goes into one answer.
+_MAX_VALUE = MAX_NBYTES - 2 * LENGTH.size - len(ANSWER)
+
+
 class FullError(ValueError):
     """The store holds as much as it may."""
 
@@ -74,6 +78,11 @@ class ServedStore(HashStore):
                     self._nbytes -= _cost(key, gone)
 
     def _admit(self, items: Mapping[str, bytes]) -> None:
+        longest = max(map(len, items.values()), default=0)
+        if longest > _MAX_VALUE:
+            raise FullError(
+                f"a value of {longest} bytes; a TCPStore keeps up to {_MAX_VALUE}, which is what it gives at once"
+            )
         fresh = sum(key not in self._items for key in items)
         replaced = sum(_cost(key, self._items[key]) for key in items if key in self._items)
         nbytes = self._nbytes - replaced + sum(_cost(key, value) for key, value in items.items())

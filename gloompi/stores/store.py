@@ -55,6 +55,8 @@ class Store(ABC):
     timeout: float | None = 300.0
     # For people: who can read and write this store beside the ranks, where that is not for the file system to decide.
     _exposed = ""
+    # And how they could be kept out by a secret of its own, if it takes one and has none.
+    _unguarded = ""
 
     @abstractmethod
     def _read(self, keys: Sequence[str]) -> list[bytes | None]: ...

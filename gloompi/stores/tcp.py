@@ -97,6 +97,7 @@ class TCPStore(Store):
 
         self._secret = shared_secret(secret)
         self._exposed = "whoever is between two ranks" if self._secret else _ANYBODY
+        self._unguarded = "" if self._secret else "TCPStore(secret=...), or GLOOMPI_SECRET_FILE"
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._sock: BoundedSocket | None = None
@@ -118,7 +119,7 @@ class TCPStore(Store):
 
     def _connect(self, deadline: Deadline) -> BoundedSocket:
         warned = False
-        differs: float | None = None  # since when
+        differs: tuple[float, SecretError] | None = None  # since when, and how
         while True:
             failure: OSError | None = None
             for port in self._ports:
@@ -138,11 +139,13 @@ class TCPStore(Store):
                     warned = True
                 sleep(_RETRY_SECONDS)
                 continue
-            if not isinstance(failure, SecretError):
+            if isinstance(failure, SecretError):
+                differs = differs or (monotonic(), failure)
+            elif differs is not None and isinstance(failure, TimeoutError) and deadline.expired():
+                failure = differs[1]  # the last try was cut short
+            else:
                 differs = None
-            elif differs is None:
-                differs = monotonic()
-            elif monotonic() - differs > _DIFFERS_SECONDS:
+            if differs is not None and monotonic() - differs[0] > _DIFFERS_SECONDS:
                 raise RendezvousError(f"what serves {self!r} cannot be the rank of this job: {failure}") from failure
             if deadline.expired():
                 raise RendezvousError(
