@@ -17,7 +17,8 @@ from mpi4py import MPI as _mpi
 globals().update({name: value for name, value in vars(_mpi).items() if not name.startswith("__")})
 
 from .facade import bsend as _bsend  # noqa: E402  # what follows takes the place of mpi4py's
-from .facade.intracomm import COMM_NULL, Comm, Intracomm  # noqa: E402, F401
+from .facade.communicator import constants as _constants  # noqa: E402
+from .facade.intracomm import COMM_NULL, Comm, Intracomm  # noqa: E402
 from .facade.matched import MESSAGE_NO_PROC, MESSAGE_NULL, Message  # noqa: E402, F401
 from .facade.requests import REQUEST_NULL, Prequest, Request  # noqa: E402, F401
 from .facade.unsupported import refusing_class, refusing_function  # noqa: E402
@@ -82,4 +83,5 @@ def Query_thread() -> int:
 _world = World()
 COMM_WORLD: Intracomm = Intracomm._of(_world.context, "MPI_COMM_WORLD", predefined=True)
 COMM_SELF: Intracomm = Intracomm._of(_world.itself, "MPI_COMM_SELF", predefined=True)
+_constants.update(COMM_NULL=COMM_NULL, COMM_SELF=COMM_SELF, COMM_WORLD=COMM_WORLD)
 Finalize = _world.finalize

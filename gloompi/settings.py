@@ -132,7 +132,7 @@ def _level(source: str, text: str) -> int:
 
 
 def _url(source: str, text: str) -> str:
-    from .stores.url import check_url
+    from .store_url import check_url
 
     try:
         check_url(text)
@@ -213,7 +213,7 @@ def given() -> dict[str, str]:
     """Return the settings that are set, as they may be shown: without passwords."""
     found = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
     if "GLOOMPI_STORE" in found:
-        from .stores.address import shown
+        from .store_url import shown
 
         found["GLOOMPI_STORE"] = shown(found["GLOOMPI_STORE"])
     return found

@@ -23,12 +23,12 @@ from test_errors import SPEECHLESS, Speechless
 from gloompi import Context, ContextClosedError, GloompiError, MismatchError, OperationTimeoutError, PeerLostError
 from gloompi.deadline import Deadline
 from gloompi.engine.engine import Engine
-from gloompi.engine.farewell import Abort
 from gloompi.engine.remnants import Remnants
 from gloompi.errors import summary
 from gloompi.foreign import plain
 from gloompi.testing import run_ranks
 from gloompi.transport import options
+from gloompi.transport.abort import Abort
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.frames import HEADER_NBYTES, Kind, unpack_header
 from gloompi.transport.liveness import State

@@ -20,8 +20,8 @@ from test_lifecycle import in_subprocess
 
 from gloompi import Context, Device, OperationTimeoutError, PeerLostError, SystemCallError
 from gloompi.engine.engine import Engine
-from gloompi.engine.farewell import abort_frame
 from gloompi.testing import run_ranks
+from gloompi.transport.abort import abort_frame
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.failures import GONE, SHORTAGE, explain, extent, name
 from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header

@@ -18,7 +18,6 @@ import pytest
 from gloompi import Context, Device, HashStore, PeerLostError, RendezvousError
 from gloompi.deadline import Deadline
 from gloompi.doctor.gathering import gather
-from gloompi.engine.farewell import REASON_LENGTH, Abort, abort_frame
 from gloompi.engine.fingerprint import describe, fingerprint, read
 from gloompi.errors import GloompiError
 from gloompi.foreign import plain
@@ -28,6 +27,7 @@ from gloompi.rendezvous.record import Blame, Record, pack_verdict, unpack_verdic
 from gloompi.rendezvous.store import exchange_through
 from gloompi.testing import RankError, run_ranks
 from gloompi.trace.files import read_traces
+from gloompi.transport.abort import REASON_LENGTH, Abort, abort_frame
 from gloompi.transport.device import Listeners
 from gloompi.transport.endpoint import Endpoint
 from gloompi.transport.frames import HEADER_NBYTES

@@ -17,9 +17,9 @@ from clock import Clock
 
 from gloompi import Context, Device, PeerLostError, Request
 from gloompi.deadline import Deadline
-from gloompi.engine.farewell import linger
 from gloompi.testing import run_ranks
 from gloompi.transport import liveness, options
+from gloompi.transport.abort import linger
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.liveness import State, Vigil, unacknowledged
 from gloompi.transport.options import KEEPALIVE, Keepalive

@@ -27,8 +27,8 @@ from gloompi import (
     TCPStore,
     ZooKeeperStore,
 )
-from gloompi.stores.address import parse_url, shown
-from gloompi.stores.url import SCHEMES, check_url, open_store
+from gloompi.store_url import FORMS, check_url, parse_url, shown
+from gloompi.stores.url import open_store
 from gloompi.testing import check_store
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -212,7 +212,7 @@ def test_all_schemes_are_in_the_error_of_an_unknown_one() -> None:
         "'etc://node7:2379' names no store; there are: redis://host:port/db, rediss://host:port/db, file:///folder, "
         "etcd://host:port, etcds://host:port, zookeeper://host:port, tcp://host:port"
     )
-    assert all(f"{scheme}://" in str(caught.value) for scheme in SCHEMES)
+    assert all(f"{scheme}://" in str(caught.value) for scheme in FORMS)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def assert_hidden(use: Callable[[], object], url: str) -> None:
     assert not any(part in text for part in PARTS for text in told), (url, told)
 
 
-@pytest.mark.parametrize("scheme", [*SCHEMES, "http", "https", "zk", ""])
+@pytest.mark.parametrize("scheme", [*FORMS, "http", "https", "zk", ""])
 def test_no_password_is_shown_whatever_it_is_made_of(scheme: str) -> None:
     """Each ASCII character in the middle of user and password, and all of them at once, as they are and quoted."""
     for secret in SECRETS:

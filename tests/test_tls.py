@@ -15,7 +15,7 @@ from encrypted import encrypt
 from handlers import Completion, Failing, Handler
 
 from gloompi.deadline import Deadline
-from gloompi.engine.farewell import linger
+from gloompi.transport.abort import linger
 from gloompi.transport.endpoint import Peer
 from gloompi.transport.failures import SHORTAGE
 from gloompi.transport.frames import HEADER_NBYTES, Kind, pack_header

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, PeerLostError, SystemCallError, note, readable, summary
+from ..transport.abort import REASON_LENGTH, abort_frame, linger
 from ..transport.link import Link, Loopback
 from ..transport.pair import STAGING_NBYTES, Pair
 from .conversation import ROOT, Conversation, descendant
-from .farewell import REASON_LENGTH, abort_frame, linger
 from .messages import CLOSED, CREDIT_NBYTES, Messages
 from .operation import Scratch
 from .polling import Poller

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import GloompiError, MismatchError, PeerLostError
+from ..transport.abort import MAX_ABORT_NBYTES, Abort
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header
 from ..transport.link import Link, Patience, Sink
 from ..transport.memory import OFFER_NBYTES, Offer
 from .channel import REMEMBERED, STEP_BITS, Channel, label
-from .farewell import MAX_ABORT_NBYTES, Abort
 from .fingerprint import describe, same_items
 from .handover import CLEARED_NBYTES, Handover
 from .matching import Arrival, Matcher, Probe

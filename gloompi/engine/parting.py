@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from ..deadline import Deadline
 from ..errors import ContextClosedError, MismatchError
+from ..transport.abort import linger
 from ..transport.frames import Kind, pack_header
 from .channel import Channel
 from .connections import Connections
 from .conversation import Conversation
-from .farewell import linger
 from .lateness import unsent
 from .messages import CLOSED
 from .task import Awaited

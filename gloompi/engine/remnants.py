@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from ..deadline import Deadline
+from ..transport.abort import is_delivered, linger
 from ..transport.frames import HEADER_NBYTES, Kind, pack_header, unpack_header
 from ..transport.link import Link, Sink
 from ..transport.liveness import Vigil
 from ..transport.pair import STAGING_NBYTES, Pair
-from .farewell import is_delivered, linger
 
 if TYPE_CHECKING:
     import socket

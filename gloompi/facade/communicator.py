@@ -16,7 +16,10 @@ from .pickling import PICKLER
 from .requests import Request
 from .work import Completion, Work
 
-__all__ = ["CommBase", "CommContext", "Standing"]
+__all__ = ["CommBase", "CommContext", "Standing", "constants"]
+
+constants: dict[str, CommBase] = {}
+"""The communicators that `gloompi.MPI` has by name; where they are, a pickle finds them again."""
 
 
 class CommContext(Context):
@@ -106,10 +109,7 @@ class CommBase:
         return self._standing.context is not None
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        from .. import MPI  # whose constants it may be
-
-        for name in ("COMM_NULL", "COMM_SELF", "COMM_WORLD"):
-            constant = getattr(MPI, name)
+        for name, constant in constants.items():
             if self is constant:
                 return name
             if self == constant:

@@ -12,7 +12,7 @@ from ..deadline import Deadline
 from ..errors import RendezvousError
 from ..launcher import Launcher, rank_variables, started_by
 from ..settings import value
-from ..stores.address import shown
+from ..store_url import shown
 from ..stores.bounded import within
 from ..stores.prefix import PrefixStore
 from ..stores.url import open_store

@@ -42,7 +42,7 @@ def _hung_up(peer: int, sock: socket.socket, endpoints: Sequence[Endpoint]) -> R
 
 def tell(error: RendezvousError, rank: int, sockets: Sequence[socket.socket | None]) -> None:
     """Leave last words on connections on which nothing else will be said."""
-    from ..engine.farewell import abort_frame  # only who fails needs it
+    from ..transport.abort import abort_frame  # only who fails needs it
 
     header, payload = abort_frame(error, rank)
     for sock in sockets:
@@ -54,7 +54,7 @@ def tell(error: RendezvousError, rank: int, sockets: Sequence[socket.socket | No
 
 def heard(peer: int, sock: socket.socket) -> RendezvousError | None:
     """The last words on a connection that the peer has ended; None if it left none."""
-    from ..engine.farewell import MAX_ABORT_NBYTES, Abort
+    from ..transport.abort import MAX_ABORT_NBYTES, Abort
 
     try:
         data = sock.recv(HEADER_NBYTES + MAX_ABORT_NBYTES, socket.MSG_PEEK)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..signatures import public
-from .address import parse_url, shown
+from ..store_url import parse_url, shown
 from .bounded import BoundedSocket, connect, request
 from .remote import USERS, extra, unreachable
 from .store import Store

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 from ..errors import RendezvousError
 from ..signatures import public
-from .address import StoreURL, parse_url, shown
+from ..store_url import StoreURL, parse_url, shown
 from .bounded import BoundedSocket, connect, request
 from .remote import USERS, extra, refused, unreachable
 from .store import Store, number

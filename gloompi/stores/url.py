@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from .address import StoreURL, parse_url, shown
+from ..store_url import StoreURL, check_url
 from .file import FileStore
 from .store import Store
 
-__all__ = ["SCHEMES", "check_url", "open_store"]
+__all__ = ["open_store"]
 
 
 class _Serving(NamedTuple):
@@ -20,24 +20,6 @@ class _Serving(NamedTuple):
     rank: int | None
     secret: bytes | str | None
     timeout: float | None
-
-
-class _Scheme(NamedTuple):
-    """What URLs of a scheme look like, and the store that they name.
-
-    Attributes
-    ----------
-    form : str
-        For people.
-    fits : callable
-        Whether the parts of a URL are as in the form.
-    make : callable
-        The store, of the URL, its parts and a `_Serving`.
-    """
-
-    form: str
-    fits: Callable[[StoreURL], object]
-    make: Callable[[str, StoreURL, _Serving], Store]
 
 
 def _redis(url: str, parts: StoreURL, serving: _Serving) -> Store:
@@ -69,47 +51,15 @@ def _tcp(url: str, parts: StoreURL, serving: _Serving) -> Store:
     return TCPStore(parts.host, parts.port, serve=serving.clients is not None, **serving._asdict())
 
 
-def _has_host(parts: StoreURL) -> bool:
-    return bool(parts.host)
-
-
-def _is_folder(parts: StoreURL) -> bool:
-    return bool(parts.path) and not parts.hosts and parts.user is None and not parts.options
-
-
-def _is_port(parts: StoreURL) -> bool:
-    return parts.port is not None and parts.user is None and not parts.path.strip("/") and not parts.options
-
-
-# Each store knows better what else its URLs may have.
-SCHEMES = {
-    "redis": _Scheme("redis://host:port/db", _has_host, _redis),
-    "rediss": _Scheme("rediss://host:port/db", _has_host, _redis),
-    "file": _Scheme("file:///folder", _is_folder, _file),
-    "etcd": _Scheme("etcd://host:port", _has_host, _etcd),
-    "etcds": _Scheme("etcds://host:port", _has_host, _etcd),
-    "zookeeper": _Scheme("zookeeper://host:port", lambda parts: parts.hosts, _zookeeper),
-    "tcp": _Scheme("tcp://host:port", _is_port, _tcp),
+_MAKERS: dict[str, Callable[[str, StoreURL, _Serving], Store]] = {
+    "redis": _redis,
+    "rediss": _redis,
+    "file": _file,
+    "etcd": _etcd,
+    "etcds": _etcd,
+    "zookeeper": _zookeeper,
+    "tcp": _tcp,
 }
-"""The kinds of URLs that there are."""
-
-
-def check_url(url: str) -> StoreURL:
-    """Return the parts of a URL that names a store; opens nothing.
-
-    Raises
-    ------
-    ValueError
-        The URL names no store.
-    """
-    forms = ", ".join(scheme.form for scheme in SCHEMES.values())
-    try:
-        parts = parse_url(url)
-    except ValueError as exc:
-        raise ValueError(f"{shown(url)!r} ({exc}) names no store; there are: {forms}") from None
-    if parts.scheme not in SCHEMES or not SCHEMES[parts.scheme].fits(parts):
-        raise ValueError(f"{shown(url)!r} names no store; there are: {forms}")
-    return parts
 
 
 def open_store(
@@ -140,4 +90,4 @@ def open_store(
         The store's package is missing; the text names the extra.
     """
     parts = check_url(url)
-    return SCHEMES[parts.scheme].make(url, parts, _Serving(clients, rank, secret, timeout))
+    return _MAKERS[parts.scheme](url, parts, _Serving(clients, rank, secret, timeout))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ..deadline import Deadline
 from ..signatures import public
-from .address import parse_url
+from ..store_url import parse_url
 from .bounded import MAX_NBYTES, BoundedSocket, budget, connect, request
 from .remote import USERS, extra, refused, unreachable
 from .store import Store

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from gloompi.engine.farewell import MAX_ABORT_NBYTES, Abort, abort_frame
 from gloompi.engine.fingerprint import NO_FACTS, fingerprint
 from gloompi.engine.matching import Arrival, Probe
 from gloompi.engine.messages import CREDIT_NBYTES, EAGER_NBYTES, Messages
@@ -29,6 +28,7 @@ from gloompi.errors import (
 )
 from gloompi.rendezvous.hangups import heard
 from gloompi.rendezvous.record import Blame, Record, pack_verdict
+from gloompi.transport.abort import MAX_ABORT_NBYTES, Abort, abort_frame
 from gloompi.transport.endpoint import Address, Endpoint, Nearness, Peer
 from gloompi.transport.frames import HEADER_NBYTES, VERSION, Kind, pack_header, unpack_header
 from gloompi.transport.handshake import ANSWER_NBYTES, HELLO_NBYTES, PROOF_NBYTES, Session, Transport, accept, dial

@@ -1,4 +1,4 @@
-"""URLs of stores: one parser for all of them, and what of a URL may be shown.
+"""URLs of stores: one parser for all of them, the kinds that there are, and what of a URL may be shown.
 
 ``scheme://[user[:password]@]host[:port][,host[:port]...][/path][?options]``.  In a URL that does not read like that,
 anything may be the password: a "/" in it makes a path of its end, a missing "@" a port.  So nothing of such a URL is shown
@@ -8,10 +8,12 @@ but the scheme, and an "@" that does not end the user info makes it one of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote
 
-__all__ = ["StoreURL", "parse_url", "shown"]
+__all__ = ["FORMS", "StoreURL", "check_url", "parse_url", "shown"]
 
 _PARTS = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
@@ -111,3 +113,53 @@ def shown(url: str) -> str:
             return url
         scheme = _SCHEME.match(url)
         return f"{scheme[0]}://..." if scheme else "..."
+
+
+class _Form(NamedTuple):
+    """What URLs of a scheme look like: for people, and whether the parts of one do."""
+
+    example: str
+    fits: Callable[[StoreURL], object]
+
+
+def _has_host(parts: StoreURL) -> bool:
+    return bool(parts.host)
+
+
+def _is_folder(parts: StoreURL) -> bool:
+    return bool(parts.path) and not parts.hosts and parts.user is None and not parts.options
+
+
+def _is_port(parts: StoreURL) -> bool:
+    return parts.port is not None and parts.user is None and not parts.path.strip("/") and not parts.options
+
+
+# Each store knows better what else its URLs may have.
+FORMS = {
+    "redis": _Form("redis://host:port/db", _has_host),
+    "rediss": _Form("rediss://host:port/db", _has_host),
+    "file": _Form("file:///folder", _is_folder),
+    "etcd": _Form("etcd://host:port", _has_host),
+    "etcds": _Form("etcds://host:port", _has_host),
+    "zookeeper": _Form("zookeeper://host:port", lambda parts: parts.hosts),
+    "tcp": _Form("tcp://host:port", _is_port),
+}
+"""The kinds of URLs that there are, by scheme."""
+
+
+def check_url(url: str) -> StoreURL:
+    """Return the parts of a URL that names a store; opens nothing.
+
+    Raises
+    ------
+    ValueError
+        The URL names no store.
+    """
+    forms = ", ".join(form.example for form in FORMS.values())
+    try:
+        parts = parse_url(url)
+    except ValueError as exc:
+        raise ValueError(f"{shown(url)!r} ({exc}) names no store; there are: {forms}") from None
+    if parts.scheme not in FORMS or not FORMS[parts.scheme].fits(parts):
+        raise ValueError(f"{shown(url)!r} names no store; there are: {forms}")
+    return parts

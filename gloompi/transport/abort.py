@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..deadline import Deadline
 from ..errors import GloompiError, readable, rebuild, summary, wire_name
 from ..foreign import plain
-from ..transport.frames import NO_FINGERPRINT, Kind, pack_header
-from ..transport.liveness import Vigil, unacknowledged
-from ..transport.pair import Pair
+from .frames import NO_FINGERPRINT, Kind, pack_header
+from .liveness import Vigil, unacknowledged
+from .pair import Pair
 
 if TYPE_CHECKING:
     import socket
