@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,19 @@ MEBIBYTE = 1024 * 1024
 PROMPT = 2.0
 
 _needs_cryptography = pytest.mark.skipif(importlib.util.find_spec("cryptography") is None, reason="needs cryptography")
-transports = pytest.mark.parametrize("transport", ["unix", "tcp", pytest.param("tls", marks=_needs_cryptography)])
+
+
+def everywhere(names: str, *cases: Any) -> pytest.MarkDecorator:
+    """All cases over AF_UNIX, one of them over each other transport: what differs there is not who dies, and when."""
+    among = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return pytest.mark.parametrize(
+        f"{names},transport" if names else "transport",
+        [
+            *[pytest.param(*case, "unix", id="-".join(map(str, (*case, "unix")))) for case in among],
+            pytest.param(*among[-1], "tcp", id="-".join(map(str, (*among[-1], "tcp")))),
+            pytest.param(*among[0], "tls", marks=_needs_cryptography, id="-".join(map(str, (*among[0], "tls")))),
+        ],
+    )
 
 
 def _run(
@@ -77,44 +90,38 @@ def _assert_shrunk(ranks: list[dict[str, Any]], *victims: int) -> None:
 # -- who dies, and when ---------------------------------------------------------------------------------------------------
 
 
-@transports
-@pytest.mark.parametrize("moment", ["before", "amid"])
-@pytest.mark.parametrize("victim", [0, 1, 2, 3])
+@everywhere("victim,moment", *product(range(4), ["before", "amid"]))
 def test_shrink_without_any_rank_of_small_allreduces(victim: int, moment: str, transport: str) -> None:
     ranks = _run("working", 4, transport, steps=40, count=8, victims={victim: [3, moment]})
     _assert_shrunk(ranks, victim)
 
 
-@transports
-@pytest.mark.parametrize("victim", [0, 1, 3])
+@everywhere("victim", 0, 1, 3)
 def test_shrink_after_a_death_in_large_allreduces(victim: int, transport: str) -> None:
     ranks = _run("working", 4, transport, steps=3, count=8 * MEBIBYTE, victims={victim: [1, "amid"]})
     _assert_shrunk(ranks, victim)
 
 
-@transports
-@pytest.mark.parametrize("victim", [0, 3])
+@everywhere("victim", 0, 3)
 def test_shrink_once_nobody_reads_any_more(victim: int, transport: str) -> None:
     """Whoever meets the loss first has ceased to read, while others still have megabytes for it: it is not given up."""
     options = {"steps": 3, "count": 8 * MEBIBYTE, "gather": True}
     _assert_shrunk(_run("working", 4, transport, victims={victim: [1, "amid"]}, **options), victim)
 
 
-@transports
-@pytest.mark.parametrize("victim", [0, 2])
+@everywhere("victim", 0, 2)
 def test_shrink_after_a_death_while_idle(victim: int, transport: str) -> None:
     ranks = _run("idle", 3, transport, victim=victim)
     _assert_shrunk(ranks, victim)
 
 
-@transports
-@pytest.mark.parametrize("victims", [(0, 1), (1, 4), (0, 2, 4), (1, 2, 3, 4)])
+@everywhere("victims", ((0, 1),), ((1, 4),), ((0, 2, 4),), ((1, 2, 3, 4),))
 def test_shrink_after_several_deaths_at_once(victims: tuple[int, ...], transport: str) -> None:
     ranks = _run("working", 5, transport, steps=5, count=1000, victims={victim: [2, "before"] for victim in victims})
     _assert_shrunk(ranks, *victims)
 
 
-@transports
+@everywhere("", ())
 def test_shrink_again_and_again_down_to_one_rank(transport: str) -> None:
     victims = {1: [2, "before"], 0: [4, "before"], 4: [6, "before"], 3: [8, "before"]}
     ranks = _run("working", 5, transport, steps=10, count=1000, victims=victims)
@@ -122,9 +129,7 @@ def test_shrink_again_and_again_down_to_one_rank(transport: str) -> None:
     assert ranks[2]["views"] == [[0, 2, 3, 4], [2, 3, 4], [2, 3], [2]]
 
 
-@transports
-@pytest.mark.parametrize("number", range(1, 7))
-@pytest.mark.parametrize("second", [0, 3])
+@everywhere("second,number", *product([0, 3], range(1, 7)))
 def test_shrink_while_another_rank_dies_at_each_word(second: int, number: int, transport: str) -> None:
     """Of 4 ranks, 2 are lost; a rank says 2 words in a round, and tells 2 what is decided."""
     ranks = _run("working", 4, transport, steps=6, count=1000, victims={1: [3, "before"], second: [3, number]})
@@ -154,8 +159,7 @@ def test_shrink_without_a_living_rank_times_out(stopped: bool) -> None:
     assert late["views"] == [[1]]
 
 
-@transports
-@pytest.mark.parametrize("way", ["close", "with", "abort", "collected", "fork"])
+@everywhere("way", "close", "with", "abort", "collected", "fork")
 def test_shrink_without_a_rank_that_does_not_go_on(way: str, transport: str) -> None:
     ranks = _run("closing", 4, transport, way=way)
     for found in _survivors(ranks, 0)[1:]:
