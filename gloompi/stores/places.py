@@ -27,6 +27,10 @@ class Places(Generic[Holder]):
         self._holders: set[Holder] = set()
         self._queue: deque[tuple[Holder, Callable[[], None]]] = deque()
 
+    def __len__(self) -> int:
+        """The number of those that have a place or queue for one."""
+        return len(self._holders) + len(self._queue)
+
     @property
     def wanted(self) -> bool:
         """Whether somebody queues."""
