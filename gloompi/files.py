@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import starmap
 from pathlib import Path
 
 __all__ = ["check_folder", "make_folder", "open_file", "open_folder", "ownership", "read_file", "read_trusted", "write_all"]
@@ -20,6 +21,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe without a writer would be waited for, and a terminal would become this process's.
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _PIECE_NBYTES = 1 << 20
+# As many as the kernel follows.
+_MOST_LINKS = 40
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -155,29 +158,39 @@ def read_file(name: str | os.PathLike[str], limit: int, folder: int | None = Non
         return _content(fd, limit, name)
 
 
-def _folders(path: str) -> Iterator[str]:
-    """The folders on the way to a file, from its own up to the root, and those on the way to what links stand for."""
-    left, seen = [os.path.abspath(path), os.path.realpath(path)], set()
+def _way(path: str) -> Iterator[tuple[str, str]]:
+    """Each name that the kernel looks up on the way to a file: the folder it is in, and where it lies."""
+    # Not by os.path.abspath: what ".." leads to behind a link is for the link to say.
+    place, left, links = "/", os.path.join(os.getcwd(), path).split("/")[::-1], 0
     while left:
-        place = left.pop()
-        if place in seen:
+        name = left.pop()
+        if name == "..":
+            place = os.path.dirname(place)
+        if name in ("", ".", ".."):
             continue
-        seen.add(place)
-        folder = os.path.dirname(place)
+        folder, place = place, os.path.join(place, name)
+        yield folder, place
         if os.path.islink(place):
-            left.append(os.path.abspath(os.path.join(folder, os.readlink(place))))
-        if folder not in seen:
-            yield folder
-        left.append(folder)
+            links += 1
+            if links > _MOST_LINKS:  # others make new ones meanwhile
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink(place)
+            left += target.split("/")[::-1]
+            place = "/" if target.startswith("/") else folder
 
 
-def _replaceable(folder: str) -> str:
+def _replaceable(folder: str, place: str) -> str:
     """Why others can put something else in the place of what is in a folder; empty if they cannot."""
     found = os.stat(folder)
     if found.st_uid not in (0, os.geteuid()):
         return f"the folder {folder!r} {ownership(found)}, who can put a file in its place"
     if _is_open_to_others(found):
         return f"the folder {folder!r} {ownership(found)}: other users can put a file in its place; chmod go-w"
+    if found.st_mode & _WRITABLE_BY_OTHERS and os.path.islink(place):
+        # A sticky folder keeps what is in it for its owner, and a link does not need to lead to what is its owner's.
+        link = os.lstat(place)
+        if link.st_uid not in (0, os.geteuid()):
+            return f"the link {place!r} {ownership(link)}, who can put a file in its place"
     return ""
 
 
@@ -202,7 +215,7 @@ def read_trusted(path: str | os.PathLike[str], limit: int) -> bytes:
         elif found.st_mode & _WRITABLE_BY_OTHERS:
             text = f"the file {ownership(found)}: other users can write to it; chmod go-w, and write a new secret"
         else:
-            text = next(filter(None, map(_replaceable, _folders(path))), "")
+            text = next(filter(None, starmap(_replaceable, _way(path))), "")
         if text:
             raise PermissionError(errno.EPERM, text, path)
         return _content(fd, limit, path)

@@ -98,6 +98,43 @@ def test_file_that_others_can_put_another_in_the_place_of(how: str, secret_file:
     refused(PermissionError, "can put a file in")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a link to another user")
+@pytest.mark.parametrize("way", ["link", "way/secret"])
+def test_link_of_somebody_else_in_a_sticky_folder(way: str, secret_file: Path) -> None:
+    """What it leads to is this user's own file, and yet the other one's choice: one whose content he knows."""
+    open_ = secret_file.parent / "open"
+    open_.mkdir()
+    open_.chmod(0o1777)
+    (open_ / "link").symlink_to(secret_file)
+    (open_ / "way").symlink_to(secret_file.parent)
+    os.environ["GLOOMPI_SECRET_FILE"] = str(open_ / way)
+    assert shared_secret(None) == SECRET  # its own
+    for link in ("link", "way"):
+        os.chown(open_ / link, OTHER, -1, follow_symlinks=False)
+    refused(
+        PermissionError, rf"the link '.*/{way.partition('/')[0]}' belongs to .* \(uid {OTHER}\), .*, who can put a file in"
+    )
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_folder_of_others_that_the_path_leaves_again(
+    relative: bool, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``..`` behind a link is the folder above what the link leads to, so whoever can replace the link chooses the file."""
+    folder = secret_file.parent
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    (folder / "one" / "two").mkdir(parents=True)
+    (folder / "open" / "link").symlink_to(folder / "one" / "two")
+    path = folder / "open" / "link" / ".." / ".." / "secret"
+    assert path.samefile(secret_file)
+    if relative:
+        monkeypatch.chdir(folder / "one")
+        path = Path("..", path.relative_to(folder))
+    os.environ["GLOOMPI_SECRET_FILE"] = str(path)
+    refused(PermissionError, "the folder '.*/open' belongs to .*: other users can put a file in its place")
+
+
 def test_secret_that_is_no_utf8_is_shown_by_no_error() -> None:
     assert len(shared_secret("sixteen bytes at least \udc80")) > 16
 
