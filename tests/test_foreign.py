@@ -298,6 +298,20 @@ def test_names_in_a_trace(tmp_path: Path) -> None:
     assert (trace.member.host, event.name, event.state, event.context[1]) == (SHOWN, SHOWN, SHOWN, SHOWN)
 
 
+@pytest.mark.parametrize("name", ["rank", "size", "pid", "number"])
+@pytest.mark.parametrize("value", [EVIL, [EVIL], 10**1000, 1.5])
+def test_numbers_in_a_trace_are_numbers(name: str, value: object, tmp_path: Path) -> None:
+    """They are shown, and counted with: a text in their place would reach the terminal as it is."""
+    facts = {"rank": 0, "size": 1, "pid": 7, "number": 1, name: value}
+    who = {"name": "gloompi", "args": {**facts, "host": "node0", "host_id": ""}}
+    call = {"name": "barrier #1", "ph": "X", "ts": 1, "dur": 1, "args": {**facts, "context": "", "state": "done"}}
+    lines = ",\n".join(map(json.dumps, (who, call)))
+    (tmp_path / f"gloompi-{'0' * 16}-7-rank0.json").write_text(f"[\n{lines}\n]")
+    with pytest.raises(ValueError, match=f"is not a trace of gloompi: ValueError: its {name} is no number") as caught:
+        read_traces(tmp_path)
+    assert "\x1b" not in str(caught.value)
+
+
 def test_nobody_forges_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """Who is at the door gets what he says into the log in quotation marks alone."""
     from faults.strangers import Ranks, dropped, let_in

@@ -626,6 +626,9 @@ def test_a_rank_that_came_to_write_nothing(tmp_path: Path, capsys: pytest.Captur
         ('{"name": "gloompi", "args": 3}\n', "TypeError: 'int' object is not subscriptable"),
         ('{"name": "x", "ph": "X", "ts": "now", "dur": 1, "args": {}}\n', "TypeError: unsupported operand"),
         ('{"name": "x", "ph": "X", "ts": 1, "dur": 1, "args": {"context": "", "number": 1}}\n', "KeyError: 'state'"),
+        ('{"name": "x", "ph": "X", "ts": NaN, "dur": 1, "args": {}}\n', "ValueError: a call has no time"),
+        ('{"name": "x", "ph": "X", "ts": 1' + "0" * 400 + ', "dur": 1, "args": {}}\n', "OverflowError: "),
+        ("[" * 100_000 + "\n", "RecursionError: "),
     ],
 )
 def test_a_foreign_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str) -> None:
@@ -841,6 +844,13 @@ def test_missing_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert first == "2 ranks of 20, 6 calls, 3 collectives"
     assert second == "No trace of rank 1, 2, 4, 5, 6, 7, 8, 9, 10, 11 and others."
     assert "\n  barrier #1: rank 3 (node0, pid 103) came 250.000 ms late\n" in out
+
+
+def test_a_size_that_nobody_can_count_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, [note(0, 2**62), call("barrier #1", 1.0, 1.5)], 0)
+    code, out, _ = run(capsys, tmp_path)
+    assert code == 0
+    assert "\nNo trace of rank 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and others.\n" in out
 
 
 def test_one_rank_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

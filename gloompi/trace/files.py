@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ __all__ = ["Event", "Member", "RankTrace", "context_name", "read_traces"]
 
 _NAME = re.compile(r"gloompi-([0-9a-f]{16}-\d+)-rank\d+\.json")
 
-# Characters of a name.
-_MOST = 200
+# Characters of a name, and what no number is above.
+_MOST, _LARGEST = 200, 2**63
 
 
 class Member(NamedTuple):
@@ -143,20 +144,33 @@ def _read(path: Path) -> RankTrace | None:
             empty = False
             if event["name"] == "gloompi":
                 who = event["args"]
-                member = Member(who["rank"], who["size"], plain(str(who["host"]), _MOST), who["pid"])
-                trace = RankTrace(0, member, who["host_id"], events)
+                rank, size, pid = (_integer(who, each) for each in ("rank", "size", "pid"))
+                member = Member(rank, size, plain(str(who["host"]), _MOST), pid)
+                trace = RankTrace(0, member, plain(str(who["host_id"]), _MOST), events)
             elif event["ph"] == "X":
                 start, end = event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
+                if not (isfinite(start) and isfinite(end)):
+                    raise ValueError("a call has no time")
                 facts = dict(event["args"])
                 facts["state"] = plain(str(facts["state"]), _MOST)
-                context, number = (0, plain(str(facts.pop("context")), _MOST)), facts.pop("number")
+                number = None if facts["number"] is None else _integer(facts, "number")
+                del facts["number"]
+                context = 0, plain(str(facts.pop("context")), _MOST)
                 events.append(Event(context, plain(str(event["name"]), _MOST), number, start, end, facts))
                 _ = events[-1].state
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise ValueError(f"{path} is not a trace of gloompi: {type(exc).__name__}: {exc}") from exc
     if trace is None and not empty:
         raise ValueError(f"{path} is not a trace of gloompi: it does not say whose")
     return trace
+
+
+def _integer(fields: dict[str, Any], name: str) -> int:
+    """A number that is shown and counted with: not a text, nor one of a thousand digits."""
+    value = fields[name]
+    if not isinstance(value, int) or abs(value) > _LARGEST:
+        raise ValueError(f"its {name} is no number that a rank writes")
+    return value
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
