@@ -299,7 +299,7 @@ def test_names_in_a_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rank", "size", "pid", "number"])
-@pytest.mark.parametrize("value", [EVIL, [EVIL], 10**1000, 1.5])
+@pytest.mark.parametrize("value", [EVIL, [EVIL], 10**1000, 1.5], ids=["text", "list", "huge", "float"])
 def test_numbers_in_a_trace_are_numbers(name: str, value: object, tmp_path: Path) -> None:
     """They are shown, and counted with: a text in their place would reach the terminal as it is."""
     facts = {"rank": 0, "size": 1, "pid": 7, "number": 1, name: value}

@@ -549,6 +549,31 @@ def test_links_that_another_user_has_planted_are_not_written_to(
     assert not (public / "trace.json").is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [
+        (lambda path, target: path.write_text("years of work"), "no trace that gloompi has merged, and left as it is"),
+        (lambda path, target: path.write_text('{"traceEvents": []}'), "no trace that gloompi has merged, and left as it is"),
+        (lambda path, target: path.symlink_to(target), "a symbolic link"),
+        (lambda path, target: os.mkfifo(path), "no regular file"),
+    ],
+)
+def test_what_is_no_merged_trace_is_left_alone(
+    folder: Path, tmp_path: Path, plant: Any, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Browsers and profilers call theirs trace.json too."""
+    one_barrier()
+    merged = folder / "trace.json"
+    plant(merged, tmp_path / "thesis.txt")
+    before = merged.lstat()
+    code, out, err = run(capsys, folder)
+    assert (code, out) == (1, "")
+    assert re.search(rf"^gloompi trace: \[Errno \d+\] {why}.*: '{merged}'\n$", err)
+    assert (merged.lstat().st_ino, merged.lstat().st_size) == (before.st_ino, before.st_size)
+    merged.unlink()
+    assert [run(capsys, folder)[0] for _ in range(2)] == [0, 0]  # its own one is replaced
+
+
 @pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_is_not_read(folder: Path, plant: Any, capsys: pytest.CaptureFixture[str]) -> None:
     one_barrier()

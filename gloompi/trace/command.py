@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +17,7 @@ from ..reports import counted, picture
 from ..stores.remote import extra
 from .files import Event, RankTrace, context_name, read_traces
 from .lateness import Arrival, Late, absences, aligned, arrivals, collectives, latecomers
-from .merge import merge
+from .merge import MERGED, merge
 
 __all__ = ["main"]
 
@@ -56,12 +58,24 @@ def main(arguments: list[str]) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file of this user's own, in the place of what has its name: others may have made a link of it."""
+    """Write a file of this user's own, in the place of a merged trace, or of a link that others have made of its name."""
     with open_folder(path.parent) as folder:
         with suppress(FileNotFoundError):
+            _check_merged(path.name, folder)
             os.unlink(path.name, dir_fd=folder)
         with open_file(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder) as fd:
             write_all(fd, content)
+
+
+def _check_merged(name: str, folder: int) -> None:
+    """Raise unless what has the name of the merged trace is one: other programs call theirs so too."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode) and found.st_uid != os.geteuid():
+        return
+    with open_file(name, os.O_RDONLY, folder, anybodys=True) as fd:
+        if os.read(fd, len(MERGED)) != MERGED.encode():
+            text = "no trace that gloompi has merged, and left as it is; -o FILE takes another name"
+            raise FileExistsError(errno.EEXIST, text, name)
 
 
 def _parser() -> argparse.ArgumentParser:

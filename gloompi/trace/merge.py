@@ -9,7 +9,10 @@ from typing import Any
 from ..engine.trace import Lanes, event, microseconds, note
 from .files import Event, Member, RankTrace, context_name
 
-__all__ = ["merge"]
+__all__ = ["MERGED", "merge"]
+
+MERGED = '{"otherData": {"program": "gloompi trace"}, '
+"""What the text of a merged trace begins with, and no other program's does."""
 
 
 def merge(traces: Sequence[RankTrace]) -> str:
@@ -25,7 +28,7 @@ def merge(traces: Sequence[RankTrace]) -> str:
     found: list[dict[str, Any]] = []
     for index, member in enumerate(sorted(calls)):
         found += _process(member, member.rank if unique else index, calls[member], origin)
-    return json.dumps({"traceEvents": found, "displayTimeUnit": "ms"})
+    return MERGED + json.dumps({"traceEvents": found, "displayTimeUnit": "ms"})[1:]
 
 
 def _process(member: Member, process: int, events: Sequence[Event], origin: float) -> list[dict[str, Any]]:
