@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.strangers import little_memory
 
 from gloompi import Context, Device, HashStore, PeerLostError, RendezvousError
 from gloompi.deadline import Deadline
@@ -208,6 +210,20 @@ def test_abort_whose_facts_have_no_names(facts: object) -> None:
     assert str(error) == "rank 1 aborted and gave no readable reason"
 
 
+def test_reason_of_an_abort_of_ones_own_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be that of an exception which unpickling a peer's object has raised."""
+
+    def body(ctx: Context) -> None:
+        ctx.barrier()
+        if ctx.rank == 0:
+            ctx.abort(EVIL)
+
+    with caplog.at_level(logging.DEBUG, "gloompi"):
+        run_ranks(2, body)
+    assert any(SHOWN in text for text in caplog.messages)
+    assert all(text.isprintable() for text in caplog.messages)
+
+
 def test_dtype_of_a_fingerprint() -> None:
     mark = fingerprint("send", np.dtype("f8"), 12)
     evil = mark[:-8] + b"\x1b[2J\n\x07\0\0"
@@ -239,6 +255,31 @@ def test_what_the_doctor_gathers() -> None:
                 ]
                 * 2
             )
+
+
+@pytest.mark.parametrize(
+    ("announces", "gives", "text"),
+    [
+        (b"%16d" % 10**15, b"", "announces b'1000000000000000' bytes of what it has found, and may have 16777216"),
+        (b"%16d" % (16 * 1024**2 + 1), b"", "announces b'        16777217' bytes"),
+        (b"%16d" % -5, b"", "announces b'              -5' bytes"),
+        (b"9" * 5000, b"", "announces b'9999999999999999' bytes"),
+        (b"", b"", "announces b'' bytes"),
+        (b"%16d" % 5, b"[" * 100_000, r"has given what is no JSON (RecursionError)"),
+        (b"%16d" % 5, b"\xff", "has given what is no JSON (UnicodeDecodeError)"),
+    ],
+)
+def test_what_the_doctor_does_not_gather(announces: bytes, gives: bytes, text: str) -> None:
+    class Altered:
+        rank, size = 0, 2
+        asked = 0
+
+        def __call__(self, record: bytes, deadline: Deadline, watch: Callable[[], None]) -> list[bytes]:
+            self.asked += 1
+            return [record, announces if self.asked == 1 else gives]
+
+    with little_memory(), pytest.raises(RendezvousError, match=re.escape(f"rank 1 {text}")):
+        gather(Altered(), {"host": "a"}, Deadline(1.0))
 
 
 def test_markup_of_rich_means_nothing_in_what_the_doctor_prints() -> None:

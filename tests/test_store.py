@@ -116,6 +116,7 @@ def test_timeout_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (lambda store: store.set(b"key", b""), TypeError, "a key must be a str, not bytes"),
         (lambda store: store.get("", 0.0), ValueError, "a key must not be empty"),
+        (lambda store: store.get("\udcc3", 0.0), ValueError, r"the key '\\udcc3' has surrogates, which are no characters"),
         (lambda store: store.set("key", "text"), TypeError, "a value must be bytes, not str"),
         (lambda store: store.append("key", 7), TypeError, "a value must be bytes, not int"),
         (lambda store: store.compare_set("key", "old", b""), TypeError, "a value must be bytes, not str"),
@@ -149,3 +150,10 @@ def test_values_are_copied() -> None:
     store.set("view", memoryview(value)[1:3])  # type: ignore[arg-type]
     value[:] = b"after!"
     assert store.multi_get(["array", "view"], 0.0) == [b"before", b"ef"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("\udcc3\udca9", "é"), ("a/b", "a"), ("a%2Fb", "a/b"), ("\udce9", "é")])
+def test_different_prefixes_share_no_key(one: str, other: str) -> None:
+    store = HashStore()
+    PrefixStore(one, store).set("key", b"one")
+    assert PrefixStore(other, store).peek(["key"]) == [None]

@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 from ..deadline import Deadline
+from ..errors import RendezvousError
 from ..foreign import plain
 from ..rendezvous.exchange import Exchange, no_watch
 
 __all__ = ["gather"]
 
-# No text of a rank's is as long.
-_TEXT_LENGTH = 4000
+# No text of a rank's is as long, and nothing that it has found out.
+_TEXT_LENGTH, _MOST_NBYTES = 4000, 16 * 1024**2
 
 
 def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
@@ -21,14 +22,34 @@ def gather(exchange: Exchange, mine: Any, deadline: Deadline) -> list[Any]:
     Raises
     ------
     RendezvousError
-        Not all ranks came before the deadline.
+        Not all ranks came before the deadline, or what one of them gave is not that.
     """
     if exchange.size == 1:
         return [mine]
     packed = json.dumps(mine).encode()
-    lengths = [int(each) for each in exchange(b"%16d" % len(packed), deadline, no_watch)]
-    records = exchange(packed.ljust(max(lengths)), deadline, no_watch)
-    return [_shown(json.loads(record)) for record in records]
+    announced = exchange(b"%16d" % len(packed), deadline, no_watch)
+    longest = max(_length(rank, each) for rank, each in enumerate(announced))
+    records = exchange(packed.ljust(longest), deadline, no_watch)
+    return [_told(rank, record) for rank, record in enumerate(records)]
+
+
+def _length(rank: int, announced: bytes) -> int:
+    if len(announced) > 16 or not announced.strip().isdigit() or int(announced) > _MOST_NBYTES:
+        raise _strange(rank, f"announces {announced[:16]!r} bytes of what it has found, and may have {_MOST_NBYTES}")
+    return int(announced)
+
+
+def _told(rank: int, record: bytes) -> Any:
+    try:
+        return _shown(json.loads(record))
+    except (ValueError, RecursionError) as exc:
+        raise _strange(rank, f"has given what is no JSON ({type(exc).__name__})") from exc
+
+
+def _strange(rank: int, what: str) -> RendezvousError:
+    return RendezvousError(
+        f"rank {rank} {what}: somebody else writes where the ranks meet, or they run different versions of gloompi"
+    )
 
 
 def _shown(told: Any) -> Any:

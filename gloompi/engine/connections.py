@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..deadline import Deadline
 from ..errors import ContextClosedError, GloompiError, PeerLostError, SystemCallError, note, readable, summary
+from ..foreign import plain
 from ..transport.abort import REASON_LENGTH, abort_frame, linger
 from ..transport.link import Link, Loopback
 from ..transport.pair import STAGING_NBYTES, Pair
@@ -361,9 +362,13 @@ class Connections:
             assert self.error is not None
             note(self.error, f"While the peers were told of this: {summary(exc)}")
 
-    def _tell(self, error: GloompiError, told: GloompiError | None) -> None:
+    def _log(self, error: GloompiError) -> None:
         import logging
 
+        # Part of it may be what a peer has chosen, such as what the unpickling of its object has raised.
+        logging.getLogger("gloompi").debug("rank %d: %s", self.rank, plain(str(error), REASON_LENGTH))
+
+    def _tell(self, error: GloompiError, told: GloompiError | None) -> None:
         if error.reported_by is not None:
             error.interrupted = self._label()
         self.messages.revoke()
@@ -373,7 +378,7 @@ class Connections:
         for pair in pairs:
             pair.write(header, payload)
         self._attempt(self._explain, error)
-        self._attempt(logging.getLogger("gloompi").debug, "rank %d: %s", self.rank, error)
+        self._attempt(self._log, error)
         if told is None and (self._marker or self.size == 1):
             from .remnants import Remnants  # needed once, if ever
 

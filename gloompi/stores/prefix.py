@@ -29,7 +29,7 @@ class PrefixStore(Store):
         if not isinstance(store, Store):
             raise TypeError(f"store must be a gloompi.Store, not {type(store).__name__}")
         # The first slash ends the prefix: it must not have one itself.
-        self._prefix = quote(prefix, safe="", errors="surrogateescape") + "/"
+        self._prefix = quote(prefix, safe="", errors="surrogatepass") + "/"
         self._shown = prefix
         self._store = store
         self._exposed = store._exposed

@@ -217,6 +217,8 @@ def _key(key: str) -> str:
         raise TypeError(f"a key must be a str, not {type(key).__name__}")
     if not key:
         raise ValueError("a key must not be empty")
+    if not key.isascii() and any("\ud800" <= each <= "\udfff" for each in key):
+        raise ValueError(f"the key {key!r} has surrogates, which are no characters")
     return key
 
 
