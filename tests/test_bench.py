@@ -215,6 +215,14 @@ def test_options_environment_without_meaning(
     assert capsys.readouterr().err.endswith(f"python -m gloompi.bench: error: {text}\n")
 
 
+def test_options_where_objects_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GLOOMPI_PICKLE", "off")
+    with pytest.raises(SystemExit) as caught:
+        parse([])
+    assert caught.value.code == 2
+    assert "error: GLOOMPI_PICKLE=off: unset it, because ranks tell" in capsys.readouterr().err
+
+
 def test_options_more_ranks_than_there_are() -> None:
     options = parse(["--ranks", "1,2,8"])
     options.check(8)

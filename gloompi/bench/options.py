@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..reports import picture
-from ..settings import TRANSPORTS
+from ..settings import TRANSPORTS, value
 from ..transport.device import Device
 from .case import OPERATIONS, OPERATORS
 from .own import ALGORITHMS
@@ -133,6 +133,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
         transports = given.transport or (Device().transport,)
         for transport in transports:
             Device(transport=transport)
+        if not value("GLOOMPI_PICKLE", True):
+            raise ValueError(
+                "GLOOMPI_PICKLE=off: unset it, because ranks tell each other what they have measured as objects"
+            )
     except ValueError as exc:  # what the environment says
         parser.error(str(exc))
     options = Options(
